@@ -1,0 +1,50 @@
+"""Names of every AnnData slot that graphsci reads or writes, in one place.
+
+All of them hang on ``key_added`` (default ``"graphsci"``), so that two runs can
+live in one object.
+"""
+
+from typing import NamedTuple
+
+DEFAULT_KEY = "graphsci"
+
+
+class Keys(NamedTuple):
+    """AnnData slots of one run."""
+
+    key_added: str
+    prefix: str  #: put in front of the names of layers; empty by default
+
+    @property
+    def uns(self) -> str:
+        """Run record: parameters, versions, seed, scales, verdict."""
+        return self.key_added
+
+    @property
+    def latent(self) -> str:
+        """``obsm``: cell embedding (cells, latent)."""
+        return f"X_{self.key_added}"
+
+    @property
+    def gene_embedding(self) -> str:
+        """``varm``: gene embedding (genes, latent)."""
+        return self.key_added
+
+    @property
+    def gene_graph(self) -> str:
+        """``varp``: gene graph A (genes, genes), sparse."""
+        return f"{self.key_added}_graph"
+
+    @property
+    def inverse_dispersion(self) -> str:
+        """``var``: theta of each gene; variance = mu + mu^2 / theta."""
+        return f"{self.key_added}_inverse_dispersion"
+
+    def layer(self, estimate: str) -> str:
+        """``layers``: an estimate, e.g. ``denoised`` or ``denoised_sd``."""
+        return f"{self.prefix}{estimate}"
+
+
+def keys(key_added: str = DEFAULT_KEY, *, prefix: str = "") -> Keys:
+    """Return the slots of the run named ``key_added``."""
+    return Keys(key_added, prefix)
