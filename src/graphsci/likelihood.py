@@ -1,0 +1,270 @@
+"""Count likelihoods and divergences: pure functions of tensors.
+
+Notation, the same everywhere: a count x with mean mu and inverse dispersion theta has
+variance mu + mu^2 / theta; pi is the probability that the entry was dropped, i.e. that
+it was set to zero after counting, and ``zero_inflation_logits`` is log(pi / (1 - pi)).
+
+Accuracy: log-gammas are differences of large numbers when theta is large, so they are
+taken in float64 whatever the input; everything else is written with ``log1p`` and
+``softplus`` and stays in the precision of its input.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Means are kept above this before a logarithm: 1e-8 molecules is far below one molecule
+#: in a cell of a million, so nothing measurable is changed.
+SMALLEST_MEAN = 1e-8
+
+
+#: Above this theta the log-gammas are replaced by Stirling's series, whose first neglected
+#: term, 1 / (360 theta^3), is then below 1e-14.
+LARGE_THETA = 1e4
+
+
+def _log_gamma_ratio(theta: Tensor, x: Tensor) -> Tensor:
+    """log Gamma(theta + x) - log Gamma(theta) in float64, for any theta > 0 and x >= 0."""
+    large = theta.clamp_min(LARGE_THETA)
+    series = x * large.log() + (large + x - 0.5) * torch.log1p(x / large) - x
+    series = series + (1 / (large + x) - 1 / large) / 12
+    small = theta.clamp_max(LARGE_THETA)
+    exact = torch.lgamma(small + x) - torch.lgamma(small)
+    return torch.where(theta > LARGE_THETA, series, exact)
+
+
+def nb_log_prob(counts: Tensor, *, mean: Tensor, inverse_dispersion: Tensor) -> Tensor:
+    """Log-probability of counts under the negative binomial (eq. 7).
+
+    ::
+
+        log NB(x | mu, theta) = log [Gamma(x + theta) / (Gamma(theta) Gamma(x + 1))]
+                                - theta log(1 + mu / theta) + x log(mu / (mu + theta))
+
+    Parameters
+    ----------
+    counts
+        x >= 0, any shape.
+    mean
+        mu > 0 on the scale of ``counts``, broadcastable to it.
+    inverse_dispersion
+        theta > 0, broadcastable; theta -> infinity is the Poisson distribution.
+
+    Returns
+    -------
+    Tensor of the broadcast shape and of the dtype of ``mean``.
+    """
+    mean = mean.clamp_min(SMALLEST_MEAN)
+    x, mu, theta = counts.double(), mean.double(), inverse_dispersion.double()
+    choose = _log_gamma_ratio(theta, x) - torch.lgamma(x + 1)
+    log_zero = -theta * torch.log1p(mu / theta)
+    return (choose + log_zero - x * torch.log1p(theta / mu)).to(mean.dtype)
+
+
+def nb_log_zero(mean: Tensor, inverse_dispersion: Tensor) -> Tensor:
+    """log NB(0 | mu, theta) = -theta log(1 + mu / theta), without log-gammas."""
+    return -inverse_dispersion * torch.log1p(mean / inverse_dispersion)
+
+
+def zinb_log_prob(
+    counts: Tensor, *, mean: Tensor, inverse_dispersion: Tensor, zero_inflation_logits: Tensor
+) -> Tensor:
+    """Log-probability of counts under the zero-inflated negative binomial (eq. 8).
+
+    ::
+
+        log ZINB(0) = log(pi + (1 - pi) NB(0)) = log NB(0) + softplus(l - log NB(0)) - softplus(l)
+        log ZINB(x) = log(1 - pi) + log NB(x)  = log NB(x) - softplus(l),       x > 0
+
+    with l = ``zero_inflation_logits`` = log(pi / (1 - pi)); l -> -infinity is the NB.
+
+    Shapes and scales as in :func:`nb_log_prob`; ``zero_inflation_logits`` is broadcastable.
+    """
+    logits = zero_inflation_logits.double()
+    nb = nb_log_prob(counts, mean=mean.double(), inverse_dispersion=inverse_dispersion)
+    inflation = torch.where(counts > 0, 0.0, F.softplus(logits - nb))
+    return (nb + inflation - F.softplus(logits)).to(mean.dtype)
+
+
+def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) || N(0, 1)), summed over the last axis (eq. 22).
+
+    ::
+
+        KL = -1/2 sum_d (1 + log sigma_d^2 - sigma_d^2 - mu_d^2)
+    """
+    return -0.5 * (1 + log_variance - log_variance.exp() - mean.square()).sum(-1)
+
+
+def edge_cross_entropy(
+    gene_embedding: Tensor, edges: Tensor, non_edges: Tensor, *, n_pairs: float
+) -> Tensor:
+    """Cross-entropy of A under A^ = sigmoid(Z Z^T) (eq. 16-18), from sampled pairs.
+
+    Every one of the ``n_pairs`` unordered gene pairs counts once in the full sum. Here the
+    edges are summed exactly and the non-edges are estimated from a uniform sample of them,
+    re-weighted to their number: the same expectation, without a genes x genes tensor.
+
+    Parameters
+    ----------
+    gene_embedding
+        Z, (genes, latent).
+    edges, non_edges
+        (2, edges) and (2, sample), integer gene positions, each pair once.
+    n_pairs
+        Number of unordered pairs, genes (genes - 1) / 2.
+
+    Returns
+    -------
+    Scalar: the mean cross-entropy per gene pair, in nats.
+    """
+    positive = F.softplus(-edge_logits(gene_embedding, edges)).sum()
+    n_negative = n_pairs - edges.shape[1]
+    if non_edges.shape[1] == 0:
+        return positive / n_pairs
+    negative = F.softplus(edge_logits(gene_embedding, non_edges)).mean() * n_negative
+    return (positive + negative) / n_pairs
+
+
+def edge_logits(gene_embedding: Tensor, pairs: Tensor) -> Tensor:
+    """z_i . z_j for each pair: the logit of its edge probability (eq. 18), (pairs,)."""
+    return (gene_embedding[pairs[0]] * gene_embedding[pairs[1]]).sum(-1)
+
+
+class ThinnedBlock(NamedTuple):
+    """Non-zero entries of a block of cells whose molecules were split in two.
+
+    Every molecule went to the ``kept`` part with probability ``fraction``, else to the
+    ``target`` part; x = kept + target is the measured count.
+    """
+
+    rows: Tensor  #: (entries,) cell of each entry with x > 0, within the block
+    columns: Tensor  #: (entries,) gene of each entry
+    kept: Tensor  #: (entries,) molecules the encoder sees
+    target: Tensor  #: (entries,) molecules to be predicted
+    fraction: float  #: probability of being kept, in (0, 1)
+
+
+class _FusedThinnedNB(torch.autograd.Function):
+    """Loss and gradient of :func:`thinned_nb_loss` in one pass over the dense block.
+
+    At x = 0 the loss is theta log[(theta + mu) / (theta + f mu)]: two additions and one
+    logarithm. The log-gammas, and all that depends on a count, are added at the measured
+    entries alone. The gradient is computed with the loss and kept instead of the
+    intermediate blocks.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx,
+        mean: Tensor,
+        inverse_dispersion: Tensor,
+        thinned: ThinnedBlock,
+    ) -> Tensor:
+        f, theta = thinned.fraction, inverse_dispersion
+        full = mean + theta
+        part = torch.add(theta, mean, alpha=f)
+        log_ratio = torch.log(full / part)
+        by_theta = (log_ratio.sum(0) + theta * (1 / full - 1 / part).sum(0)).double()
+        loss = (log_ratio.sum(0).double() * theta.double()).sum()
+        by_mean = (theta.square() * (1 - f)) / full.mul_(part)
+
+        at = (thinned.rows, thinned.columns)
+        mu, th = mean[at].double().clamp_min(SMALLEST_MEAN), theta[thinned.columns].double()
+        extra, extra_by_mean, extra_by_theta = _nb_excess(mu, th, thinned)
+        by_mean[at] += extra_by_mean.to(by_mean.dtype)
+        by_theta.index_add_(0, thinned.columns, extra_by_theta)
+        ctx.save_for_backward(by_mean, by_theta.to(theta.dtype))
+        return (loss + extra.sum()).to(mean.dtype)
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        by_mean, by_theta = ctx.saved_tensors  # type: ignore[attr-defined]
+        return by_mean * gradient, by_theta * gradient, None
+
+
+def _nb_excess(mu: Tensor, theta: Tensor, thinned: ThinnedBlock) -> tuple[Tensor, Tensor, Tensor]:
+    """What a measured entry adds to the loss of a zero there, and its two derivatives.
+
+    With k molecules kept and t to be predicted::
+
+        k log[(theta + mu) / (theta + f mu)] + t log[(theta + mu) / ((1 - f) mu)]
+        - log Gamma(theta + k + t) + log Gamma(theta + k) + log Gamma(t + 1)
+    """
+    f, k, t = thinned.fraction, thinned.kept.double(), thinned.target.double()
+    full, part = theta + mu, theta + f * mu
+    shape = theta + k
+    loss = k * torch.log(full / part) + t * torch.log(full / ((1 - f) * mu))
+    loss += torch.lgamma(t + 1) - _log_gamma_ratio(shape, t)
+    by_mean = k * (1 / full - f / part) + t * (1 / full - 1 / mu)
+    by_theta = k * (1 / full - 1 / part) + t / full
+    by_theta += torch.digamma(shape) - torch.digamma(shape + t)
+    return loss, by_mean, by_theta
+
+
+def thinned_nb_loss(mean: Tensor, inverse_dispersion: Tensor, thinned: ThinnedBlock) -> Tensor:
+    """Negative log-probability of the target molecules given the kept ones, summed.
+
+    The rate of an entry is lambda ~ Gamma(shape theta, mean mu) and its molecules are
+    Poisson, so the kept ones move the rate before the target ones are predicted::
+
+        k ~ Poisson(f lambda),   t ~ Poisson((1 - f) lambda)
+        t | k ~ NB(mean = (theta + k) (1 - f) mu / (theta + f mu),
+                   inverse dispersion = theta + k)
+
+    This is what the `denoised` estimate does with a held-out molecule, so mu and theta are
+    learned for the estimate that is reported, not for the network's mean alone.
+
+    Parameters
+    ----------
+    mean
+        mu > 0, (cells, genes): the expected count x = k + t at the cell's own depth.
+    inverse_dispersion
+        theta > 0, (genes,).
+    thinned
+        The measured entries of the block; all others are 0.
+
+    Returns
+    -------
+    Scalar, nats, differentiable in ``mean`` and ``inverse_dispersion``. Two blocks of
+    (cells, genes) live beside ``mean`` while it is computed, one until the backward pass.
+    """
+    return _FusedThinnedNB.apply(mean, inverse_dispersion, thinned)
+
+
+def thinned_zinb_loss(
+    mean: Tensor,
+    inverse_dispersion: Tensor,
+    zero_inflation_logits: Tensor,
+    thinned: ThinnedBlock,
+) -> Tensor:
+    """As :func:`thinned_nb_loss` when an entry may have been dropped as a whole.
+
+    Dropout acts on the count x, before it is split, so both parts of a dropped entry are 0.
+    With q = NB(0 | mu), q_k = NB(0 | f mu) and l the logit of the dropout probability::
+
+        k = t = 0      log[pi + (1 - pi) q] - log[pi + (1 - pi) q_k]
+        k = 0, t > 0   log[(1 - pi) NB(0, t)] - log[pi + (1 - pi) q_k]
+        k > 0          log NB(t | k): the entry was not dropped
+
+    written with log[pi + (1 - pi) q] = log q + softplus(l - log q) - softplus(l).
+
+    Shapes as in :func:`thinned_nb_loss`; ``zero_inflation_logits`` is (cells, genes).
+    """
+    f, at = thinned.fraction, (thinned.rows, thinned.columns)
+    logits = zero_inflation_logits
+    zero, zero_part = (nb_log_zero(m, inverse_dispersion) for m in (mean, f * mean))
+    part = F.softplus(logits - zero_part)
+    at_zero = (zero_part - zero) + part - F.softplus(logits - zero)
+
+    mu = mean[at].double().clamp_min(SMALLEST_MEAN)
+    theta = inverse_dispersion[thinned.columns].double()
+    excess, _, _ = _nb_excess(mu, theta, thinned)
+    given_kept = excess + theta * torch.log((theta + mu) / (theta + f * mu))
+    # at k = 0 the denominator is the mixture, not NB(0 | f mu) alone
+    measured = given_kept + torch.where(thinned.kept > 0, 0.0, part[at])
+    return at_zero.sum() + (measured - at_zero[at]).sum().to(mean.dtype)

@@ -1,0 +1,193 @@
+"""Likelihoods against scipy, numerical sums, autograd and their limiting cases."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch.autograd import gradcheck
+
+from graphsci import likelihood as lk
+
+
+def grid(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    x = torch.tensor([0.0, 1.0, 2.0, 17.0, 400.0, 30_000.0], dtype=dtype)
+    mu = torch.tensor([1e-4, 0.3, 5.0, 380.0, 2e4], dtype=dtype)
+    theta = torch.tensor([1e-2, 0.7, 10.0, 1e3, 1e6], dtype=dtype)
+    return tuple(t.reshape(-1) for t in torch.meshgrid(x, mu, theta, indexing="ij"))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
+def test_nb_matches_scipy(dtype, tolerance):
+    x, mu, theta = grid(dtype)
+    ours = lk.nb_log_prob(x, mean=mu, inverse_dispersion=theta).double().numpy()
+    x64, mu64, th64 = (t.double().numpy() for t in (x, mu, theta))
+    truth = stats.nbinom.logpmf(x64, th64, th64 / (th64 + mu64))
+    # scipy's own logpmf loses digits near 0 for theta = 1e6, hence the absolute floor
+    np.testing.assert_allclose(ours, truth, rtol=tolerance, atol=tolerance * 1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("pi", [1e-6, 0.3, 0.97])
+def test_zinb_matches_scipy(dtype, tolerance, pi):
+    x, mu, theta = grid(dtype)
+    logits = torch.full_like(mu, float(np.log(pi / (1 - pi))))
+    ours = lk.zinb_log_prob(x, mean=mu, inverse_dispersion=theta, zero_inflation_logits=logits)
+    x64, mu64, th64 = (t.double().numpy() for t in (x, mu, theta))
+    nb = stats.nbinom.logpmf(x64, th64, th64 / (th64 + mu64))
+    truth = np.where(x64 == 0, np.log(pi + (1 - pi) * np.exp(nb)), np.log1p(-pi) + nb)
+    np.testing.assert_allclose(ours.double().numpy(), truth, rtol=tolerance, atol=tolerance * 1e-3)
+
+
+def test_probabilities_sum_to_one():
+    x = torch.arange(0, 4000, dtype=torch.float64)
+    mean, theta = torch.tensor(7.0, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
+    logits = torch.tensor(-0.2, dtype=torch.float64)
+    nb = lk.nb_log_prob(x, mean=mean, inverse_dispersion=theta).exp()
+    zinb = lk.zinb_log_prob(
+        x, mean=mean, inverse_dispersion=theta, zero_inflation_logits=logits
+    ).exp()
+    assert nb.sum().item() == pytest.approx(1, abs=1e-9)
+    assert zinb.sum().item() == pytest.approx(1, abs=1e-9)
+    assert (nb * x).sum().item() == pytest.approx(7, rel=1e-6)
+    assert (zinb * x).sum().item() == pytest.approx(7 * (1 - torch.sigmoid(logits).item()))
+
+
+def test_zinb_without_dropout_is_nb():
+    x, mu, theta = grid(torch.float64)
+    none = torch.full_like(mu, -1e5)
+    zinb = lk.zinb_log_prob(x, mean=mu, inverse_dispersion=theta, zero_inflation_logits=none)
+    torch.testing.assert_close(zinb, lk.nb_log_prob(x, mean=mu, inverse_dispersion=theta))
+
+
+def test_nb_with_large_theta_is_poisson():
+    x, mu, _ = grid(torch.float64)
+    nb = lk.nb_log_prob(x[x < 500], mean=mu[x < 500], inverse_dispersion=torch.tensor(1e12).double())
+    poisson = stats.poisson.logpmf(x[x < 500].numpy(), mu[x < 500].numpy())
+    np.testing.assert_allclose(nb.numpy(), poisson, rtol=1e-4, atol=1e-4)
+
+
+def test_densities_have_right_gradients():
+    x = torch.tensor([0.0, 0.0, 1.0, 6.0], dtype=torch.float64)
+    mu = torch.tensor([0.2, 3.0, 0.9, 8.0], dtype=torch.float64, requires_grad=True)
+    theta = torch.tensor([0.5, 2.0, 1.0, 30.0], dtype=torch.float64, requires_grad=True)
+    logits = torch.tensor([-1.0, 0.5, 2.0, -3.0], dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda m, t: lk.nb_log_prob(x, mean=m, inverse_dispersion=t), (mu, theta))
+    assert gradcheck(
+        lambda m, t, z: lk.zinb_log_prob(
+            x, mean=m, inverse_dispersion=t, zero_inflation_logits=z
+        ),
+        (mu, theta, logits),
+    )
+
+
+def block(fraction: float = 0.7, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, lk.ThinnedBlock]:
+    """Kept and target counts of 5 cells x 4 genes, dense and as measured entries."""
+    rng = np.random.default_rng(seed)
+    x = rng.poisson(rng.gamma(0.8, 3.0, size=(5, 4)))
+    kept = rng.binomial(x, fraction)
+    rows, columns = np.nonzero(x)
+    entries = lk.ThinnedBlock(
+        torch.from_numpy(rows),
+        torch.from_numpy(columns),
+        torch.from_numpy(kept[rows, columns]).double(),
+        torch.from_numpy((x - kept)[rows, columns]).double(),
+        fraction,
+    )
+    return torch.from_numpy(kept).double(), torch.from_numpy(x - kept).double(), entries
+
+
+def parameters(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    mean = (torch.rand(5, 4, generator=generator, dtype=torch.float64) * 6 + 0.05).requires_grad_()
+    theta = (torch.rand(4, generator=generator, dtype=torch.float64) * 5 + 0.1).requires_grad_()
+    logits = torch.randn(5, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    return mean, theta, logits
+
+
+def test_thinned_nb_is_the_ratio_of_joint_to_marginal():
+    kept, target, thinned = block()
+    mean, theta, _ = parameters()
+    f = thinned.fraction
+    truth = lk.nb_log_prob(
+        target,
+        mean=(theta + kept) * (1 - f) * mean / (theta + f * mean),
+        inverse_dispersion=theta + kept,
+    ).sum()
+    torch.testing.assert_close(lk.thinned_nb_loss(mean, theta, thinned), -truth)
+
+
+def test_thinned_nb_against_numerical_integration():
+    """P(t | k) = integral of Poisson(t | (1-f) lambda) p(lambda | k) d lambda."""
+    mu, theta, f, k, t = 2.3, 0.8, 0.7, 2, 3
+    rate = np.linspace(1e-9, 80, 400_001)
+    weight = stats.gamma.pdf(rate, theta, scale=mu / theta) * stats.poisson.pmf(k, f * rate)
+    truth = np.trapezoid(weight * stats.poisson.pmf(t, (1 - f) * rate), rate)
+    truth /= np.trapezoid(weight, rate)
+    one = torch.zeros(1, dtype=torch.int64)
+    thinned = lk.ThinnedBlock(one, one, torch.tensor([2.0]), torch.tensor([3.0]), f)
+    loss = lk.thinned_nb_loss(
+        torch.tensor([[mu]], dtype=torch.float64), torch.tensor([theta]).double(), thinned
+    )
+    assert np.exp(-loss.item()) == pytest.approx(truth, rel=1e-5)
+
+
+def test_fused_gradient():
+    _, _, thinned = block()
+    mean, theta, logits = parameters()
+    assert gradcheck(lambda m, t: lk.thinned_nb_loss(m, t, thinned), (mean, theta))
+    assert gradcheck(
+        lambda m, t, z: lk.thinned_zinb_loss(m, t, z, thinned), (mean, theta, logits)
+    )
+
+
+def test_thinned_zinb_is_the_ratio_of_joint_to_marginal():
+    kept, target, thinned = block(seed=3)
+    mean, theta, logits = parameters()
+    f, pi = thinned.fraction, torch.sigmoid(logits)
+
+    def nb(x, mu):
+        return lk.nb_log_prob(x, mean=mu, inverse_dispersion=theta).exp()
+
+    given = lk.nb_log_prob(
+        target,
+        mean=(theta + kept) * (1 - f) * mean / (theta + f * mean),
+        inverse_dispersion=theta + kept,
+    ).exp()
+    joint = (1 - pi) * nb(kept, f * mean) * given + pi * ((kept == 0) & (target == 0))
+    marginal = (1 - pi) * nb(kept, f * mean) + pi * (kept == 0)
+    truth = -(joint / marginal).log().sum()
+    torch.testing.assert_close(lk.thinned_zinb_loss(mean, theta, logits, thinned), truth)
+    no_dropout = torch.full_like(logits, -50.0)
+    torch.testing.assert_close(
+        lk.thinned_zinb_loss(mean, theta, no_dropout, thinned),
+        lk.thinned_nb_loss(mean, theta, thinned),
+    )
+
+
+def test_fused_loss_in_float32():
+    _, _, thinned = block(seed=5)
+    mean, theta, _ = parameters()
+    double = lk.thinned_nb_loss(mean, theta, thinned)
+    single = lk.thinned_nb_loss(mean.float(), theta.float(), thinned)
+    assert single.item() == pytest.approx(double.item(), rel=1e-5)
+
+
+def test_gaussian_kl_against_torch():
+    mean, log_variance = torch.randn(3, 4).double(), torch.randn(3, 4).double()
+    ours = lk.gaussian_kl(mean, log_variance)
+    posterior = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    prior = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+    truth = torch.distributions.kl_divergence(posterior, prior).sum(-1)
+    torch.testing.assert_close(ours, truth)
+    assert lk.gaussian_kl(torch.zeros(2, 3), torch.zeros(2, 3)).abs().max() == 0
+
+
+def test_edge_cross_entropy_with_all_pairs_is_the_dense_one():
+    """Three genes, one edge, all non-edges given: the dense computation by hand."""
+    z = torch.tensor([[1.0, 0.5], [0.3, -1.0], [-0.2, 0.4]], dtype=torch.float64)
+    edges, rest = torch.tensor([[0], [2]]), torch.tensor([[0, 1], [1, 2]])
+    ours = lk.edge_cross_entropy(z, edges, rest, n_pairs=3)
+    probability = torch.sigmoid(z @ z.T)
+    truth = -(probability[0, 2].log() + (1 - probability[0, 1]).log()) / 3
+    truth -= (1 - probability[1, 2]).log() / 3
+    torch.testing.assert_close(ours, truth)
