@@ -1,0 +1,285 @@
+"""The paper's clustering protocols: embed, cluster, compare with known labels, over seeds."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from graphsci.evaluation import labels as label_scores
+from graphsci.evaluation._blocks import Floats, Matrix
+
+Embedding = Literal["tsne", "umap", "phate", "pca"]
+Clustering = Literal["kmeans", "leiden"]
+
+#: Components that every embedding starts from, as is usual for t-SNE and UMAP.
+N_COMPONENTS = 50
+
+
+class Protocol(NamedTuple):
+    """How cells are embedded and clustered."""
+
+    label: str
+    embedding: Embedding
+    clustering: Clustering
+    source: str
+
+
+#: Protocols by name. The paper's tables use the first; its Figure S7 the next two.
+PROTOCOLS: dict[str, Protocol] = {
+    "tsne-kmeans": Protocol("K-means on 2-D t-SNE", "tsne", "kmeans", "the paper, Tables S1-S2"),
+    "umap-kmeans": Protocol("K-means on 2-D UMAP", "umap", "kmeans", "the paper, Fig. S7"),
+    "phate-kmeans": Protocol("K-means on 2-D PHATE", "phate", "kmeans", "the paper, Fig. S7"),
+    "pca-kmeans": Protocol("K-means on 50 PCs", "pca", "kmeans", "common practice"),
+    "pca-leiden": Protocol("Leiden on 50 PCs", "pca", "leiden", "doi:10.1038/s41598-019-41695-z"),
+}
+
+
+class SeedScores(NamedTuple):
+    """One score over seeds."""
+
+    per_seed: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return float(np.mean(self.per_seed))
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation over seeds (n - 1); 0 for one seed."""
+        return float(np.std(self.per_seed, ddof=1)) if len(self.per_seed) > 1 else 0.0
+
+
+class ClusteringScores(NamedTuple):
+    """Agreement of clusters with known labels, over seeds."""
+
+    ari: SeedScores  #: eq. 23
+    accuracy: SeedScores  #: eq. 24
+    nmi: SeedScores
+    #: eq. 25, of the *found* clusters in the embedding: what the paper's tables must hold, for a
+    #: raw clustering at chance (CA .508) could not have a label silhouette of .342
+    silhouette_clusters: SeedScores
+    silhouette_labels: SeedScores  #: eq. 25, of the known labels in the embedding
+    n_clusters: SeedScores
+
+
+def evaluate_clustering(
+    *,
+    log_values: Matrix,
+    labels: label_scores.Labels,
+    protocol: str = "tsne-kmeans",
+    n_seeds: int = 5,
+    random_state: int = 0,
+) -> ClusteringScores:
+    """Embed and cluster cells ``n_seeds`` times and compare with known labels.
+
+    K-means is told the number of labels; Leiden finds its own number at resolution 1. Nothing
+    else is tuned. Values that do not vary make one cluster, of silhouette 0.
+
+    Parameters
+    ----------
+    log_values
+        (cells, genes) on the log1p scale, dense or sparse.
+    labels
+        Known labels (cells,), at least two kinds.
+    protocol
+        A name in :data:`PROTOCOLS`.
+    n_seeds
+        Number of seeds: ``random_state``, ``random_state + 1``, ...
+    random_state
+        First seed.
+
+    Raises
+    ------
+    ValueError
+        If the protocol is unknown, n_seeds < 1, or labels do not fit the cells.
+    ImportError
+        If the protocol needs a package that is not installed.
+    """
+    chosen = _checked_protocol(protocol, n_seeds)
+    known = _checked_labels(labels, n_cells=log_values.shape[0])
+    runs = [
+        _one_run(log_values, known, chosen, random_state=random_state + seed)
+        for seed in range(n_seeds)
+    ]
+    return ClusteringScores(*(SeedScores(scores) for scores in zip(*runs, strict=True)))
+
+
+def embed_cells(*, log_values: Matrix, method: Embedding, random_state: int) -> Floats:
+    """Return cells in few dimensions, (cells, 50) for ``"pca"`` and (cells, 2) for the others.
+
+    All start from the 50 leading principal components (fewer for small data).
+
+    Parameters
+    ----------
+    log_values
+        (cells, genes) on the log1p scale.
+    method
+        ``"tsne"`` (scikit-learn, perplexity 30, PCA start), ``"umap"`` (umap-learn, 15
+        neighbours), ``"phate"`` (phate's defaults) or ``"pca"``.
+    random_state
+        Seed.
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown.
+    ImportError
+        If the method's package is not installed.
+    """
+    if method not in {"tsne", "umap", "phate", "pca"}:
+        raise ValueError(f"got embedding {method!r}, expected 'tsne', 'umap', 'phate' or 'pca'.")
+    components = _principal_components(log_values, random_state=random_state)
+    if method == "pca" or not np.ptp(components, axis=0).any():
+        return components
+    if method == "tsne":
+        perplexity = min(30.0, (len(components) - 1) / 3)
+        tsne = TSNE(perplexity=perplexity, init="pca", random_state=random_state)
+        return tsne.fit_transform(components)
+    return (_umap if method == "umap" else _phate)(components, random_state)
+
+
+def cluster_cells(
+    *, points: Floats, method: Clustering, n_clusters: int, random_state: int
+) -> NDArray[np.int64]:
+    """Return the cluster of each cell, (cells,).
+
+    Parameters
+    ----------
+    points
+        (cells, dimensions).
+    method
+        ``"kmeans"`` (10 starts) or ``"leiden"`` (scanpy's 15-neighbour graph, resolution 1).
+    n_clusters
+        For K-means; Leiden ignores it.
+    random_state
+        Seed.
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown.
+    ImportError
+        If Leiden's package is not installed.
+    """
+    if method not in {"kmeans", "leiden"}:
+        raise ValueError(f"got clustering {method!r}, expected 'kmeans' or 'leiden'.")
+    if not np.ptp(points, axis=0).any():
+        return np.zeros(len(points), dtype=np.int64)
+    if method == "leiden":
+        return _leiden(points, random_state)
+    n_clusters = min(n_clusters, len(np.unique(points, axis=0)))
+    kmeans = KMeans(n_clusters, n_init=10, random_state=random_state)
+    return kmeans.fit_predict(points).astype(np.int64)
+
+
+def _one_run(
+    log_values: Matrix, labels: NDArray, protocol: Protocol, *, random_state: int
+) -> tuple[float, ...]:
+    """Return the scores of one seed, in the order of :class:`ClusteringScores`."""
+    points = embed_cells(
+        log_values=log_values, method=protocol.embedding, random_state=random_state
+    )
+    clusters = cluster_cells(
+        points=points,
+        method=protocol.clustering,
+        n_clusters=len(np.unique(labels)),
+        random_state=random_state,
+    )
+    return (
+        label_scores.adjusted_rand_index(labels=labels, clusters=clusters),
+        label_scores.clustering_accuracy(labels=labels, clusters=clusters),
+        label_scores.normalized_mutual_information(labels=labels, clusters=clusters),
+        _silhouette_or_zero(points, clusters),
+        _silhouette_or_zero(points, labels),
+        float(len(np.unique(clusters))),
+    )
+
+
+def _silhouette_or_zero(points: Floats, groups: NDArray) -> float:
+    """Return the silhouette, 0 where there is nothing to compare."""
+    if not 1 < len(np.unique(groups)) < len(groups):
+        return 0.0
+    return label_scores.silhouette(points=points, labels=groups)
+
+
+def _principal_components(log_values: Matrix, *, random_state: int) -> Floats:
+    """Return up to 50 principal components, (cells, components); sparse input stays sparse."""
+    sparse = sp.issparse(log_values)
+    values = sp.csr_matrix(log_values, dtype=np.float64) if sparse else np.asarray(log_values)
+    n_components = min(N_COMPONENTS, min(values.shape) - 1)
+    spread = abs(values - values[:1].repeat(len(values), 0)).max() if not sparse else values.nnz
+    if not spread:
+        return np.zeros((values.shape[0], n_components))
+    pca = PCA(n_components, svd_solver="arpack", random_state=random_state)
+    return pca.fit_transform(values)
+
+
+def _umap(points: Floats, random_state: int) -> Floats:
+    """Return 2-D UMAP; one job, for more give another answer at each run."""
+    try:
+        import umap
+    except ImportError as error:
+        raise _missing("umap-learn", "UMAP", error) from error
+    neighbours = min(15, len(points) - 1)
+    return umap.UMAP(n_neighbors=neighbours, random_state=random_state, n_jobs=1).fit_transform(
+        points
+    )
+
+
+def _phate(points: Floats, random_state: int) -> Floats:
+    """Return 2-D PHATE."""
+    try:
+        import phate
+    except ImportError as error:
+        raise _missing("phate", "PHATE", error) from error
+    return phate.PHATE(random_state=random_state, verbose=False, n_jobs=1).fit_transform(points)
+
+
+def _leiden(points: Floats, random_state: int) -> NDArray[np.int64]:
+    """Return Leiden clusters at resolution 1 of scanpy's neighbour graph."""
+    try:
+        import igraph  # noqa: F401  # scanpy's leiden flavour needs it
+        import scanpy as sc
+        from anndata import AnnData
+    except ImportError as error:
+        raise _missing("igraph", "Leiden", error) from error
+    adata = AnnData(np.zeros((len(points), 1), dtype=np.float32), obsm={"X_points": points})
+    sc.pp.neighbors(adata, use_rep="X_points", random_state=random_state)
+    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False, random_state=random_state)
+    return adata.obs["leiden"].to_numpy().astype(np.int64)
+
+
+def _missing(package: str, what: str, error: ImportError) -> ImportError:
+    """Return an error that names the remedy."""
+    return ImportError(
+        f"{what} needs the package {package!r}, which could not be imported ({error}); "
+        f"run `pip install {package}`, or choose another protocol of {', '.join(PROTOCOLS)}."
+    )
+
+
+def _checked_protocol(protocol: str, n_seeds: int) -> Protocol:
+    """Return the protocol of that name, or refuse it."""
+    if protocol not in PROTOCOLS or n_seeds < 1:
+        raise ValueError(
+            f"got protocol {protocol!r} with {n_seeds} seeds, expected one of "
+            f"{', '.join(PROTOCOLS)} and at least one seed."
+        )
+    return PROTOCOLS[protocol]
+
+
+def _checked_labels(labels: label_scores.Labels, *, n_cells: int) -> NDArray:
+    """Return labels as text, or refuse them."""
+    known = np.asarray(labels)
+    missing = known != known if known.dtype.kind in "fO" else np.zeros(known.shape, dtype=bool)
+    if known.shape != (n_cells,) or missing.any() or len(np.unique(known.astype(str))) < 2:
+        raise ValueError(
+            f"labels have shape {known.shape} with {int(missing.sum())} missing for {n_cells} "
+            "cells, expected one label per cell of at least two kinds; drop unlabelled cells "
+            "after imputing and before scoring."
+        )
+    return known.astype(str)

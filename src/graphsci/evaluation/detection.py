@@ -1,0 +1,217 @@
+"""Detection scores: differentially expressed genes (eqs. 26-27) and edges of a gene network."""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import roc_auc_score
+
+from graphsci.evaluation._blocks import Matrix
+
+
+class EdgeScores(NamedTuple):
+    """How well predicted edges agree with a known network."""
+
+    precision: float  #: known among predicted; 0 if none is predicted
+    recall: float  #: predicted among known
+    auprc: float  #: area under the precision-recall curve of the edge weights
+    auprc_by_chance: float  #: the share of gene pairs that are known: what a coin scores
+    n_predicted: int
+    n_known: int
+
+
+def deg_accuracy(*, detected: ArrayLike, truly_different: ArrayLike) -> float:
+    """Return the share of genes that are judged rightly, different or not (eq. 26, as 0-1).
+
+    Parameters
+    ----------
+    detected, truly_different
+        Booleans (genes,).
+
+    Raises
+    ------
+    ValueError
+        If lengths differ or values are not boolean.
+    """
+    found, true = _checked_flags(detected, truly_different)
+    return float((found == true).mean())
+
+
+def deg_f_score(*, detected: ArrayLike, truly_different: ArrayLike) -> float:
+    """Return ``TP / (TP + (FP + FN) / 2)`` (eq. 27); 0 if nothing is right.
+
+    Parameters and errors as :func:`deg_accuracy`.
+    """
+    found, true = _checked_flags(detected, truly_different)
+    hits, misses = int((found & true).sum()), int((found != true).sum())
+    return hits / (hits + misses / 2) if hits else 0.0
+
+
+def deg_auc(*, scores: ArrayLike, truly_different: ArrayLike) -> float:
+    """Return the area under the ROC curve of a gene score.
+
+    Parameters
+    ----------
+    scores
+        (genes,), larger for a gene more surely different, such as ``-log10 p``.
+    truly_different
+        Booleans (genes,), of both kinds.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, a score is NaN, or all genes are of one kind.
+
+    References
+    ----------
+    Hanley & McNeil 1982, doi:10.1148/radiology.143.1.7063747.
+    """
+    values, true = _checked_scores(scores, truly_different)
+    return float(roc_auc_score(true, values))
+
+
+def edge_scores(
+    *, weights: Matrix, known: Matrix, universe: NDArray[np.bool_] | None = None
+) -> EdgeScores:
+    """Compare a weighted gene network with a known one, pair by pair.
+
+    A pair counts once, the diagonal never. Pairs without a weight share the lowest place.
+
+    Parameters
+    ----------
+    weights
+        (genes, genes), symmetric, at least 0; zero or absent means no edge.
+    known
+        (genes, genes), symmetric; non-zero means a known edge.
+    universe
+        Genes (genes,) that the known network could have spoken about; by default those with at
+        least one known edge, for a gene that no one studied is not known to lack edges.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a matrix is not symmetric, a weight is negative, or no pair or no known
+        edge is left.
+
+    References
+    ----------
+    Saito & Rehmsmeier 2015, doi:10.1371/journal.pone.0118432.
+    """
+    predicted, true = _checked_graphs(weights, known)
+    keep = np.asarray(true.sum(1)).ravel() > 0 if universe is None else np.asarray(universe)
+    predicted, true = (_upper_pairs(graph[keep][:, keep]) for graph in (predicted, true))
+    n_genes, n_known = predicted.shape[0], true.nnz
+    if not n_known:
+        raise ValueError(
+            f"no known edge joins any of the {n_genes} genes, expected at least one; "
+            "check that both networks name their genes alike."
+        )
+    is_known = np.asarray(true[predicted.nonzero()]).ravel() > 0
+    chance = n_known / (n_genes * (n_genes - 1) / 2)
+    return EdgeScores(
+        precision=float(is_known.mean()) if is_known.size else 0.0,
+        recall=float(is_known.sum() / n_known),
+        auprc=_average_precision(predicted.data, is_known, n_known=n_known, chance=chance),
+        auprc_by_chance=chance,
+        n_predicted=is_known.size,
+        n_known=n_known,
+    )
+
+
+def edge_precision(
+    *, weights: Matrix, known: Matrix, universe: NDArray[np.bool_] | None = None
+) -> float:
+    """Return the share of predicted edges that are known: see :func:`edge_scores`."""
+    return edge_scores(weights=weights, known=known, universe=universe).precision
+
+
+def edge_recall(
+    *, weights: Matrix, known: Matrix, universe: NDArray[np.bool_] | None = None
+) -> float:
+    """Return the share of known edges that are predicted: see :func:`edge_scores`."""
+    return edge_scores(weights=weights, known=known, universe=universe).recall
+
+
+def edge_auprc(
+    *, weights: Matrix, known: Matrix, universe: NDArray[np.bool_] | None = None
+) -> float:
+    """Return the area under the precision-recall curve: see :func:`edge_scores`."""
+    return edge_scores(weights=weights, known=known, universe=universe).auprc
+
+
+def _checked_flags(
+    detected: ArrayLike, truly_different: ArrayLike
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return both as booleans of one length, or refuse them."""
+    found, true = np.asarray(detected), np.asarray(truly_different)
+    if (
+        found.shape != true.shape
+        or found.ndim != 1
+        or {found.dtype, true.dtype} != {np.dtype(bool)}
+    ):
+        raise ValueError(
+            f"got {found.dtype} {found.shape} and {true.dtype} {true.shape}, expected two boolean "
+            "vectors with one value per gene; threshold p-values first."
+        )
+    return found, true
+
+
+def _checked_scores(
+    scores: ArrayLike, truly_different: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return scores and flags of one length, or refuse them."""
+    values, true = np.asarray(scores, dtype=np.float64), np.asarray(truly_different, dtype=bool)
+    if values.shape != true.shape or values.ndim != 1 or np.isnan(values).any():
+        raise ValueError(
+            f"got scores {values.shape} ({int(np.isnan(values).sum())} NaN) and flags "
+            f"{true.shape}, expected one number per gene; give untested genes the lowest score."
+        )
+    if true.all() or not true.any():
+        raise ValueError(
+            f"{int(true.sum())} of {true.size} genes are truly different, expected some of both "
+            "kinds; an AUC compares the two."
+        )
+    return values, true
+
+
+def _checked_graphs(weights: Matrix, known: Matrix) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """Return both networks as CSR, or refuse them."""
+    graphs = [sp.csr_matrix(graph, dtype=np.float64) for graph in (weights, known)]
+    n_genes = graphs[0].shape[0]
+    for name, graph in zip(("weights", "known"), graphs, strict=True):
+        if graph.shape != (n_genes, n_genes) or abs(graph - graph.T).max() > 1e-8:
+            raise ValueError(
+                f"{name} has shape {graph.shape}, expected a symmetric ({n_genes}, {n_genes}) "
+                "matrix in the same gene order; symmetrise it with (A + A.T) / 2."
+            )
+    if graphs[0].nnz and graphs[0].data.min() < 0:
+        raise ValueError(
+            f"the smallest weight is {graphs[0].data.min()}, expected none below 0; "
+            "pass absolute correlations."
+        )
+    return graphs[0], graphs[1]
+
+
+def _upper_pairs(graph: sp.csr_matrix) -> sp.csr_matrix:
+    """Return the strict upper triangle, one stored positive value per pair, rows sorted."""
+    upper = sp.csr_matrix(sp.triu(graph, k=1))
+    upper.eliminate_zeros()
+    upper.sort_indices()
+    return upper
+
+
+def _average_precision(
+    weights: NDArray[np.float64], is_known: NDArray[np.bool_], *, n_known: int, chance: float
+) -> float:
+    """Return ``sum (R_n - R_n-1) P_n`` over the weights' thresholds, from the edges alone.
+
+    Pairs without an edge tie in last place, where recall is 1 and precision is chance.
+    """
+    order = np.argsort(-weights, kind="stable")
+    last_of_tie = np.flatnonzero(np.append(np.diff(weights[order]) != 0, True)[: order.size])
+    hits = np.cumsum(is_known[order])[last_of_tie]
+    precision = hits / (last_of_tie + 1)
+    gains = np.diff(hits, prepend=0) / n_known
+    found = float(hits[-1]) / n_known if hits.size else 0.0
+    return float((gains * precision).sum() + (1.0 - found) * chance)

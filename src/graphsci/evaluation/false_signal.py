@@ -1,0 +1,216 @@
+"""False signal: structure that a method puts where by construction there is none."""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.stats import false_discovery_control, ttest_ind_from_stats
+
+from graphsci.evaluation._blocks import Floats, Matrix, as_dense
+
+
+class WithShuffledGenes(NamedTuple):
+    """Counts with shuffled copies of real genes behind the real ones."""
+
+    counts: sp.csr_matrix  #: (cells, genes + copies), in the dtype of the input
+    sources: NDArray[np.int64]  #: (copies,) the gene that each copy was made from
+    copies: NDArray[np.int64]  #: (copies,) column of each copy
+
+
+class RandomHalves(NamedTuple):
+    """Two random halves of one population."""
+
+    first: NDArray[np.int64]  #: sorted cells
+    second: NDArray[np.int64]  #: sorted cells
+
+
+def append_shuffled_genes(
+    counts: Matrix, *, n_copies: int = 100, min_cells: int = 10, rng: np.random.Generator
+) -> WithShuffledGenes:
+    """Append copies of real genes, each with its cells in a random order of its own.
+
+    A copy has a real gene's distribution and is independent of every other gene and of all other
+    copies. What a method makes of copies that correlate is its own invention.
+
+    Library sizes change little if copies are few; note that dividing counts by library size
+    correlates all genes slightly in truth: compare with the raw counts, not with zero.
+
+    Parameters
+    ----------
+    counts
+        (cells, genes).
+    n_copies
+        Genes to copy, without repetition.
+    min_cells
+        Only genes seen in at least as many cells are copied: a gene that is zero everywhere has
+        no correlation to invent.
+    rng
+        Source of randomness.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two copies are asked for, or fewer genes than copies are seen often enough.
+    """
+    matrix = sp.csc_matrix(counts)
+    eligible = np.flatnonzero(matrix.getnnz(axis=0) >= min_cells)
+    if not 2 <= n_copies <= eligible.size:
+        raise ValueError(
+            f"got n_copies={n_copies}, expected 2 to {eligible.size}, the genes seen in at least "
+            f"{min_cells} cells; change n_copies or min_cells."
+        )
+    sources = np.sort(rng.choice(eligible, size=n_copies, replace=False)).astype(np.int64)
+    shuffled = sp.hstack([_shuffled_column(matrix, gene, rng) for gene in sources])
+    copies = np.arange(n_copies, dtype=np.int64) + matrix.shape[1]
+    return WithShuffledGenes(sp.csr_matrix(sp.hstack([matrix, shuffled])), sources, copies)
+
+
+def mean_absolute_correlation(*, values: Matrix) -> float:
+    """Return the mean |r| over pairs of genes that are independent by construction.
+
+    Parameters
+    ----------
+    values
+        The estimates of the shuffled copies alone, (cells, copies), on the scale that is judged.
+        A constant gene correlates with nothing: 0.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two genes or two cells.
+    """
+    dense = as_dense(values)
+    if dense.ndim != 2 or min(dense.shape) < 2:
+        raise ValueError(
+            f"values have shape {dense.shape}, expected (cells, copies) with at least two of each."
+        )
+    varying = np.ptp(dense, axis=0) > 0
+    centred = dense - dense.mean(0)
+    norms = np.where(varying, np.sqrt((centred**2).sum(0)), 1.0)
+    scaled = np.where(varying, centred / np.where(norms > 0, norms, 1.0), 0.0)
+    r = scaled.T @ scaled
+    return float(np.abs(r[np.triu_indices(len(r), k=1)]).mean())
+
+
+def random_halves(n_cells: int, *, rng: np.random.Generator) -> RandomHalves:
+    """Split cells at random into halves between which nothing differs.
+
+    Use the cells of one population only: a type that falls unevenly by chance differs in truth.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than four cells.
+    """
+    if n_cells < 4:
+        raise ValueError(f"got {n_cells} cells, expected at least 4, two for each half.")
+    order = rng.permutation(n_cells).astype(np.int64)
+    return RandomHalves(np.sort(order[: n_cells // 2]), np.sort(order[n_cells // 2 :]))
+
+
+def false_de_fraction(*, log_values: Matrix, halves: RandomHalves, fdr: float = 0.05) -> float:
+    """Return the share of genes called different between random halves of one population.
+
+    Welch's t-test per gene on log-normalised values, Benjamini-Hochberg at ``fdr`` over the
+    genes that vary. Honest estimates give about none; smoothing shares one cell's noise with its
+    neighbours and so shrinks the variance the test relies on.
+
+    Parameters
+    ----------
+    log_values
+        (cells, genes) on the log1p scale.
+    halves
+        From :func:`random_halves`.
+    fdr
+        False-discovery rate of the test.
+
+    Raises
+    ------
+    ValueError
+        If ``fdr`` is not between 0 and 1.
+    """
+    p = welch_p_values(first=log_values[halves.first], second=log_values[halves.second])
+    return float(called_different(p_values=p, fdr=fdr).mean())
+
+
+def welch_p_values(*, first: Matrix, second: Matrix) -> Floats:
+    """Return Welch's two-sided p value of each gene, (genes,).
+
+    Where neither group varies: 1 if they are equal, 0 if not.
+
+    Parameters
+    ----------
+    first, second
+        (cells, genes) of the two groups, at least two cells each, on the log1p scale.
+
+    References
+    ----------
+    Welch 1947, doi:10.1093/biomet/34.1-2.28.
+    """
+    one, two = as_dense(first), as_dense(second)
+    if min(len(one), len(two)) < 2:
+        raise ValueError(
+            f"got groups of {len(one)} and {len(two)} cells, expected at least two cells in each."
+        )
+    summaries = [(group.mean(0), group.std(0, ddof=1), len(group)) for group in (one, two)]
+    p = np.where(summaries[0][0] == summaries[1][0], 1.0, 0.0)  # where neither group varies
+    varying = (summaries[0][1] > 0) | (summaries[1][1] > 0)
+    (mean1, sd1, n1), (mean2, sd2, n2) = ((m[varying], s[varying], n) for m, s, n in summaries)
+    test = ttest_ind_from_stats(mean1, sd1, n1, mean2, sd2, n2, equal_var=False)
+    p[varying] = test.pvalue
+    return p
+
+
+def called_different(*, p_values: Floats, fdr: float = 0.05) -> NDArray[np.bool_]:
+    """Return which genes are different at a false-discovery rate (Benjamini-Hochberg).
+
+    References
+    ----------
+    Benjamini & Hochberg 1995, doi:10.1111/j.2517-6161.1995.tb02031.x.
+    """
+    if not 0 < fdr < 1:
+        raise ValueError(f"fdr is {fdr}, expected a number between 0 and 1, such as 0.05.")
+    return false_discovery_control(np.asarray(p_values)) <= fdr
+
+
+def other_species_share(*, values: Matrix, cell_species: NDArray, gene_species: NDArray) -> float:
+    """Return the share of expression that cells are given in genes of another species.
+
+    ``sum of values at (cell of A, gene of B) / sum of all values``, averaged over cells. A method
+    that smooths across species raises it above the raw counts' (ambient RNA); one that lowers it
+    removes contamination.
+
+    Parameters
+    ----------
+    values
+        (cells, genes), at least 0, on the count scale.
+    cell_species, gene_species
+        Species of each cell (cells,) and gene (genes,), by the same names.
+
+    Raises
+    ------
+    ValueError
+        If lengths do not fit or a cell's species has no gene.
+    """
+    matrix = as_dense(values)
+    cells, genes = np.asarray(cell_species), np.asarray(gene_species)
+    if matrix.shape != (cells.size, genes.size) or not np.isin(cells, genes).all():
+        raise ValueError(
+            f"values have shape {matrix.shape} for {cells.size} cells and {genes.size} genes, "
+            "expected one species per cell and gene, and genes of every cell's species; "
+            "drop doublets and controls."
+        )
+    foreign = cells[:, None] != genes
+    totals = matrix.sum(1)
+    share = np.divide(
+        (matrix * foreign).sum(1), totals, out=np.zeros_like(totals), where=totals > 0
+    )
+    return float(share.mean())
+
+
+def _shuffled_column(matrix: sp.csc_matrix, gene: int, rng: np.random.Generator) -> sp.csc_matrix:
+    """Return one gene with its values in random cells."""
+    values = matrix.data[matrix.indptr[gene] : matrix.indptr[gene + 1]]
+    cells = rng.choice(matrix.shape[0], size=values.size, replace=False)
+    return sp.csc_matrix((values, (cells, np.zeros_like(cells))), shape=(matrix.shape[0], 1))
