@@ -1,0 +1,967 @@
+"""Read count matrices; write results whole or not at all.
+
+Reading never guesses: the format follows from the file's name and is checked against its
+content, and a text table must come with its orientation. Writing goes to a temporary
+sibling that takes its place only when complete, so that an interrupted run leaves the old
+file or none. Large dense layers are streamed to disk in blocks of cells.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import difflib
+import gzip
+import inspect
+import json
+import logging
+import math
+import os
+import secrets
+import shutil
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple, Self
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import zarr
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.io import mmread
+
+logger = logging.getLogger("graphsci")
+
+GenesIn = Literal["rows", "columns"]
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+ANNDATA_SUFFIXES = (".h5ad", ".zarr")
+_READABLE = (
+    ".h5ad, .zarr, 10x .h5, a 10x folder (matrix.mtx, barcodes.tsv, features.tsv or genes.tsv, "
+    "each plain or .gz), .loom, .csv, .tsv, .txt (each plain or .gz)"
+)
+_GENE_EXPRESSION = "Gene Expression"
+_ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+_VALUES_PER_BLOCK = 2**22
+_SHOWN = 5  # names shown in messages
+
+
+# what h5py, zarr, anndata, scipy, gzip and csv raise on damaged files
+_DAMAGE = (OSError, EOFError, LookupError, ValueError, TypeError, zlib.error, csv.Error)
+
+
+class FileFormatError(ValueError):
+    """A file is not what its name says, is damaged, or leaves something open."""
+
+
+# --- reading --------------------------------------------------------------------------
+
+
+def read_counts(
+    path: str | os.PathLike[str],
+    *,
+    genes_in: GenesIn | None = None,
+    backed: bool = False,
+    make_names_unique: bool = False,
+) -> AnnData:
+    """Read a count matrix, cells x genes; values are checked later, by ``extract_counts``.
+
+    Parameters
+    ----------
+    path
+        ``.h5ad``, ``.zarr``, 10x ``.h5``, a 10x folder (or its ``matrix.mtx``, or folder plus
+        the prefix of its file names), ``.loom``, or a ``.csv``/``.tsv``/``.txt`` table (may be
+        ``.gz``) whose first row and first column hold names.
+    genes_in
+        Where a table's genes are: ``"columns"`` (a row is a cell) or ``"rows"``. Must be
+        given for tables, and for nothing else.
+    backed
+        Leave ``X`` on disk (``.h5ad`` and ``.zarr`` only).
+    make_names_unique
+        Append -1, -2, ... to repeated gene and cell names.
+
+    Returns
+    -------
+    AnnData
+        As stored for ``.h5ad`` and ``.zarr``; else ``X`` is CSR, float32 unless that would
+        change a value. Of 10x files only features of type "Gene Expression" are kept.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError
+        The file is not there or may not be read.
+    FileFormatError
+        (A ValueError.) The format is unknown, the content does not fit it, or the
+        orientation of a table is not stated.
+    """
+    source = _find_source(Path(path))
+    _check_options(source, genes_in, backed)
+    with anndata.settings.override(check_uniqueness=False):  # refused later, with the remedy
+        with _reading(source):
+            adata = source.reader(source, genes_in, backed)
+        if make_names_unique:
+            _make_names_unique(adata)
+    return adata
+
+
+class _Source(NamedTuple):
+    """A file or folder and how to read it."""
+
+    path: Path
+    format: str
+    reader: Callable[[_Source, GenesIn | None, bool], AnnData]
+    prefix: str = ""  # of the file names in a 10x folder
+
+
+def _find_source(path: Path) -> _Source:
+    """Choose the reader from what is at ``path``."""
+    if path.is_dir():
+        return _find_folder(path)
+    if not path.exists():
+        if _has_matrix(path.parent, path.name):
+            return _Source(path.parent, "10x folder", _read_10x_folder, path.name)
+        raise FileNotFoundError(f"there is no file {path}.{_similar_names(path)}")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(f"{path} may not be read by this user. Check its permissions.")
+    return _find_file(path)
+
+
+def _find_file(path: Path) -> _Source:
+    name = path.name.lower()
+    for tail in ("matrix.mtx", "matrix.mtx.gz"):
+        if name.endswith(tail):
+            return _Source(path.parent, "10x folder", _read_10x_folder, path.name[: -len(tail)])
+    readers = {".h5ad": _read_h5ad, ".h5": _read_10x_h5, ".loom": _read_loom}
+    for suffix, reader in readers.items():
+        if name.endswith(suffix):
+            return _Source(path, "10x .h5" if suffix == ".h5" else suffix, reader)
+    if name.endswith(TABLE_SUFFIXES):
+        return _Source(path, "table", _read_table)
+    if name.endswith(".zarr"):
+        raise FileFormatError(f"{path} is a file, expected a .zarr folder. Unpack it first.")
+    raise FileFormatError(
+        f"{path} has an unknown ending, expected one of: {_READABLE}. "
+        "Rename the file if it is one of these, or convert it to .h5ad."
+    )
+
+
+def _find_folder(path: Path) -> _Source:
+    if path.suffix == ".zarr" or any((path / mark).exists() for mark in _ZARR_MARKS):
+        return _Source(path, ".zarr", _read_zarr)
+    if _has_matrix(path, ""):
+        return _Source(path, "10x folder", _read_10x_folder)
+    files = sorted(entry.name for entry in path.iterdir())
+    hint = "Give the folder that holds matrix.mtx, or a file."
+    prefixed = [name for name in files if name.endswith(("matrix.mtx", "matrix.mtx.gz"))]
+    if prefixed:
+        hint = f"If it is 10x data with a prefix, give the matrix file: {path / prefixed[0]}."
+    raise FileFormatError(
+        f"{path} is a folder with {_first(files) or 'nothing in it'}, expected a .zarr store or "
+        f"a 10x folder (matrix.mtx, barcodes.tsv, features.tsv or genes.tsv). {hint}"
+    )
+
+
+def _has_matrix(folder: Path, prefix: str) -> bool:
+    return _plain_or_gz(folder / f"{prefix}matrix.mtx") is not None
+
+
+def _plain_or_gz(path: Path) -> Path | None:
+    """Return ``path`` or ``path.gz``, whichever is a file."""
+    for candidate in (path, path.with_name(f"{path.name}.gz")):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _similar_names(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" The folder {path.parent} does not exist either. Check the path."
+    names = [entry.name for entry in path.parent.iterdir()]
+    close = difflib.get_close_matches(path.name, names, n=3)
+    return f" Did you mean {', '.join(close)}?" if close else " Check the path."
+
+
+def _check_options(source: _Source, genes_in: GenesIn | None, backed: bool) -> None:
+    if backed and source.format not in ANNDATA_SUFFIXES:
+        raise FileFormatError(
+            f"{source.path} cannot stay on disk: backed reading needs .h5ad or .zarr. "
+            "Read it without `backed`, or convert it with graphsci.io.write_anndata."
+        )
+    if source.format != "table" and genes_in is not None:
+        raise FileFormatError(
+            f"genes_in={genes_in!r} was given for {source.path}, but only tables (.csv, .tsv, "
+            f".txt) need it; {source.format} says itself where its genes are. Leave it out."
+        )
+    if genes_in not in (None, "rows", "columns"):
+        raise FileFormatError(f"genes_in is {genes_in!r}, expected 'rows' or 'columns'.")
+
+
+@contextmanager
+def _reading(source: _Source) -> Iterator[None]:
+    """Turn whatever a library says about a damaged file into one clear error."""
+    try:
+        yield
+    except FileFormatError:
+        raise
+    except _DAMAGE as error:
+        raise FileFormatError(
+            f"{source.path} could not be read as {source.format}: {error}. "
+            "Is the file complete, and is it what its name says? Copy or export it again."
+        ) from error
+
+
+def _make_names_unique(adata: AnnData) -> None:
+    for kind, names, rename in (
+        ("gene", adata.var_names, adata.var_names_make_unique),
+        ("cell", adata.obs_names, adata.obs_names_make_unique),
+    ):
+        n_repeated = int(names.duplicated().sum())
+        if n_repeated:
+            rename()
+            logger.warning("Made %s repeated %s names unique: -1, -2, ...", n_repeated, kind)
+
+
+def _first(names: Sequence[str] | pd.Index | NDArray[Any]) -> str:
+    shown = ", ".join(str(name) for name in names[:_SHOWN])
+    return shown + ", ..." if len(names) > _SHOWN else shown
+
+
+def _compact(matrix: Any) -> sparse.csr_matrix:
+    """Return CSR, float32 if that changes no value."""
+    csr = sparse.csr_matrix(matrix)
+    with np.errstate(over="ignore"):
+        data = csr.data.astype(np.float32)
+    if not np.array_equal(data, csr.data, equal_nan=data.dtype == csr.data.dtype):
+        return csr
+    return sparse.csr_matrix((data, csr.indices, csr.indptr), shape=csr.shape)
+
+
+# --- .h5ad and .zarr ------------------------------------------------------------------
+
+
+def _read_h5ad(source: _Source, genes_in: GenesIn | None, backed: bool) -> AnnData:
+    with h5py.File(source.path, "r") as file:
+        if "obs" not in file or "var" not in file:
+            raise FileFormatError(
+                f"{source.path} is HDF5 but no AnnData: it holds {_first(list(file))}, expected "
+                f"obs and var.{_content_hint(file)}"
+            )
+    return anndata.read_h5ad(source.path, backed="r" if backed else None)
+
+
+def _content_hint(file: h5py.File) -> str:
+    """Say what an HDF5 file looks like."""
+    if "row_attrs" in file and "col_attrs" in file:
+        return " It looks like a loom file: rename it to .loom."
+    if "obs" in file and "var" in file:
+        return " It looks like an AnnData file: rename it to .h5ad."
+    if _10x_groups(file):
+        return " It looks like a 10x file: rename it to .h5."
+    return " Check where the file comes from."
+
+
+def _read_zarr(source: _Source, genes_in: GenesIn | None, backed: bool) -> AnnData:
+    group = zarr.open_group(source.path, mode="r")
+    if "obs" not in group or "var" not in group:
+        raise FileFormatError(
+            f"{source.path} is a zarr store but no AnnData: it holds "
+            f"{_first(sorted(group.keys())) or 'nothing'}, expected obs and var. "
+            "Write it with anndata's write_zarr."
+        )
+    return _open_zarr(group) if backed else anndata.read_zarr(group)
+
+
+def _open_zarr(group: Any) -> AnnData:
+    """Return an AnnData whose X and layers stay on disk."""
+    slots = {key: group[key] for key in ("obs", "var", "obsm", "varm", "obsp", "varp", "uns")}
+    loaded = {key: anndata.io.read_elem(slot) for key, slot in slots.items()}
+    layers = {key: _on_disk(element) for key, element in group["layers"].members()}
+    return AnnData(X=_on_disk(group["X"]) if "X" in group else None, layers=layers, **loaded)
+
+
+def _on_disk(element: Any) -> Any:
+    return anndata.io.sparse_dataset(element) if isinstance(element, zarr.Group) else element
+
+
+# --- 10x ------------------------------------------------------------------------------
+
+
+def _10x_groups(file: h5py.File) -> list[str]:
+    """Return the groups of an HDF5 file that hold a 10x matrix."""
+    return [
+        name for name, item in file.items() if isinstance(item, h5py.Group) and "barcodes" in item
+    ]
+
+
+def _read_10x_h5(source: _Source, genes_in: GenesIn | None, backed: bool) -> AnnData:
+    """Read Cell Ranger's HDF5: version 3 (/matrix) or 2 (one group for each genome)."""
+    with h5py.File(source.path, "r") as file:
+        groups = _10x_groups(file)
+        if len(groups) != 1:
+            found = f"matrices for {_first(groups)}" if groups else _first(list(file)) or "nothing"
+            raise FileFormatError(
+                f"{source.path} holds {found}, expected one 10x matrix."
+                + (" Split it by genome first." if groups else _content_hint(file))
+            )
+        group = file[groups[0]]
+        shape = (group["shape"][1], group["shape"][0])  # stored as features x barcodes, CSC
+        matrix = sparse.csr_matrix(
+            (group["data"][()], group["indices"][()], group["indptr"][()]), shape=shape
+        )
+        matrix.check_format(full_check=True)
+        cells = group["barcodes"].asstr()[()]
+        return _from_10x(source, matrix, cells, _10x_h5_features(group))
+
+
+def _10x_h5_features(group: h5py.Group) -> pd.DataFrame:
+    """Return ids, symbols and types of the features."""
+    if "features" not in group:
+        columns = {"gene_ids": group["genes"], "symbol": group["gene_names"]}
+    else:
+        features = group["features"]
+        columns = {"gene_ids": features["id"], "symbol": features["name"]}
+        columns |= {"feature_types": features["feature_type"]}
+        columns |= {"genome": features["genome"]} if "genome" in features else {}
+    return pd.DataFrame({key: values.asstr()[()] for key, values in columns.items()}, dtype=object)
+
+
+def _read_10x_folder(source: _Source, genes_in: GenesIn | None, backed: bool) -> AnnData:
+    """Read Cell Ranger's folder: version 3 (features.tsv.gz) or 2 (genes.tsv)."""
+    matrix_file = _10x_file(source, "matrix.mtx")
+    barcodes = _read_names(_10x_file(source, "barcodes.tsv"))
+    features = _read_names(_10x_file(source, "features.tsv", "genes.tsv"))
+    # scipy 1.18 warns unless told which kind of matrix is wanted; older ones lack the argument
+    kind = {"spmatrix": True} if "spmatrix" in inspect.signature(mmread).parameters else {}
+    matrix = mmread(matrix_file, **kind)
+    if matrix.shape != (len(features), len(barcodes)):
+        raise FileFormatError(
+            f"{matrix_file} is {matrix.shape[0]:,} x {matrix.shape[1]:,}, expected "
+            f"{len(features):,} features x {len(barcodes):,} barcodes, as the files beside it say. "
+            "Do the three files belong together?"
+        )
+    if features.shape[1] == 1:
+        features[1] = features[0]
+    columns = dict(enumerate(("gene_ids", "symbol", "feature_types")))
+    table = features.iloc[:, :3].rename(columns=columns)
+    return _from_10x(source, sparse.csr_matrix(matrix.T), barcodes[0].to_numpy(), table)
+
+
+def _10x_file(source: _Source, *names: str) -> Path:
+    """Return the first of the files that is there, plain or compressed."""
+    for name in names:
+        found = _plain_or_gz(source.path / f"{source.prefix}{name}")
+        if found is not None:
+            return found
+    wanted = " or ".join(f"{source.prefix}{name}" for name in names)
+    raise FileFormatError(
+        f"{source.path} lacks {wanted} (plain or .gz), expected beside {source.prefix}matrix.mtx. "
+        "Copy all three files of the 10x matrix into one folder."
+    )
+
+
+def _read_names(path: Path) -> pd.DataFrame:
+    """Read a headless tab-separated file as text; a gene may be called NA."""
+    return pd.read_csv(
+        path, sep="\t", header=None, dtype=object, keep_default_na=False, quoting=csv.QUOTE_NONE
+    )
+
+
+def _from_10x(
+    source: _Source, matrix: sparse.csr_matrix, cells: NDArray[Any], features: pd.DataFrame
+) -> AnnData:
+    """Build an AnnData named by gene symbols; keep gene expression only."""
+    var = features.set_index(pd.Index(features["symbol"], name=None)).drop(columns="symbol")
+    obs = pd.DataFrame(index=pd.Index(cells, dtype=object))
+    keep = _gene_expression(source, features)
+    return AnnData(_compact(matrix[:, keep]), obs=obs, var=var[keep])
+
+
+def _gene_expression(source: _Source, features: pd.DataFrame) -> NDArray[np.bool_]:
+    """Mark the features of type "Gene Expression"; say what is left out."""
+    if "feature_types" not in features:
+        return np.ones(len(features), dtype=bool)
+    types = features["feature_types"]
+    keep = (types == _GENE_EXPRESSION).to_numpy()
+    others = types[~keep].value_counts()
+    text = ", ".join(f"{n:,} {kind}" for kind, n in others.items())
+    if not keep.any():
+        raise FileFormatError(
+            f"{source.path} has no feature of type {_GENE_EXPRESSION!r}; it has {text}. "
+            "Give the gene expression matrix."
+        )
+    if text:
+        logger.warning("%s: kept %d genes, left out %s.", source.path, keep.sum(), text)
+    return keep
+
+
+# --- loom -----------------------------------------------------------------------------
+
+_LOOM_GENES = ("Gene", "var_names", "gene_names", "GeneName", "Accession")
+_LOOM_CELLS = ("CellID", "obs_names", "cell_names", "Barcode")
+
+
+def _read_loom(source: _Source, genes_in: GenesIn | None, backed: bool) -> AnnData:
+    """Read a loom file (HDF5, genes x cells) without the loompy package."""
+    with h5py.File(source.path, "r") as file:
+        if not {"matrix", "row_attrs", "col_attrs"} <= set(file):
+            raise FileFormatError(
+                f"{source.path} is HDF5 but no loom file: it holds {_first(list(file))}, expected "
+                f"matrix, row_attrs and col_attrs.{_content_hint(file)}"
+            )
+        var = _loom_attributes(source, file["row_attrs"], _LOOM_GENES, "gene")
+        obs = _loom_attributes(source, file["col_attrs"], _LOOM_CELLS, "cell")
+        layers = {name: _transposed_csr(item) for name, item in file.get("layers", {}).items()}
+        return AnnData(_transposed_csr(file["matrix"]), obs=obs, var=var, layers=layers)
+
+
+def _loom_attributes(
+    source: _Source, group: h5py.Group, name_keys: Sequence[str], kind: str
+) -> pd.DataFrame:
+    """Return one-dimensional attributes as columns, indexed by the names."""
+    key = next((key for key in name_keys if key in group), None)
+    if key is None:
+        raise FileFormatError(
+            f"{source.path} has no names of {kind}s: its attributes are "
+            f"{_first(list(group)) or 'none'}, expected one of {', '.join(name_keys)}. "
+            "Add it, or convert the file to .h5ad."
+        )
+    columns = {name: _loom_values(item) for name, item in group.items() if item.ndim == 1}
+    index = pd.Index(columns.pop(key).astype(str), dtype=object)
+    return pd.DataFrame(columns, index=index)
+
+
+def _loom_values(dataset: h5py.Dataset) -> NDArray[Any]:
+    is_text = h5py.check_string_dtype(dataset.dtype) is not None
+    values: NDArray[Any] = dataset.asstr()[()] if is_text else dataset[()]
+    return values
+
+
+def _transposed_csr(dataset: h5py.Dataset) -> sparse.csr_matrix:
+    """Read a dense dataset in blocks of rows; return its transpose as CSR."""
+    step = max(1, _VALUES_PER_BLOCK // max(1, dataset.shape[1]))
+    starts = range(0, dataset.shape[0], step)
+    blocks = [sparse.csr_matrix(dataset[start : start + step]) for start in starts]
+    return _compact(sparse.vstack(blocks, format="csr").T)
+
+
+# --- tables ---------------------------------------------------------------------------
+
+
+def _read_table(source: _Source, genes_in: GenesIn | None, backed: bool) -> AnnData:
+    """Read a text table in blocks of rows; it is never dense as a whole."""
+    separator = "," if ".csv" in source.path.name.lower() else "\t"
+    columns = _table_columns(source, separator)
+    if genes_in is None:
+        raise FileFormatError(_orientation_question(source, separator, columns))
+    rows: list[str] = []
+    blocks = []
+    for frame in _table_blocks(source, separator, len(columns), rows):
+        rows += frame.index.tolist()
+        blocks.append(sparse.csr_matrix(frame.to_numpy()))
+    matrix = sparse.vstack(blocks, format="csr")
+    if genes_in == "rows":
+        matrix, rows, columns = matrix.T, columns, rows
+    obs, var = (pd.DataFrame(index=pd.Index(names, dtype=object)) for names in (rows, columns))
+    return AnnData(_compact(matrix), obs=obs, var=var)
+
+
+def _open_text(path: Path) -> IO[str]:
+    opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    file: IO[str] = opener(path, "rt", encoding="utf-8-sig", newline="")
+    return file
+
+
+def _table_columns(source: _Source, separator: str) -> list[str]:
+    """Return the names of the columns; the header may lack the corner field, as R writes it."""
+    with _open_text(source.path) as file:
+        lines = csv.reader(file, delimiter=separator)
+        header, first = next(lines, []), next(filter(None, lines), [])
+    shown = "a tab" if separator == "\t" else "a comma"
+    if len(first) < 2:
+        raise FileFormatError(
+            f"{source.path} has {len(first)} fields in its second line, expected a row name and "
+            f"values separated by {shown}. Name the file .csv for commas, .tsv for tabs."
+        )
+    if len(header) not in (len(first), len(first) - 1):
+        raise FileFormatError(
+            f"{source.path} has {len(header)} fields in its first line and {len(first)} in its "
+            f"second, expected as many (or one less, without a corner field), separated by {shown}."
+        )
+    return header[len(header) - len(first) + 1 :]
+
+
+def _orientation_question(source: _Source, separator: str, columns: list[str]) -> str:
+    """Say what the table looks like, so that the user can state its orientation."""
+    with _open_text(source.path) as file:
+        lines = (line for line in csv.reader(file, delimiter=separator) if line)
+        next(lines)
+        rows = [line[0] for line in lines]
+    return (
+        f"{source.path} is a table of {len(rows):,} rows ({_first(rows)}) x {len(columns):,} "
+        f"columns ({_first(columns)}). Its orientation must be stated: genes_in='columns' "
+        "(`--genes-in columns`) if columns are genes and rows are cells, genes_in='rows' "
+        "(`--genes-in rows`) if rows are genes and columns are cells."
+    )
+
+
+def _table_blocks(
+    source: _Source, separator: str, n_columns: int, read: Sequence[str]
+) -> Iterator[pd.DataFrame]:
+    """Yield blocks of rows as float64, indexed by row name; ``read`` are the rows so far."""
+    types = {0: object} | dict.fromkeys(range(1, n_columns + 1), np.float64)
+    with _open_text(source.path) as file:
+        blocks = pd.read_csv(
+            file,
+            sep=separator,
+            header=None,
+            skiprows=1,
+            dtype=types,
+            keep_default_na=False,  # a gene may be called NA; a missing value is refused below
+            chunksize=max(1, _VALUES_PER_BLOCK // n_columns),
+        )
+        try:
+            yield from (block.set_index(0) for block in blocks)
+        except ValueError as error:
+            raise FileFormatError(
+                f"{source.path}, after {len(read):,} rows: {error}. Expected a name and "
+                f"{n_columns:,} numbers in each row. Fill in missing values (0 if not observed)."
+            ) from error
+
+
+# --- writing whole or not at all ------------------------------------------------------
+
+
+def check_writable(
+    path: str | os.PathLike[str],
+    *,
+    suffixes: Sequence[str] | None = None,
+    overwrite: bool = True,
+) -> Path:
+    """Make sure, before any long work, that ``path`` can be written.
+
+    Parameters
+    ----------
+    path
+        File to write, or ``.zarr`` folder.
+    suffixes
+        Endings allowed, e.g. ``(".h5ad", ".zarr")``; any if None.
+    overwrite
+        Whether ``path`` may exist.
+
+    Returns
+    -------
+    Path
+        The same path.
+
+    Raises
+    ------
+    ValueError
+        The ending is not allowed.
+    FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError
+        What else stands in the way.
+    """
+    path = Path(path)
+    if suffixes is not None and not path.name.lower().endswith(tuple(suffixes)):
+        raise ValueError(
+            f"{path} ends in {path.suffix!r}, expected {' or '.join(suffixes)}. Rename the output."
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"the folder {path.parent} does not exist, so {path.name} cannot be written there. "
+            f"Create it: mkdir -p {path.parent}"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(
+            f"the folder {path.parent} may not be written by this user. Choose another output."
+        )
+    if path.exists():
+        _check_replaceable(path, overwrite)
+    return path
+
+
+def _check_replaceable(path: Path, overwrite: bool) -> None:
+    if not overwrite:
+        raise FileExistsError(f"{path} exists. Choose another output, or allow overwriting.")
+    if path.is_dir() and any(path.iterdir()) and not _is_zarr(path):
+        raise IsADirectoryError(
+            f"{path} is a folder but no zarr store, and will not be replaced. "
+            "Choose another output, or remove the folder yourself."
+        )
+
+
+def _is_zarr(path: Path) -> bool:
+    return any((path / mark).exists() for mark in _ZARR_MARKS)
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary sibling of ``path`` that takes its place on success.
+
+    On an error (or Ctrl-C) the temporary file or folder is deleted and what was at ``path``
+    stays as it was.
+
+    Parameters
+    ----------
+    path
+        Final file or folder. The temporary one has the same endings.
+
+    Raises
+    ------
+    FileNotFoundError
+        The block ended without writing to the temporary path; or see :func:`check_writable`.
+    """
+    target = check_writable(path)
+    if target.is_symlink():
+        target = target.resolve()
+    temporary = target.with_name(f".tmp-{secrets.token_hex(4)}-{target.name}")
+    try:
+        yield temporary
+        if not temporary.exists():
+            raise FileNotFoundError(
+                f"nothing was written to {temporary}, the path that becomes {target}. "
+                "Write to the path that atomic_path yields."
+            )
+        _move(temporary, target)
+    finally:
+        _remove(temporary)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Put ``source`` in the place of ``target``; folders need an intermediate step."""
+    if not target.is_dir():
+        os.replace(source, target)
+        return
+    old = target.with_name(f".old-{secrets.token_hex(4)}-{target.name}")
+    os.replace(target, old)
+    try:
+        os.replace(source, target)
+    except OSError:
+        os.replace(old, target)
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Write JSON, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    obj
+        Built from dicts, sequences, strings, numbers, None, numpy scalars and arrays,
+        dataclasses, named tuples (written as objects) and paths.
+
+    Raises
+    ------
+    ValueError
+        A number is NaN or infinite, which JSON cannot hold; the message says where.
+    TypeError
+        Something else that JSON cannot hold.
+    """
+    text = json.dumps(_to_json(obj, "the object"), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def _to_json(obj: Any, where: str) -> Any:
+    """Return ``obj`` in terms of JSON's own types."""
+    if isinstance(obj, np.ndarray | np.generic):
+        obj = obj.tolist()
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        obj = {field.name: getattr(obj, field.name) for field in dataclasses.fields(obj)}
+    if isinstance(obj, tuple) and hasattr(obj, "_asdict"):
+        obj = obj._asdict()
+    if isinstance(obj, Mapping):
+        return {str(key): _to_json(value, f"{where}[{key!r}]") for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [_to_json(value, f"{where}[{i}]") for i, value in enumerate(obj)]
+    if isinstance(obj, os.PathLike):
+        return os.fspath(obj)
+    return _to_json_scalar(obj, where)
+
+
+def _to_json_scalar(obj: Any, where: str) -> Any:
+    if obj is None or isinstance(obj, str | bool | int):
+        return obj
+    if not isinstance(obj, float):
+        raise TypeError(
+            f"{where} is a {type(obj).__name__}, expected what JSON can hold (dict, list, str, "
+            "number, bool, None). Convert it first."
+        )
+    if not math.isfinite(obj):
+        raise ValueError(
+            f"{where} is {obj}, expected a finite number: JSON has no NaN or infinity. "
+            "Use None for a value that is not known."
+        )
+    return obj
+
+
+def write_anndata(
+    adata: AnnData, path: str | os.PathLike[str], *, compression: str | None = "gzip"
+) -> None:
+    """Write an AnnData as ``.h5ad`` or ``.zarr``, whole or not at all.
+
+    ``adata`` is not changed (anndata itself would turn its strings into categories).
+
+    Parameters
+    ----------
+    adata
+        In memory or backed.
+    path
+        Output; the ending says which format.
+    compression
+        Of an ``.h5ad``: "gzip", "lzf" or None. A ``.zarr`` has zarr's default compression.
+    """
+    path = check_writable(path, suffixes=ANNDATA_SUFFIXES)
+    # text columns of pandas' own string type are written as they are
+    allow = anndata.settings.override(allow_write_nullable_strings=True)
+    with atomic_path(path) as temporary, allow:
+        if path.name.lower().endswith(".zarr"):
+            # format 2 is what every anndata that reads zarr can open
+            group = zarr.open_group(temporary, mode="w", zarr_format=2)
+            anndata.io.write_elem(group, "/", adata)
+        else:
+            options = {"compression": compression, "convert_strings_to_categoricals": False}
+            anndata.io.write_h5ad(temporary, adata, **options)
+
+
+# --- dense layers, block by block -----------------------------------------------------
+
+
+def stream_layers(
+    path: str | os.PathLike[str],
+    shape: tuple[int, int],
+    names: Sequence[str],
+    *,
+    dtype: str = "float32",
+    compression: str | None = None,
+    overwrite: bool = False,
+) -> LayerWriter:
+    """Add dense layers to a written ``.h5ad`` or ``.zarr``, a block of cells at a time.
+
+    Parameters
+    ----------
+    path
+        File written before, e.g. by :func:`write_anndata`. For an output that is whole or
+        not at all, write and stream inside one :func:`atomic_path`.
+    shape
+        (cells, genes), as in the file.
+    names
+        Layers to add.
+    dtype
+        Of the stored values.
+    compression
+        None or "gzip"; also "lzf" for ``.h5ad``, "zstd" for ``.zarr``.
+    overwrite
+        Whether layers of these names that the file has may be replaced.
+
+    Returns
+    -------
+    LayerWriter
+        A context manager.
+
+    Examples
+    --------
+    >>> with stream_layers(path, (n_cells, n_genes), ["denoised"]) as layers:  # doctest: +SKIP
+    ...     layers.write(0, {"denoised": block})
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}: write the AnnData first, then layers.")
+    if not path.name.lower().endswith(ANNDATA_SUFFIXES):
+        raise ValueError(f"{path} ends in {path.suffix!r}, expected .h5ad or .zarr.")
+    known = (None, "gzip", "zstd") if path.is_dir() else (None, "gzip", "lzf")
+    if compression not in known:
+        raise ValueError(
+            f"compression is {compression!r}, expected one of {', '.join(map(repr, known))} "
+            f"for {path.suffix}."
+        )
+    return LayerWriter(path, shape, tuple(names), np.dtype(dtype), compression, overwrite)
+
+
+class LayerWriter:
+    """Streams dense layers into a file; made by :func:`stream_layers`.
+
+    Values are stored with anndata's encoding of dense arrays, so that the file opens with
+    ``anndata.read_h5ad`` or ``read_zarr``. Closing checks that every row was written once.
+
+    Attributes
+    ----------
+    chunk_rows
+        Rows stored together. Compressed and zarr layers are written fastest in blocks that
+        start and end at its multiples.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, int],
+        names: tuple[str, ...],
+        dtype: np.dtype[Any],
+        compression: str | None,
+        overwrite: bool,
+    ) -> None:
+        self.path = path
+        self.shape = (int(shape[0]), int(shape[1]))
+        self.names = names
+        self.dtype = dtype
+        self.chunk_rows = max(1, min(self.shape[0], 2**20 // max(1, self.shape[1])))
+        self._compression = compression
+        self._overwrite = overwrite
+        self._stack = ExitStack()
+        self._datasets: dict[str, Any] = {}
+        self._written = np.zeros(self.shape[0], dtype=bool)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:  # closes the file if a check fails
+            root = self._open(stack)
+            self._check_root(root)
+            layers = root.require_group("layers")
+            layers.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+            for name in self.names:
+                self._datasets[name] = self._create(layers, name)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._stack.close()
+        self._datasets = {}
+        if kind is None and not self._written.all():
+            missing = np.flatnonzero(~self._written)
+            raise ValueError(
+                f"{len(missing):,} of {self.shape[0]:,} rows of the layers in {self.path} were "
+                f"never written (first: {missing[0]}), expected all. Write every block of cells."
+            )
+
+    def write(self, start_row: int, blocks: Mapping[str, NDArray[Any]]) -> None:
+        """Write consecutive rows of every layer.
+
+        Parameters
+        ----------
+        start_row
+            Row of the first cell of the blocks.
+        blocks
+            For each layer an array (rows, genes).
+        """
+        stop_row = start_row + self._check_blocks(start_row, blocks)
+        for name, block in blocks.items():
+            self._datasets[name][start_row:stop_row] = np.asarray(block, dtype=self.dtype)
+        self._written[start_row:stop_row] = True
+
+    def _check_blocks(self, start_row: int, blocks: Mapping[str, NDArray[Any]]) -> int:
+        """Return the number of rows; refuse blocks that do not fit."""
+        if not self._datasets:
+            raise ValueError("the layers are closed; write inside `with stream_layers(...)`.")
+        if set(blocks) != set(self.names):
+            raise ValueError(
+                f"got blocks for {sorted(blocks)}, expected one for each of {sorted(self.names)}."
+            )
+        shapes = {np.shape(block) for block in blocks.values()}
+        shape = shapes.pop()
+        if shapes or len(shape) != 2 or shape[1] != self.shape[1]:
+            raise ValueError(
+                f"got blocks of shape {', '.join(map(str, (shape, *shapes)))}, expected one shape "
+                f"(rows, {self.shape[1]}) for all layers."
+            )
+        rows = slice(start_row, start_row + shape[0])
+        if start_row < 0 or rows.stop > self.shape[0] or self._written[rows].any():
+            raise ValueError(
+                f"got rows {rows.start} to {rows.stop}, expected rows within 0 to {self.shape[0]} "
+                "that were not written before."
+            )
+        return int(shape[0])
+
+    def _open(self, stack: ExitStack) -> Any:
+        """Return the root group, h5py's or zarr's, open for changes."""
+        if not self.path.is_dir():
+            return stack.enter_context(h5py.File(self.path, "r+"))
+        root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+        if _is_consolidated(self.path):
+            stack.callback(_consolidate, self.path)
+        return root
+
+    def _check_root(self, root: Any) -> None:
+        shape = tuple(_n_names(root[slot]) for slot in ("obs", "var"))
+        if shape != self.shape:
+            raise ValueError(
+                f"layers of shape {self.shape} do not fit {self.path}, which is "
+                f"{shape[0]:,} cells x {shape[1]:,} genes. Stream layers of the file's shape."
+            )
+        present = [name for name in self.names if "layers" in root and name in root["layers"]]
+        if present and not self._overwrite:
+            raise ValueError(
+                f"{self.path} has layers {', '.join(map(repr, present))} already, expected none of "
+                "these names. Use another prefix, remove them, or allow overwriting."
+            )
+
+    def _create(self, layers: Any, name: str) -> Any:
+        """Create one dense dataset with anndata's encoding."""
+        if name in layers:
+            del layers[name]
+        make = self._create_zarr if self.path.is_dir() else self._create_h5
+        dataset = make(layers, name)
+        dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        return dataset
+
+    def _create_h5(self, layers: h5py.Group, name: str) -> h5py.Dataset:
+        chunks = None if self._compression is None else (self.chunk_rows, max(1, self.shape[1]))
+        return layers.create_dataset(
+            name, self.shape, self.dtype, chunks=chunks, compression=self._compression
+        )
+
+    def _create_zarr(self, layers: zarr.Group, name: str) -> Any:
+        return layers.create_array(
+            name,
+            shape=self.shape,
+            dtype=self.dtype,
+            chunks=(self.chunk_rows, max(1, self.shape[1])),
+            compressors=_zarr_codec(self._compression, layers.metadata.zarr_format),
+        )
+
+
+def _n_names(frame: Any) -> int:
+    """Return the number of rows of an on-disk data frame."""
+    return int(frame[frame.attrs["_index"]].shape[0])
+
+
+def _zarr_codec(compression: str | None, zarr_format: int) -> dict[str, Any] | None:
+    """Return a compression as zarr's metadata writes it."""
+    if compression is None:
+        return None
+    level = 5 if compression == "gzip" else 3
+    if zarr_format == 2:
+        return {"id": compression, "level": level}
+    settings = {"level": level} | ({"checksum": False} if compression == "zstd" else {})
+    return {"name": compression, "configuration": settings}
+
+
+def _is_consolidated(path: Path) -> bool:
+    group = zarr.open_group(path, mode="r")
+    return group.metadata.consolidated_metadata is not None
+
+
+def _consolidate(path: Path) -> None:
+    """Renew a store's summary of its metadata, without which new layers stay unseen."""
+    with warnings.catch_warnings():
+        # zarr warns that the summary is not in its format 3; the store came with one
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(path)
