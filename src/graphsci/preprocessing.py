@@ -317,7 +317,13 @@ def _row_blocks(matrix: Any) -> Iterator[sparse.csr_matrix]:
     step = max(1, _VALUES_PER_BLOCK // n_columns)
     for start in range(0, n_rows, step):
         block = matrix[start : start + step]
-        yield _canonical_csr(block if sparse.issparse(block) else np.asarray(block))
+        yield _canonical_csr(block if sparse.issparse(block) else _storable(np.asarray(block)))
+
+
+def _storable(values: NDArray[Any]) -> NDArray[Any]:
+    """Return values in a dtype that scipy's sparse matrices can hold, unchanged in value."""
+    dtype = np.dtype(np.float32) if values.dtype == np.float16 else values.dtype.newbyteorder("=")
+    return values.astype(dtype, copy=False)
 
 
 def _canonical_csr(matrix: Any) -> sparse.csr_matrix:
@@ -444,7 +450,8 @@ def _looks_like_counts(matrix: Any) -> bool:
     if np.dtype(matrix.dtype).kind not in "iuf":
         return False
     rows = matrix[:_SAMPLE_ROWS]
-    found = _inspect_values(sparse.csr_matrix(rows).data)
+    values = rows.data if sparse.issparse(rows) else np.asarray(rows).ravel()
+    found = _inspect_values(values)
     return found.maximum > 0 and not (found.n_not_finite or found.n_negative or found.n_fractional)
 
 
