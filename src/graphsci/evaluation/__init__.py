@@ -1,5 +1,14 @@
-"""The judge: held-out designs, metrics, controls, clustering protocols and false signal."""
+"""The judge: held-out designs, metrics, controls, clustering protocols and false signal.
+
+Nothing here knows the model: counts and predictions go in, numbers come out. The modules are
+``designs`` (what is hidden), ``controls`` (what must be beaten), ``metrics``, ``labels``,
+``detection``, ``openproblems`` and ``false_signal`` (scores), ``clustering`` (the paper's
+protocols) and ``registry`` (what each score is).
+"""
 
 from graphsci.evaluation._blocks import Prediction
+from graphsci.evaluation.clustering import PROTOCOLS, evaluate_clustering
+from graphsci.evaluation.controls import CONTROLS
+from graphsci.evaluation.registry import METRICS, Metric
 
-__all__ = ["Prediction"]
+__all__ = ["CONTROLS", "METRICS", "PROTOCOLS", "Metric", "Prediction", "evaluate_clustering"]

@@ -1,9 +1,12 @@
 """The paper's clustering protocols: embed, cluster, compare with known labels, over seeds."""
 
-from typing import Literal, NamedTuple
+import importlib
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
+from anndata import AnnData
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
@@ -11,12 +14,16 @@ from sklearn.manifold import TSNE
 
 from graphsci.evaluation import labels as label_scores
 from graphsci.evaluation._blocks import Floats, Matrix
+from graphsci.evaluation.controls import nearest_cells
 
 Embedding = Literal["tsne", "umap", "phate", "pca"]
 Clustering = Literal["kmeans", "leiden"]
 
 #: Components that every embedding starts from, as is usual for t-SNE and UMAP.
 N_COMPONENTS = 50
+
+#: Neighbours in UMAP and in the graph for Leiden, the cell itself included: scanpy's default.
+N_NEIGHBOURS = 15
 
 
 class Protocol(NamedTuple):
@@ -119,7 +126,7 @@ def embed_cells(*, log_values: Matrix, method: Embedding, random_state: int) -> 
     log_values
         (cells, genes) on the log1p scale.
     method
-        ``"tsne"`` (scikit-learn, perplexity 30, PCA start), ``"umap"`` (umap-learn, 15
+        ``"tsne"`` (scikit-learn, perplexity 30, random start), ``"umap"`` (umap-learn, 15
         neighbours), ``"phate"`` (phate's defaults) or ``"pca"``.
     random_state
         Seed.
@@ -138,7 +145,8 @@ def embed_cells(*, log_values: Matrix, method: Embedding, random_state: int) -> 
         return components
     if method == "tsne":
         perplexity = min(30.0, (len(components) - 1) / 3)
-        tsne = TSNE(perplexity=perplexity, init="pca", random_state=random_state)
+        # a random start, so that seeds differ: with a PCA start they all give one map
+        tsne = TSNE(perplexity=perplexity, init="random", random_state=random_state)
         return tsne.fit_transform(components)
     return (_umap if method == "umap" else _phate)(components, random_state)
 
@@ -153,7 +161,7 @@ def cluster_cells(
     points
         (cells, dimensions).
     method
-        ``"kmeans"`` (10 starts) or ``"leiden"`` (scanpy's 15-neighbour graph, resolution 1).
+        ``"kmeans"`` (10 starts) or ``"leiden"`` (15 nearest neighbours, resolution 1).
     n_clusters
         For K-means; Leiden ignores it.
     random_state
@@ -212,8 +220,9 @@ def _principal_components(log_values: Matrix, *, random_state: int) -> Floats:
     sparse = sp.issparse(log_values)
     values = sp.csr_matrix(log_values, dtype=np.float64) if sparse else np.asarray(log_values)
     n_components = min(N_COMPONENTS, min(values.shape) - 1)
-    spread = abs(values - values[:1].repeat(len(values), 0)).max() if not sparse else values.nnz
-    if not spread:
+    highest, lowest = values.max(axis=0), values.min(axis=0)
+    spread = abs(highest - lowest).max()
+    if not spread > 0:
         return np.zeros((values.shape[0], n_components))
     pca = PCA(n_components, svd_solver="arpack", random_state=random_state)
     return pca.fit_transform(values)
@@ -221,45 +230,58 @@ def _principal_components(log_values: Matrix, *, random_state: int) -> Floats:
 
 def _umap(points: Floats, random_state: int) -> Floats:
     """Return 2-D UMAP; one job, for more give another answer at each run."""
-    try:
-        import umap
-    except ImportError as error:
-        raise _missing("umap-learn", "UMAP", error) from error
-    neighbours = min(15, len(points) - 1)
-    return umap.UMAP(n_neighbors=neighbours, random_state=random_state, n_jobs=1).fit_transform(
-        points
-    )
+    umap = _optional("umap", "UMAP", package="umap-learn")
+    neighbours = min(N_NEIGHBOURS, len(points) - 1)
+    model = umap.UMAP(n_neighbors=neighbours, random_state=random_state, n_jobs=1)
+    return model.fit_transform(points)
 
 
 def _phate(points: Floats, random_state: int) -> Floats:
     """Return 2-D PHATE."""
-    try:
-        import phate
-    except ImportError as error:
-        raise _missing("phate", "PHATE", error) from error
+    phate = _optional("phate", "PHATE", package="phate")
     return phate.PHATE(random_state=random_state, verbose=False, n_jobs=1).fit_transform(points)
 
 
 def _leiden(points: Floats, random_state: int) -> NDArray[np.int64]:
-    """Return Leiden clusters at resolution 1 of scanpy's neighbour graph."""
-    try:
-        import igraph  # noqa: F401  # scanpy's leiden flavour needs it
-        import scanpy as sc
-        from anndata import AnnData
-    except ImportError as error:
-        raise _missing("igraph", "Leiden", error) from error
-    adata = AnnData(np.zeros((len(points), 1), dtype=np.float32), obsm={"X_points": points})
-    sc.pp.neighbors(adata, use_rep="X_points", random_state=random_state)
-    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False, random_state=random_state)
+    """Return Leiden clusters at resolution 1 of the shared-neighbour graph."""
+    _optional("igraph", "Leiden", package="igraph")
+    sc = _optional("scanpy", "Leiden", package="scanpy")
+    adata = AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(points))]))
+    graph = shared_neighbour_graph(points, k=N_NEIGHBOURS)
+    options = {"flavor": "igraph", "n_iterations": 2, "directed": False}
+    sc.tl.leiden(adata, adjacency=graph, random_state=random_state, **options)
     return adata.obs["leiden"].to_numpy().astype(np.int64)
 
 
-def _missing(package: str, what: str, error: ImportError) -> ImportError:
-    """Return an error that names the remedy."""
-    return ImportError(
-        f"{what} needs the package {package!r}, which could not be imported ({error}); "
-        f"run `pip install {package}`, or choose another protocol of {', '.join(PROTOCOLS)}."
-    )
+def shared_neighbour_graph(points: Floats, *, k: int) -> sp.csr_matrix:
+    """Return the graph of k nearest neighbours, weighted by the neighbours two cells share.
+
+    The Jaccard index of the two neighbourhoods (a cell is in its own), for each pair of which
+    one is a neighbour of the other; symmetric, zero diagonal, (cells, cells).
+
+    References
+    ----------
+    Levine et al. 2015 (PhenoGraph), doi:10.1016/j.cell.2015.05.047.
+    """
+    near = nearest_cells(points, k=min(k, len(points)))
+    pointers = np.arange(len(points) + 1) * near.shape[1]
+    members = sp.csr_matrix((np.ones(near.size), near.ravel(), pointers), shape=(len(points),) * 2)
+    pairs = sp.triu(members + members.T, k=1).tocoo()
+    shared = np.asarray(members[pairs.row].multiply(members[pairs.col]).sum(1)).ravel()
+    weights = shared / (2 * near.shape[1] - shared)
+    upper = sp.csr_matrix((weights, (pairs.row, pairs.col)), shape=members.shape)
+    return sp.csr_matrix(upper + upper.T)
+
+
+def _optional(module: str, what: str, *, package: str) -> Any:
+    """Import a module that only some protocols need, or say how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{what} needs the package {package!r}, which could not be imported ({error}); run "
+            f"`pip install {package}`, or choose another protocol of {', '.join(PROTOCOLS)}."
+        ) from error
 
 
 def _checked_protocol(protocol: str, n_seeds: int) -> Protocol:
