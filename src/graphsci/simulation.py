@@ -1,0 +1,498 @@
+"""Simulated data with known truth: Splat, and bulk profiles with dropout noise.
+
+Splat (Zappia et al. 2017, doi:10.1186/s13059-017-1305-0) as ``splatSimulate(method = "groups")``
+of splatter 1.29 computes it, step by step::
+
+    genes     m_j ~ Gamma(shape, rate); an outlier: median(m) * logNormal factor
+              f_gj  DE factor of group g; h_bj  factor of batch b
+              q_j = sqrt(df / chi2_df)
+    cells     group g ~ probabilities; L_i ~ logNormal
+    base      lambda_ij = L_i m_j h_bj f_gj / sum_j m_j h_bj f_gj
+    BCV       B_ij = (common + 1 / sqrt(lambda_ij)) q_j
+              r_ij ~ Gamma(shape 1 / B^2, scale lambda B^2)
+    counts    t_ij ~ Poisson(r_ij)
+    dropout   x_ij = t_ij with probability 1 - sigmoid(k (log r_ij - x0)), else 0
+
+Cells are drawn in blocks with a random stream each, so that memory does not grow with their
+number and a matrix is the same in memory and on disk. Differentiation paths are not simulated.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import h5py
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from anndata.io import sparse_dataset, write_elem
+from numpy.typing import NDArray
+from scipy.special import expit
+
+Floats = NDArray[np.float64]
+
+#: Cells of one random stream: a constant, for another number would give other draws.
+BLOCK_CELLS = 500
+
+
+def _check(valid: bool, name: str, value: object, expected: str) -> None:
+    """Refuse a parameter."""
+    if not valid:
+        raise ValueError(
+            f"{name} is {value!r}, expected {expected}; leave it out for splatter's default."
+        )
+
+
+@dataclass(frozen=True)
+class SplatParams:
+    """Parameters of Splat, with splatter's names (``lib.loc`` is ``lib_loc``) and defaults.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range or group probabilities do not sum to one.
+    """
+
+    n_genes: int = 10_000
+    batch_cells: tuple[int, ...] = (100,)  #: cells of each batch
+    batch_fac_loc: float = 0.1  #: of the batch factors' logNormal; used with two batches or more
+    batch_fac_scale: float = 0.1
+    mean_shape: float = 0.6  #: of the gene means' Gamma
+    mean_rate: float = 0.3
+    lib_loc: float = 11.0  #: of the library sizes' logNormal: median exp(11) = 59,874 molecules
+    lib_scale: float = 0.2
+    out_prob: float = 0.05  #: probability that a gene is an outlier
+    out_fac_loc: float = 4.0
+    out_fac_scale: float = 0.5
+    group_prob: tuple[float, ...] = (1.0,)  #: probability of each group
+    de_prob: float = 0.1  #: probability that a gene differs in a group
+    de_down_prob: float = 0.5
+    de_fac_loc: float = 0.1
+    de_fac_scale: float = 0.4
+    bcv_common: float = 0.1
+    bcv_df: float = 60.0
+    dropout_type: Literal["none", "experiment"] = "none"
+    dropout_mid: float = 0.0  #: log rate at which half of the counts are dropped
+    dropout_shape: float = -1.0  #: slope of the logistic; negative: low rates drop more
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        probabilities = ("out_prob", "de_prob", "de_down_prob")
+        positive = ("n_genes", "mean_shape", "mean_rate", "bcv_df")
+        scales = ("batch_fac_scale", "lib_scale", "out_fac_scale", "de_fac_scale", "bcv_common")
+        for name in probabilities:
+            _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        for name in positive:
+            _check(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in scales:
+            _check(getattr(self, name) >= 0, name, getattr(self, name), "of at least 0")
+        cells, groups = self.batch_cells, self.group_prob
+        _check(bool(cells) and min(cells) > 0, "batch_cells", cells, "above 0 in each batch")
+        sums_to_one = bool(groups) and min(groups) >= 0 and abs(sum(groups) - 1) < 1e-8
+        _check(sums_to_one, "group_prob", groups, "of at least 0 that sum to 1")
+        known = self.dropout_type in {"none", "experiment"}
+        _check(known, "dropout_type", self.dropout_type, "'none' or 'experiment'")
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of all batches."""
+        return sum(self.batch_cells)
+
+
+def _paper(n_cells: int, n_genes: int, n_groups: int) -> SplatParams:
+    """Return the settings that the paper's supplement states; the rest is default."""
+    return SplatParams(
+        n_genes=n_genes,
+        batch_cells=(n_cells,),
+        group_prob=(1.0 / n_groups,) * n_groups,
+        de_fac_scale=0.3,
+        dropout_type="experiment",
+        dropout_mid=0.0,
+        dropout_shape=-1.0,
+    )
+
+
+#: The paper's simulations as stated, and harder ones that separate methods.
+PRESETS: dict[str, SplatParams] = {
+    "sim-t2": _paper(2000, 3000, 2),
+    "sim-t6": _paper(3000, 5000, 6),
+}
+
+
+class SplatGenes(NamedTuple):
+    """What is drawn once for each gene."""
+
+    base_mean: Floats  #: (genes,)
+    outlier_factor: Floats  #: (genes,), 1 for a gene that is no outlier
+    mean: Floats  #: (genes,), base or outlier mean
+    batch_factors: Floats  #: (batches, genes)
+    de_factors: Floats  #: (groups, genes), 1 where the group does not differ
+    bcv_factor: Floats  #: (genes,) sqrt(df / chi-square)
+
+
+class SplatCells(NamedTuple):
+    """What is drawn once for each cell."""
+
+    batch: NDArray[np.int64]  #: (cells,)
+    group: NDArray[np.int64]  #: (cells,)
+    library_size: Floats  #: (cells,) expected
+
+
+class SplatBlock(NamedTuple):
+    """Counts of some cells."""
+
+    true_counts: NDArray[np.int64]  #: (cells, genes) before dropout
+    counts: NDArray[np.int64]  #: (cells, genes) after dropout
+    rates: Floats  #: (cells, genes) the Poisson rates r
+
+
+def simulate_splat(params: SplatParams, *, seed: int) -> AnnData:
+    """Simulate counts by Splat.
+
+    Parameters
+    ----------
+    params
+        Parameters; :data:`PRESETS` has the paper's.
+    seed
+        Fixes the result, whatever the memory or the block of cells.
+
+    Returns
+    -------
+    AnnData, with splatter's names:
+        ``X`` counts after dropout and ``layers["TrueCounts"]`` before, (cells, genes) CSR
+        float32; ``obs``: Batch, Group, ExpLibSize; ``var``: BaseGeneMean, OutlierFactor,
+        GeneMean, BatchFacBatch1.. (with two batches or more), DEFacGroup1..;
+        ``uns["sim"]``: simulator, parameters, seed. Genes without a count are kept.
+    """
+    genes, cells, streams = _draw_design(params, seed)
+    blocks = [
+        [_to_csr(block.counts), _to_csr(block.true_counts)]
+        for block in _blocks(genes, cells, params, streams)
+    ]
+    counts, true_counts = (sp.csr_matrix(sp.vstack(part)) for part in zip(*blocks, strict=True))
+    return AnnData(
+        X=counts,
+        layers={"TrueCounts": true_counts},
+        obs=_obs(cells, params),
+        var=_var(genes, params),
+        uns=_uns(params, seed),
+    )
+
+
+def simulate_to_disk(
+    path: str | os.PathLike[str],
+    params: SplatParams,
+    *,
+    seed: int,
+    true_counts: bool = False,
+    compression: str | None = "gzip",
+) -> Path:
+    """Simulate counts of any number of cells straight into an ``.h5ad`` file.
+
+    One block of :data:`BLOCK_CELLS` cells is in memory at a time. The file holds what
+    :func:`simulate_splat` returns for the same seed, value for value. It appears under its name
+    only when it is complete.
+
+    Parameters
+    ----------
+    path
+        File to write; must end in ``.h5ad``. An existing file is replaced.
+    params
+        Parameters.
+    seed
+        Fixes the result.
+    true_counts
+        Whether to write ``layers["TrueCounts"]`` too.
+    compression
+        HDF5 filter of the matrices; None writes faster and larger.
+
+    Raises
+    ------
+    ValueError
+        If the name does not end in ``.h5ad``.
+    """
+    target = Path(path)
+    if target.suffix != ".h5ad":
+        raise ValueError(f"got the path {str(target)!r}, expected a name that ends in '.h5ad'.")
+    partial = target.with_name(target.name + ".partial")
+    try:
+        with h5py.File(partial, "w") as file:
+            _write_file(file, params, seed, true_counts=true_counts, compression=compression)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def add_exponential_noise(
+    bulk: NDArray[np.floating], *, zero_fraction: float, rng: np.random.Generator
+) -> Floats:
+    """Turn bulk profiles into single-cell-like ones: subtract exponential noise, cut at zero.
+
+    ``max(x_ij - e_ij, 0)`` with ``e_ij ~ Exponential(mean c)``. One mean c for all genes, found
+    so that the expected share of zeros, the mean of ``exp(-x_ij / c)``, is ``zero_fraction``: a
+    low gene then drops out more than a high one. The paper's C. elegans experiment, which takes
+    it from DCA, with 50-70 % zeros.
+
+    Parameters
+    ----------
+    bulk
+        Expression (samples, genes), at least 0, on the scale that is to be recovered.
+    zero_fraction
+        Wanted share of zeros, above that of ``bulk`` and below 1.
+    rng
+        Source of randomness.
+
+    Raises
+    ------
+    ValueError
+        If values are negative or not finite, or the share cannot be reached.
+
+    References
+    ----------
+    Eraslan et al. 2019, doi:10.1038/s41467-018-07931-2.
+    """
+    values = np.asarray(bulk, dtype=np.float64)
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError(
+            "bulk holds negative or non-finite values, expected expression of at least 0; "
+            "pass counts, TPM or their log1p."
+        )
+    zeros = float((values == 0).mean())
+    if not zeros < zero_fraction < 1:
+        raise ValueError(
+            f"zero_fraction is {zero_fraction}, expected a number above {zeros:.3f}, the share of "
+            "zeros already there, and below 1; noise cannot remove zeros."
+        )
+    return np.maximum(values - rng.exponential(_noise_mean(values, zero_fraction), values.shape), 0)
+
+
+def log_normal_factors(
+    n: int,
+    *,
+    probability: float,
+    down_probability: float,
+    loc: float,
+    scale: float,
+    rng: np.random.Generator,
+) -> Floats:
+    """Return splatter's factors (``getLNormFactors``): 1, or with a probability logNormal.
+
+    A drawn factor is turned to at least 1, or with ``down_probability`` to at most 1: its
+    exponent is -1 if it is to go down, and changes sign if the draw was below 1.
+    """
+    selected = rng.random(n) < probability
+    drawn = rng.lognormal(loc, scale, int(selected.sum()))
+    exponent = np.where(rng.random(drawn.size) < down_probability, -1.0, 1.0)
+    exponent[drawn < 1] *= -1
+    factors = np.ones(n)
+    factors[selected] = drawn**exponent
+    return factors
+
+
+def draw_genes(params: SplatParams, *, rng: np.random.Generator) -> SplatGenes:
+    """Draw means, outliers, batch and DE factors and the BCV factor of each gene."""
+    n = params.n_genes
+    base = rng.gamma(params.mean_shape, 1.0 / params.mean_rate, n)
+    outlier = log_normal_factors(
+        n,
+        probability=params.out_prob,
+        down_probability=0.0,
+        loc=params.out_fac_loc,
+        scale=params.out_fac_scale,
+        rng=rng,
+    )
+    mean = np.where(outlier != 1, np.median(base) * outlier, base)
+    return SplatGenes(
+        base_mean=base,
+        outlier_factor=outlier,
+        mean=mean,
+        batch_factors=_batch_factors(params, rng),
+        de_factors=_de_factors(params, rng),
+        bcv_factor=np.sqrt(params.bcv_df / rng.chisquare(params.bcv_df, n)),
+    )
+
+
+def draw_cells(params: SplatParams, *, rng: np.random.Generator) -> SplatCells:
+    """Draw the group and the expected library size of each cell."""
+    n = params.n_cells
+    return SplatCells(
+        batch=np.repeat(np.arange(len(params.batch_cells)), params.batch_cells),
+        group=rng.choice(len(params.group_prob), size=n, p=params.group_prob),
+        library_size=rng.lognormal(params.lib_loc, params.lib_scale, n),
+    )
+
+
+def draw_counts(
+    genes: SplatGenes, cells: SplatCells, params: SplatParams, *, rng: np.random.Generator
+) -> SplatBlock:
+    """Draw the counts of cells, before and after dropout."""
+    base = base_cell_means(genes, cells)  # (cells, genes)
+    with np.errstate(divide="ignore"):  # a mean of zero has an infinite BCV and a rate of zero
+        bcv = (params.bcv_common + 1.0 / np.sqrt(base)) * genes.bcv_factor
+    shape = 1.0 / bcv**2
+    rates = rng.gamma(shape) * np.divide(base, shape, out=np.zeros_like(base), where=shape > 0)
+    true_counts = rng.poisson(rates)
+    if params.dropout_type == "none":
+        return SplatBlock(true_counts, true_counts, rates)
+    kept = rng.random(rates.shape) >= dropout_probability(rates, params)
+    return SplatBlock(true_counts, true_counts * kept, rates)
+
+
+def base_cell_means(genes: SplatGenes, cells: SplatCells) -> Floats:
+    """Return lambda, each cell's expected counts before BCV, (cells, genes)."""
+    profile = genes.mean * genes.batch_factors[cells.batch] * genes.de_factors[cells.group]
+    return profile * (cells.library_size / profile.sum(1))[:, None]
+
+
+def dropout_probability(rates: Floats, params: SplatParams) -> Floats:
+    """Return ``sigmoid(k (log r - x0))``, k the shape and x0 the midpoint."""
+    with np.errstate(divide="ignore"):  # a rate of zero: log is -inf, the probability 1 (k < 0)
+        return expit(params.dropout_shape * (np.log(rates) - params.dropout_mid))
+
+
+def _batch_factors(params: SplatParams, rng: np.random.Generator) -> Floats:
+    """Return the factor of each batch and gene; ones for a single batch."""
+    if len(params.batch_cells) == 1:
+        return np.ones((1, params.n_genes))
+    draws = [
+        log_normal_factors(
+            params.n_genes,
+            probability=1.0,
+            down_probability=0.5,
+            loc=params.batch_fac_loc,
+            scale=params.batch_fac_scale,
+            rng=rng,
+        )
+        for _ in params.batch_cells
+    ]
+    return np.stack(draws)
+
+
+def _de_factors(params: SplatParams, rng: np.random.Generator) -> Floats:
+    """Return the factor of each group and gene; ones for a single group."""
+    if len(params.group_prob) == 1:
+        return np.ones((1, params.n_genes))
+    draws = [
+        log_normal_factors(
+            params.n_genes,
+            probability=params.de_prob,
+            down_probability=params.de_down_prob,
+            loc=params.de_fac_loc,
+            scale=params.de_fac_scale,
+            rng=rng,
+        )
+        for _ in params.group_prob
+    ]
+    return np.stack(draws)
+
+
+def _draw_design(
+    params: SplatParams, seed: int
+) -> tuple[SplatGenes, SplatCells, list[np.random.SeedSequence]]:
+    """Draw genes and cells, and return a random stream for each block of cells."""
+    n_blocks = -(-params.n_cells // BLOCK_CELLS)
+    design, *streams = np.random.SeedSequence(seed).spawn(1 + n_blocks)
+    rng = np.random.default_rng(design)
+    return draw_genes(params, rng=rng), draw_cells(params, rng=rng), streams
+
+
+def _blocks(
+    genes: SplatGenes,
+    cells: SplatCells,
+    params: SplatParams,
+    streams: list[np.random.SeedSequence],
+) -> Iterator[SplatBlock]:
+    """Yield the counts of the cells, block by block."""
+    for index, stream in enumerate(streams):
+        rows = slice(index * BLOCK_CELLS, (index + 1) * BLOCK_CELLS)
+        some = SplatCells(*(column[rows] for column in cells))
+        yield draw_counts(genes, some, params, rng=np.random.default_rng(stream))
+
+
+def _to_csr(counts: NDArray[np.int64]) -> sp.csr_matrix:
+    """Return counts as CSR float32, the form the package works on."""
+    return sp.csr_matrix(counts.astype(np.float32))
+
+
+def _obs(cells: SplatCells, params: SplatParams) -> pd.DataFrame:
+    """Return splatter's ``colData``."""
+    batches = [f"Batch{i + 1}" for i in range(len(params.batch_cells))]
+    groups = [f"Group{i + 1}" for i in range(len(params.group_prob))]
+    return pd.DataFrame(
+        {
+            "Batch": pd.Categorical.from_codes(cells.batch, categories=pd.Index(batches)),
+            "Group": pd.Categorical.from_codes(cells.group, categories=pd.Index(groups)),
+            "ExpLibSize": cells.library_size,
+        },
+        index=[f"Cell{i + 1}" for i in range(params.n_cells)],
+    )
+
+
+def _var(genes: SplatGenes, params: SplatParams) -> pd.DataFrame:
+    """Return splatter's ``rowData``."""
+    columns = {
+        "BaseGeneMean": genes.base_mean,
+        "OutlierFactor": genes.outlier_factor,
+        "GeneMean": genes.mean,
+    }
+    if len(params.batch_cells) > 1:
+        columns |= {f"BatchFacBatch{i + 1}": f for i, f in enumerate(genes.batch_factors)}
+    columns |= {f"DEFacGroup{i + 1}": f for i, f in enumerate(genes.de_factors)}
+    return pd.DataFrame(columns, index=[f"Gene{i + 1}" for i in range(params.n_genes)])
+
+
+def _uns(params: SplatParams, seed: int) -> dict[str, Any]:
+    """Return the record of the simulation; tuples become arrays, which HDF5 can hold."""
+    values = {
+        name: np.asarray(value) if isinstance(value, tuple) else value
+        for name, value in asdict(params).items()
+    }
+    return {"sim": {"simulator": "graphsci Splat", "seed": seed, "params": values}}
+
+
+def _write_file(
+    file: h5py.File,
+    params: SplatParams,
+    seed: int,
+    *,
+    true_counts: bool,
+    compression: str | None,
+) -> None:
+    """Write an AnnData file, the matrices block by block."""
+    genes, cells, streams = _draw_design(params, seed)
+    for index, block in enumerate(_blocks(genes, cells, params, streams)):
+        layers = {"layers/TrueCounts": block.true_counts} if true_counts else {}
+        if index == 0:
+            first = AnnData(sp.csr_matrix((1, 1)))  # for the groups that a file must have
+            write_elem(file, "/", first)
+            write_elem(file, "obs", _obs(cells, params))
+            write_elem(file, "var", _var(genes, params))
+            write_elem(file, "uns", _uns(params, seed))
+        for name, counts in ({"X": block.counts} | layers).items():
+            _append(file, name, _to_csr(counts), first=index == 0, compression=compression)
+
+
+def _append(
+    file: h5py.File, name: str, block: sp.csr_matrix, *, first: bool, compression: str | None
+) -> None:
+    """Write the first block of a matrix, or add another below it."""
+    if first:
+        block.indptr = block.indptr.astype(np.int64)  # a large file has more than 2^31 values
+        write_elem(file, name, block, dataset_kwargs={"compression": compression})
+    else:
+        sparse_dataset(file[name]).append(block)
+
+
+def _noise_mean(values: Floats, zero_fraction: float) -> float:
+    """Return c with ``mean(exp(-x / c)) = zero_fraction``, by bisection on log c."""
+    positive = values[values > 0]
+    low, high = np.log(positive.min() * 1e-3), np.log(positive.max() * 1e6)
+    for _ in range(100):
+        middle = (low + high) / 2
+        share = float(np.exp(-values / np.exp(middle)).mean())
+        low, high = (middle, high) if share < zero_fraction else (low, middle)
+    return float(np.exp((low + high) / 2))
