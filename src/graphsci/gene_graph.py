@@ -18,13 +18,14 @@ sparse-sparse products for expression data (5-20 % non-zeros), and use as many
 threads as BLAS is given (``OMP_NUM_THREADS``).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse, special
+from scipy import linalg, sparse, special
 
 PAPER_THRESHOLD = 0.3  #: eq. 2 and the text above it; Fig. S5 tries 0.2-0.5
 MIN_COEXPRESSED_CELLS = 10  #: fewer cells and the standard error of r is above 1/3
@@ -33,6 +34,8 @@ MAX_EDGES = 50_000_000  #: 800 MB as symmetric CSR; beyond it the graph tells no
 CELL_CHUNK = 4096  #: cells per dense tile: 2048 genes x 4096 cells x 4 bytes = 32 MiB
 GENE_BLOCK = 2048  #: genes per dense tile; larger gains no speed
 COEXPRESSED_GENE_BLOCK = 1024  #: six accumulators per pair of blocks instead of one
+ORDERS = (2, 3, 4, 5, 6)  #: moments behind p-values; the last must be even
+CHERNOFF_STEPS = 12  #: trial points of the bound; doubling them gains 1 % of log p
 CONSTANT = 1e-10  #: a variance below this share of the mean square is rounding error
 MIN_RELATIVE_VARIANCE = 1e-3  #: same for float32 sums over a pair's common cells
 
@@ -146,8 +149,8 @@ def correlation_graph(
 
     The correlation of two rarely detected genes is far from normal under
     independence: one shared cell is enough for a large r. P-values for
-    ``"all"`` therefore come from Bennett's inequality (see
-    ``_log_p_bennett``), for ``"coexpressed"`` from Fisher's z.
+    ``"all"`` are therefore bounds that use the genes' own moments (see
+    ``_log_p_chernoff``), for ``"coexpressed"`` they are Fisher's.
 
     For counts of mostly 0 and 1, log-normalised values *of detected genes*
     are functions of the cell's depth alone, so that ``"coexpressed"`` joins
@@ -255,10 +258,7 @@ def noise_corrected_graph(
     names = _check_gene_names(gene_names, values.shape[1])
     depth = _check_size_factors(size_factors, values.shape[0])
     residuals, reliability = _rate_residuals(values, depth, min_variance_z)
-    inflation = float(len(depth) * np.sum(depth**2) / np.sum(depth) ** 2)
-    kernel = _StandardisedKernel(
-        residuals, len(names), gain=1 / np.sqrt(reliability), inflation=inflation
-    )
+    kernel = _StandardisedKernel(residuals, len(names), gain=1 / np.sqrt(reliability))
     edges = _find_edges(kernel, _EdgeRule(threshold, top_k, false_discovery_rate, block_size))
     edges = edges._replace(weight=np.clip(edges.weight, -1, 1))
     parameters = {
@@ -486,6 +486,13 @@ def normalized_adjacency(
 # ----------------------------------------------------------------------------
 
 
+class _Moments(NamedTuple):
+    """Moments of standardised columns."""
+
+    powers: NDArray[np.float64]  #: (orders, genes): mean of z^k for k in ORDERS
+    peak: NDArray[np.float64]  #: (genes,): largest abs(z)
+
+
 class _Standardised(NamedTuple):
     """Columns of zero mean and unit norm, stored as sparse minus low rank.
 
@@ -503,7 +510,9 @@ class _Standardised(NamedTuple):
         values = self.values[:, block].tocsr()
         loadings = self.loadings[:, block]
         for chunk in _blocks(values.shape[0], CELL_CHUNK):
-            yield values[chunk].toarray() - self.design[chunk] @ loadings
+            tile = values[chunk].toarray()
+            tile -= self.design[chunk] @ loadings
+            yield tile
 
     def keep(self, kept: NDArray[np.bool_]) -> "_Standardised":
         """Return the columns where ``kept`` is true."""
@@ -514,13 +523,32 @@ class _Standardised(NamedTuple):
             norms=self.norms[kept],
         )
 
-    def largest(self) -> NDArray[np.float64]:
-        """Return max over cells of abs(z), z the column at unit variance; (kept genes,)."""
-        peaks = [
-            np.max([np.abs(tile).max(axis=0) for tile in self.tiles(block)], axis=0)
-            for block in _blocks(len(self.genes), GENE_BLOCK)
-        ]
-        return np.concatenate([*peaks, np.zeros(0)]) * np.sqrt(self.values.shape[0])
+    def moments(self) -> "_Moments":
+        """Return moments over cells of z, the columns at unit variance."""
+        n_cells, n_genes = self.values.shape
+        powers, peak = np.zeros((len(ORDERS), n_genes)), np.zeros(n_genes)
+        for block in _blocks(n_genes, GENE_BLOCK):
+            for tile in self.tiles(block):
+                tile *= np.float32(np.sqrt(n_cells))
+                peak[block] = np.maximum(peak[block], np.abs(tile).max(axis=0))
+                power = tile
+                for index in range(len(ORDERS)):
+                    power = power * tile
+                    powers[index, block] += power.sum(axis=0, dtype=np.float64)
+        return _Moments(powers / n_cells, peak)
+
+    def inflation(self) -> float:
+        """Return n sum_c v_c^2 / (sum_c v_c)^2, v_c the mean square of cell c; at least 1.
+
+        The variance of sum_c z_ci z_cj under independence, in units of n, when
+        some cells (the deep or the shallow ones) vary more than others in all
+        genes.
+        """
+        n_cells = self.values.shape[0]
+        squares = np.zeros(n_cells)
+        for block in _blocks(len(self.genes), GENE_BLOCK):
+            squares += np.concatenate([np.sum(tile**2, axis=1) for tile in self.tiles(block)])
+        return float(max(n_cells * np.sum(squares**2) / max(np.sum(squares), 1e-30) ** 2, 1.0))
 
 
 def _standardise(values: sparse.csc_matrix, design: FloatArray) -> _Standardised:
@@ -529,7 +557,7 @@ def _standardise(values: sparse.csc_matrix, design: FloatArray) -> _Standardised
     Columns that the design explains entirely (constant genes) are left out.
     Sums run in float64.
     """
-    basis = np.linalg.qr(design)[0]  # (cells, q)
+    basis = linalg.orth(design)  # (cells, q), collinear columns merged
     loadings, norms = _project(values, basis)
     residual = norms - np.sum(loadings**2, axis=0)
     kept = np.flatnonzero(residual > CONSTANT * norms)
@@ -646,18 +674,17 @@ class _StandardisedKernel:
         n_genes: int,
         *,
         gain: FloatArray | None = None,
-        inflation: float = 1.0,
     ) -> None:
         self.columns = columns
         self.genes = columns.genes
         self.n_genes = n_genes
         self.gain = np.ones(len(columns.genes)) if gain is None else gain
-        self.inflation = inflation
-        self.peaks = np.zeros(0)
+        self.moments = _Moments(np.zeros((len(ORDERS), 0)), np.zeros(0))
+        self.inflation = 1.0
 
     def prepare(self) -> None:
-        """Find the largest standardised value of each gene."""
-        self.peaks = self.columns.largest()
+        """Compute the genes' moments and the variance inflation."""
+        self.moments, self.inflation = self.columns.moments(), self.columns.inflation()
 
     def pair(self, left: Block, right: Block) -> tuple[NDArray[np.float32], None]:
         """Return gain_i gain_j sum_c z_ci z_cj; (left, right)."""
@@ -671,34 +698,63 @@ class _StandardisedKernel:
         return total, None
 
     def log_p(self, edges: "_Edges", support: NDArray[np.float32] | None) -> FloatArray:
-        """Return Bennett's bound on log P(abs(r) this large), before the gain."""
+        """Return the bound on log P(abs(r) this large), before the gain."""
         row, column, weight = edges
-        raw = np.abs(weight) / (self.gain[row] * self.gain[column])
-        n_cells = self.columns.values.shape[0]
-        return _log_p_bennett(raw, self.peaks[row] * self.peaks[column], n_cells, self.inflation)
+        r = weight / (self.gain[row] * self.gain[column])
+        powers, peak = self.moments
+        products = _Moments(powers[:, row] * powers[:, column], peak[row] * peak[column])
+        return _log_p_chernoff(r, products, self.columns.values.shape[0], self.inflation)
 
 
-def _log_p_bennett(
-    r: FloatArray, peak: FloatArray, n_cells: int, inflation: float = 1.0
-) -> FloatArray:
-    r"""Bound the log p-value of a correlation between bounded variables.
+def _log_p_chernoff(
+    r: FloatArray, products: _Moments, n_cells: int, inflation: float = 1.0
+) -> NDArray[np.float64]:
+    r"""Bound the log p-value of correlations between independent genes of any distribution.
 
-    S = n r is a sum of n independent terms z_i z_j of mean 0, variance at most
-    ``inflation`` and size at most M = max abs(z_i) max abs(z_j). Bennett's
-    inequality, for both tails:
+    S = n r is a sum of n terms z_i z_j. When the genes are independent the
+    k-th moment of a term is the product kappa_k of the genes' own, kappa_1 = 0,
+    and the terms are bounded by M. Chernoff's inequality, the exponential
+    series written out to order K and its rest bounded by M:
 
-    .. math:: P(|S| \ge t) \le 2 \exp\left(-\frac{V}{M^2} h\left(\frac{M t}{V}\right)\right),
-              \quad h(u) = (1 + u) \log(1 + u) - u, \quad V = n \cdot \text{inflation}
+    .. math::
+        \log P(|S| \ge n |r|) &\le \log 2 + \min_{\theta > 0}
+            n \left(\psi(\theta) - \theta |r|\right) \\
+        \psi(\theta) &= \sum_{k=2}^{K} \frac{(\pm\theta)^k}{k!} \kappa_k
+            + \frac{\kappa_K}{M^K} \sum_{k > K} \frac{(\theta M)^k}{k!}
 
-    For two rarely detected genes this is the Poisson tail of their number of
-    common cells, where Fisher's z is wrong by any number of orders of
-    magnitude; for broad distributions it approaches the normal tail.
+    with the sign of r; K = 2 would be Bennett's inequality (1962,
+    doi:10.1080/01621459.1962.10482149). For two rarely detected genes this is
+    the Poisson tail of the number of common cells, where Fisher's z is wrong
+    by orders of magnitude; for normal variables it is the normal tail. Any
+    theta gives a valid bound; a few between the optima of these two cases
+    are tried. ``inflation`` multiplies psi (see ``_Standardised.inflation``).
 
-    Source: Bennett (1962), doi:10.1080/01621459.1962.10482149.
+    Parameters
+    ----------
+    r
+        (pairs,).
+    products
+        Products of the two genes' moments and peaks; (orders, pairs), (pairs,).
     """
-    u = peak * r / inflation
-    bound = n_cells * inflation / peak**2 * ((1 + u) * np.log1p(u) - u)
-    return np.minimum(np.log(2) - bound, 0)
+    strength, sign = np.abs(r).astype(np.float64), np.sign(r)
+    kappa, peak = products
+    small = np.log1p(peak * strength / inflation) / peak  # optimum for K = 2
+    large = strength / inflation  # optimum for normal variables
+    best = np.zeros(len(r))
+    for step in np.linspace(0, 1, CHERNOFF_STEPS):
+        theta = small ** (1 - step) * large**step
+        psi = kappa[-1] / peak ** ORDERS[-1] * _exponential_rest(theta * peak, ORDERS[-1])
+        for order, moment in zip(ORDERS, kappa, strict=True):
+            psi += (sign * theta) ** order / math.factorial(order) * moment
+        best = np.minimum(best, n_cells * (inflation * psi - theta * strength))
+    return np.minimum(np.log(2) + best, 0)
+
+
+def _exponential_rest(y: NDArray[np.float64], order: int) -> NDArray[np.float64]:
+    """Return sum_{k > order} y^k / k!, infinite where it overflows."""
+    head = sum(y**k / math.factorial(k) for k in range(order + 1))
+    with np.errstate(over="ignore"):
+        return np.maximum(np.exp(y) - head, 0)
 
 
 def _pearson_kernel(values: sparse.csc_matrix, min_cells: int) -> _StandardisedKernel:

@@ -9,6 +9,7 @@ taken in float64 whatever the input; everything else is written with ``log1p`` a
 ``softplus`` and stays in the precision of its input.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -172,12 +173,12 @@ class _FusedThinnedNB(torch.autograd.Function):
         by_mean = (theta.square() * (1 - f)) / full.mul_(part)
 
         at = (thinned.rows, thinned.columns)
-        mu, th = mean[at].double().clamp_min(SMALLEST_MEAN), theta[thinned.columns].double()
-        extra, extra_by_mean, extra_by_theta = _nb_excess(mu, th, thinned)
-        by_mean[at] += extra_by_mean.to(by_mean.dtype)
-        by_theta.index_add_(0, thinned.columns, extra_by_theta)
+        mu = mean[at].clamp_min(SMALLEST_MEAN)
+        extra, extra_by_mean, extra_by_theta = _nb_excess(mu, theta[thinned.columns], thinned)
+        by_mean.index_put_(at, extra_by_mean, accumulate=True)
+        by_theta.index_add_(0, thinned.columns, extra_by_theta.double())
         ctx.save_for_backward(by_mean, by_theta.to(theta.dtype))
-        return (loss + extra.sum()).to(mean.dtype)
+        return (loss + extra.double().sum()).to(mean.dtype)
 
     @staticmethod
     def backward(  # type: ignore[override]
@@ -195,15 +196,48 @@ def _nb_excess(mu: Tensor, theta: Tensor, thinned: ThinnedBlock) -> tuple[Tensor
         k log[(theta + mu) / (theta + f mu)] + t log[(theta + mu) / ((1 - f) mu)]
         - log Gamma(theta + k + t) + log Gamma(theta + k) + log Gamma(t + 1)
     """
-    f, k, t = thinned.fraction, thinned.kept.double(), thinned.target.double()
+    f, k, t = thinned.fraction, thinned.kept.to(mu.dtype), thinned.target.to(mu.dtype)
     full, part = theta + mu, theta + f * mu
-    shape = theta + k
-    loss = k * torch.log(full / part) + t * torch.log(full / ((1 - f) * mu))
-    loss += torch.lgamma(t + 1) - _log_gamma_ratio(shape, t)
+    log_choose, slope = log_rising_factorial(theta + k, t)
+    loss = k * torch.log(full / part) + t * torch.log(full / ((1 - f) * mu)) - log_choose
     by_mean = k * (1 / full - f / part) + t * (1 / full - 1 / mu)
-    by_theta = k * (1 / full - 1 / part) + t / full
-    by_theta += torch.digamma(shape) - torch.digamma(shape + t)
+    by_theta = k * (1 / full - 1 / part) + t / full - slope
     return loss, by_mean, by_theta
+
+
+#: Counts up to this are handled by multiplying out; log-gammas serve the rest.
+_FEW_MOLECULES = 8
+
+
+def log_rising_factorial(start: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """log[start (start + 1) ... (start + n - 1) / n!] and its derivative in ``start``.
+
+    The same as log Gamma(start + n) - log Gamma(start) - log Gamma(n + 1), without the
+    cancellation of large log-gammas and at a fraction of their cost: most counts are 0 or 1,
+    so the product is multiplied out for the few entries that still have a factor left.
+
+    Parameters
+    ----------
+    start
+        (entries,) > 0.
+    n
+        (entries,) integral, >= 0.
+    """
+    value, slope = torch.zeros_like(start), torch.zeros_like(start)
+    left = torch.nonzero(n > 0).squeeze(1)
+    for factor in range(_FEW_MOLECULES):
+        here = start[left] + factor
+        value.index_add_(0, left, torch.log(here / (factor + 1)))
+        slope.index_add_(0, left, here.reciprocal())
+        left = left[n[left] > factor + 1]
+        if not len(left):
+            return value, slope
+    here, more = start[left].double() + _FEW_MOLECULES, n[left].double() - _FEW_MOLECULES
+    rest = _log_gamma_ratio(here, more) - torch.lgamma(n[left].double() + 1)
+    rest += math.lgamma(_FEW_MOLECULES + 1)
+    value.index_add_(0, left, rest.to(value.dtype))
+    slope.index_add_(0, left, (torch.digamma(here + more) - torch.digamma(here)).to(slope.dtype))
+    return value, slope
 
 
 def thinned_nb_loss(mean: Tensor, inverse_dispersion: Tensor, thinned: ThinnedBlock) -> Tensor:
@@ -236,6 +270,25 @@ def thinned_nb_loss(mean: Tensor, inverse_dispersion: Tensor, thinned: ThinnedBl
     return _FusedThinnedNB.apply(mean, inverse_dispersion, thinned)
 
 
+class _MeasuredExcess(torch.autograd.Function):
+    """:func:`_nb_excess` with its own derivatives."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, mu: Tensor, theta: Tensor, thinned: ThinnedBlock
+    ) -> Tensor:
+        loss, by_mean, by_theta = _nb_excess(mu, theta, thinned)
+        ctx.save_for_backward(by_mean, by_theta)
+        return loss
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        by_mean, by_theta = ctx.saved_tensors  # type: ignore[attr-defined]
+        return by_mean * gradient, by_theta * gradient, None
+
+
 def thinned_zinb_loss(
     mean: Tensor,
     inverse_dispersion: Tensor,
@@ -261,10 +314,50 @@ def thinned_zinb_loss(
     part = F.softplus(logits - zero_part)
     at_zero = (zero_part - zero) + part - F.softplus(logits - zero)
 
-    mu = mean[at].double().clamp_min(SMALLEST_MEAN)
-    theta = inverse_dispersion[thinned.columns].double()
-    excess, _, _ = _nb_excess(mu, theta, thinned)
+    mu = mean[at].clamp_min(SMALLEST_MEAN)
+    theta = inverse_dispersion[thinned.columns]
+    excess = _MeasuredExcess.apply(mu, theta, thinned)
     given_kept = excess + theta * torch.log((theta + mu) / (theta + f * mu))
     # at k = 0 the denominator is the mixture, not NB(0 | f mu) alone
     measured = given_kept + torch.where(thinned.kept > 0, 0.0, part[at])
     return at_zero.sum() + (measured - at_zero[at]).sum().to(mean.dtype)
+
+
+def block_nll(
+    mean: Tensor,
+    inverse_dispersion: Tensor,
+    zero_inflation_logits: Tensor | None,
+    rows: Tensor,
+    columns: Tensor,
+    counts: Tensor,
+) -> Tensor:
+    """Negative log-likelihood of a block of cells, NB or ZINB, summed (eq. 7-8, 22).
+
+    Every entry is first scored as a zero, then the measured ones are corrected: log-gammas
+    are needed at the measured entries alone.
+
+    Parameters
+    ----------
+    mean, inverse_dispersion, zero_inflation_logits
+        mu and theta, (cells, genes); the logits likewise, or None for NB.
+    rows, columns, counts
+        (entries,) the measured entries, counts > 0.
+
+    Returns
+    -------
+    Scalar, nats.
+    """
+    at = (rows, columns)
+    zero = nb_log_zero(mean, inverse_dispersion)
+    if zero_inflation_logits is None:
+        measured = nb_log_prob(counts, mean=mean[at], inverse_dispersion=inverse_dispersion[at])
+    else:
+        logits = zero_inflation_logits
+        zero = zero + F.softplus(logits - zero) - F.softplus(logits)
+        measured = zinb_log_prob(
+            counts,
+            mean=mean[at],
+            inverse_dispersion=inverse_dispersion[at],
+            zero_inflation_logits=logits[at],
+        )
+    return -(zero.sum() + (measured - zero[at]).sum())

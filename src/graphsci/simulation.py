@@ -409,7 +409,7 @@ def _blocks(
     """Yield the counts of the cells, block by block."""
     for index, stream in enumerate(streams):
         rows = slice(index * BLOCK_CELLS, (index + 1) * BLOCK_CELLS)
-        some = SplatCells(*(column[rows] for column in cells))
+        some = SplatCells(cells.batch[rows], cells.group[rows], cells.library_size[rows])
         yield draw_counts(genes, some, params, rng=np.random.default_rng(stream))
 
 

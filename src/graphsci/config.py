@@ -1,0 +1,195 @@
+"""Every hyper-parameter, once: its default, its reason, its bounds.
+
+The command line's flags, the configuration file, the run record and the checkpoint are all
+derived from the fields below. Presets are instances: ``default`` is the best we know,
+``paper`` is the published method (Rao et al., iScience 2021).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+
+def _option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """Declare a hyper-parameter: default, one line of help, inclusive bounds."""
+    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Config:
+    """All hyper-parameters of a run. Immutable; change one with :meth:`replace`."""
+
+    preset: Literal["default", "paper"] = _option(
+        "default", "The model: 'default' is the most accurate, 'paper' is equations 3-22."
+    )
+    likelihood: Literal["auto", "nb", "zinb"] = _option(
+        "auto",
+        "Distribution of the counts: 'nb' (molecules), 'zinb' (reads with dropout), or 'auto': "
+        "zinb only if zeros exceed what an NB predicts.",
+    )
+    # -- the gene graph (eq. 2) ------------------------------------------------------------
+    graph: Literal["pearson", "coexpressed", "noise", "none"] = _option(
+        "noise",
+        "Source of the gene graph: 'pearson' of log-normalised counts, 'coexpressed' (the same "
+        "over cells in which both genes were detected), 'noise' (Pearson corrected for sampling "
+        "noise, significant edges only), or 'none'.",
+    )
+    graph_threshold: float = _option(
+        0.3, "An edge needs an absolute correlation above this (paper: 0.3).", low=0.0, high=1.0
+    )
+    graph_top_k: int = _option(
+        20, "Keep at most this many strongest edges per gene; 0 keeps all.", low=0
+    )
+    # -- the model ---------------------------------------------------------------------------
+    n_latent: int = _option(32, "Dimension of the cell and gene embeddings (paper: 32).", low=1)
+    n_hidden: int = _option(128, "Units of the hidden layer (paper: 16).", low=1)
+    dropout_rate: float = _option(
+        0.1, "Share of hidden units silenced in training (paper: 0.2).", low=0.0, high=0.95
+    )
+    loading_scale: float = _option(
+        0.1,
+        "Prior standard deviation of a gene's loadings, in log expression per unit of the "
+        "latent space; what keeps genes with few molecules at their mean.",
+        low=1e-6,
+    )
+    l2: float = _option(1e-3, "Preset 'paper': L2 penalty on the encoders' weights.", low=0.0)
+    # -- training ----------------------------------------------------------------------------
+    max_epochs: int = _option(
+        0, "Passes over the cells; 0 chooses: enough passes for a steady number of steps.", low=0
+    )
+    batch_size: int = _option(
+        0, "Cells per step; 0 chooses: a twentieth of the cells, between 32 and 128.", low=0
+    )
+    learning_rate: float = _option(0.01, "Peak learning rate of Adam (paper: 0.01).", low=0.0)
+    kept_low: float = _option(
+        0.4,
+        "Training by thinning: every step encodes a random share of each molecule and predicts "
+        "the rest. The share is uniform between kept_low and kept_high.",
+        low=0.05,
+        high=0.95,
+    )
+    kept_high: float = _option(0.9, "Largest share that is encoded.", low=0.05, high=0.95)
+    validation_fraction: float = _option(
+        0.1,
+        "Share of the cells that decides when to stop: by their held-out molecules ('default') "
+        "or by their likelihood ('paper').",
+        low=0.0,
+        high=0.5,
+    )
+    patience: int = _option(
+        30, "Stop after this many epochs without improvement; the best weights are kept.", low=1
+    )
+    # -- the check ---------------------------------------------------------------------------
+    check: bool = _option(
+        True, "Hold out molecules and compare with doing nothing, gene means and pooling."
+    )
+    held_out_fraction: float = _option(
+        0.1, "Share of the molecules held out for the check.", low=0.01, high=0.5
+    )
+    # -- the machine -------------------------------------------------------------------------
+    device: str = _option("auto", "'auto' (GPU if there is one), 'cpu', 'cuda' or 'cuda:N'.")
+    precision: Literal["float32", "bf16"] = _option(
+        "float32", "'bf16' does the matrix products in bfloat16; likelihoods stay in float32."
+    )
+    seed: int = _option(0, "Seed of every random choice.", low=0)
+
+    def __post_init__(self) -> None:
+        """Refuse values out of bounds, naming the field."""
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            object.__setattr__(self, field.name, _checked(field, hints, getattr(self, field.name)))
+        if self.kept_low > self.kept_high:
+            raise ValueError(
+                f"kept_low: got {self.kept_low}, expected at most kept_high = {self.kept_high}."
+            )
+
+    def replace(self, **changes: Any) -> Config:
+        """Return a copy with some fields changed; an unknown name is refused."""
+        _refuse_unknown(changes)
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+
+def _refuse_unknown(names: Mapping[str, Any]) -> None:
+    known = option_names()
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."
+            raise ValueError(f"Unknown hyper-parameter {name!r}.{hint}")
+
+
+def _checked(field: dataclasses.Field[Any], hints: Mapping[str, Any], value: Any) -> Any:
+    """Return ``value`` as the field's type, or raise an error that names the field."""
+    kind, choices = hints[field.name], get_args(hints[field.name])
+    if choices:
+        if value not in choices:
+            expected = " or ".join(repr(choice) for choice in choices)
+            raise ValueError(f"{field.name}: got {value!r}, expected {expected}.")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise TypeError(f"{field.name}: got {value!r}, expected a value of type {kind.__name__}.")
+    low, high = field.metadata["low"], field.metadata["high"]
+    if kind in (int, float) and not _within(value, low, high):
+        low_text, high_text = ("-inf" if low is None else low), ("inf" if high is None else high)
+        raise ValueError(f"{field.name}: got {value}, expected a value in [{low_text}, {high_text}].")
+    return value
+
+
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+#: The published method, as settled in docs/method.md. Paper, Transparent Methods,
+#: "Implementation" and Figures S5, S9 and S10.
+PAPER = Config(
+    preset="paper",
+    graph="pearson",
+    graph_threshold=0.3,
+    graph_top_k=0,
+    n_latent=32,
+    n_hidden=16,
+    dropout_rate=0.2,
+    learning_rate=0.01,
+    validation_fraction=0.1,
+)
+PRESETS: Mapping[str, Config] = {"default": Config(), "paper": PAPER}
+
+
+def preset(name: str, **changes: Any) -> Config:
+    """Return a preset, ``default`` or ``paper``, with some fields changed."""
+    if name not in PRESETS:
+        raise ValueError(f"preset: got {name!r}, expected one of {', '.join(PRESETS)}.")
+    return PRESETS[name].replace(**changes)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read hyper-parameters from a TOML file of ``name = value`` lines.
+
+    Raises
+    ------
+    ValueError
+        If the file is not TOML or names an unknown hyper-parameter.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}.") from error
+    _refuse_unknown(values)
+    return values
+
+
+def option_names() -> tuple[str, ...]:
+    """Names of all hyper-parameters, in order."""
+    return tuple(field.name for field in fields(Config))

@@ -1,0 +1,571 @@
+"""`GraphSCI`: the bridge between AnnData and the model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+from graphsci import estimates as es
+from graphsci import fitting, training
+from graphsci._keys import DEFAULT_KEY, Keys, keys
+from graphsci.config import Config, preset
+from graphsci.gene_graph import GeneGraph, graph_from_edges, graph_from_matrix
+from graphsci.model import CountNetwork
+from graphsci.model_io import load_model, save_model
+from graphsci.preprocessing import (
+    CountData,
+    GeneMatch,
+    align_counts,
+    extract_counts,
+    library_sizes,
+    match_genes,
+)
+from graphsci.verdict import Verdict
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: Packages whose versions decide the numbers; they travel with every output.
+_RECORDED_PACKAGES = ("graphsci", "torch", "numpy", "scipy", "anndata", "scikit-learn")
+
+
+class Cells(NamedTuple):
+    """Cells prepared for a trained model: its genes, its batches, its depth."""
+
+    counts: sparse.csr_matrix  #: (cells, model genes)
+    batch: NDArray[np.int64]  #: (cells,)
+    measured_share: float  #: share of the training molecules in the genes that were measured
+    library: NDArray[np.float64]  #: (cells,) counts in the model's genes
+    match: GeneMatch
+
+
+class EstimateBlock(NamedTuple):
+    """Estimates of consecutive cells."""
+
+    start: int  #: position of the first cell
+    values: dict[str, NDArray[np.floating]]  #: name -> (cells, genes)
+
+
+class GraphSCI:
+    """Recover single-cell gene expression and its gene network.
+
+    Parameters
+    ----------
+    config
+        Hyper-parameters; the preset ``default`` if None.
+    **options
+        Single hyper-parameters, e.g. ``seed=1`` or ``preset="paper"``; see
+        :class:`graphsci.Config` for all of them.
+
+    Examples
+    --------
+    >>> model = graphsci.GraphSCI(seed=0).fit(adata)
+    >>> model.impute(adata)
+    >>> adata.layers["denoised"]
+
+    Notes
+    -----
+    Cost of :meth:`fit`: memory for the sparse counts a few times over, one dense block of
+    (batch, genes) a few times over, and (genes, hidden) weights; no cells x genes and no
+    genes x genes matrix.
+    """
+
+    def __init__(self, config: Config | None = None, **options: Any) -> None:
+        if config is None:
+            config = preset(options.pop("preset", "default"), **options)
+        elif options:
+            config = config.replace(**options)
+        self.config = config
+        self._fitted: fitting.Fitted | None = None
+
+    # -- training ----------------------------------------------------------------------------
+
+    def fit(
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        allow_fractional: bool = False,
+        gene_graph: GeneGraph | sparse.spmatrix | pd.DataFrame | None = None,
+        progress: training.Progress | None = None,
+        log: fitting.Log = lambda message: None,
+    ) -> GraphSCI:
+        """Train on raw counts. ``adata`` is not changed.
+
+        Parameters
+        ----------
+        adata
+            Cells x genes with raw counts in ``X`` or in a layer; sparse or dense.
+        layer
+            Layer with the counts; ``X`` if None.
+        batch_key
+            Column of ``obs`` with the batch of each cell: each batch gets its own gene
+            offsets, so that the embedding need not explain them.
+        allow_fractional
+            Accept non-integral counts, e.g. after ambient correction.
+        gene_graph
+            A network to use instead of one computed from the counts: a
+            :class:`~graphsci.gene_graph.GeneGraph`, a (genes, genes) sparse matrix in the
+            order of ``adata.var_names``, or a table of edges whose first two columns are gene
+            names and whose third, if any, is a weight.
+        progress, log
+            Called after every epoch with its record and the number planned; called with one
+            line before every stage.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the values are no raw counts; the message says what was found and what to do.
+        """
+        data = extract_counts(
+            adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
+        )
+        graph = None if gene_graph is None else _user_graph(gene_graph, data)
+        self._fitted = fitting.fit(
+            data, self.config, user_graph=graph, progress=progress, log=log
+        )
+        return self
+
+    @property
+    def fitted(self) -> fitting.Fitted:
+        """The trained model and its record."""
+        if self._fitted is None:
+            raise RuntimeError("This GraphSCI is not trained: call fit(adata) or load(path) first.")
+        return self._fitted
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The check against held-out molecules; None with ``check=False``."""
+        return self.fitted.verdict
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row per epoch: losses, learning rate, seconds."""
+        return pd.DataFrame(self.fitted.history, columns=training.EpochRecord._fields)
+
+    @property
+    def gene_names(self) -> NDArray[np.str_]:
+        """(genes,) genes of the model: those detected in training."""
+        return self.fitted.spec.gene_names
+
+    @property
+    def gene_graph(self) -> GeneGraph:
+        """The gene graph A that the model was trained with."""
+        return self.fitted.spec.graph
+
+    def gene_embedding(self) -> pd.DataFrame:
+        """Gene embedding, (genes, latent), by gene name.
+
+        Preset ``default``: loadings, log expression per standard deviation of each latent
+        direction. Preset ``paper``: posterior mean of Z_N.
+        """
+        with torch.inference_mode():
+            values = self.fitted.network.gene_embedding().numpy(force=True)
+        return pd.DataFrame(values, index=self.gene_names)
+
+    def inverse_dispersion(self) -> pd.Series | None:
+        """theta of each gene (variance = mu + mu^2 / theta); None where it varies by cell."""
+        network = self.fitted.network
+        if not isinstance(network, CountNetwork):
+            return None
+        return pd.Series(network.inverse_dispersion.numpy(force=True), index=self.gene_names)
+
+    def dropout_curve(self) -> dict[str, float] | None:
+        """P(dropped) = sigmoid(intercept + slope log mu); None without a shared curve (NB)."""
+        network = self.fitted.network
+        if not isinstance(network, CountNetwork) or not network.zero_inflated:
+            return None
+        intercept, slope = network.dropout_curve.tolist()
+        return {"intercept": intercept, "slope": slope}
+
+    # -- estimates ---------------------------------------------------------------------------
+
+    def impute(
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        allow_fractional: bool = False,
+        estimates: Sequence[es.Estimate] = ("denoised",),
+        genes: Sequence[str] | None = None,
+        depth: es.Depth = "own",
+        scale: es.Scale = "counts",
+        interval: float | None = None,
+        key_added: str = DEFAULT_KEY,
+        prefix: str = "",
+        copy: bool = False,
+    ) -> AnnData | None:
+        """Write estimates for the cells of ``adata``, trained on or new, into it.
+
+        Parameters
+        ----------
+        adata
+            Raw counts; genes are matched by name, in any order. ``X`` is never changed.
+        estimates
+            Any of ``mean``, ``denoised`` and ``imputed``; see :mod:`graphsci.estimates`.
+            ``denoised`` brings ``denoised_sd``.
+        genes
+            Estimate these genes only. They land in ``obsm[key_added + "_" + estimate]`` as
+            tables (cells, chosen genes) instead of layers.
+        depth
+            ``own``: at each cell's own library size. ``common``: at the median library size
+            of the training cells.
+        scale
+            ``counts`` or ``log1p``, the natural logarithm of 1 + counts.
+        interval
+            Level of a central posterior interval of the rate, e.g. 0.9; it lands in
+            ``denoised_lower`` and ``denoised_upper``.
+        key_added
+            Name of the run; see Returns.
+        prefix
+            Put in front of the names of layers.
+        copy
+            Return a changed copy instead of changing ``adata``.
+
+        Returns
+        -------
+        None, or the copy. Written are
+
+        - ``layers[estimate]``: dense float32 (cells, genes), 4 bytes per entry and estimate;
+          0 for genes that training never saw expressed, NaN for genes unknown to the model;
+        - ``obsm["X_" + key_added]``: cell embedding;
+        - ``varm[key_added]``, ``varp[key_added + "_graph"]``, ``var[key_added +
+          "_inverse_dispersion"]``: gene embedding, graph and theta;
+        - ``uns[key_added]``: what each number means, with parameters, versions and verdict.
+        """
+        adata = adata.copy() if copy else adata
+        slots = keys(key_added, prefix=prefix)
+        cells = self._prepare(adata, layer, batch_key, allow_fractional)
+        names = es.estimate_names(_checked_estimates(estimates, interval), interval)
+        columns = _columns(adata.var_names, genes)
+        shape = (adata.n_obs, len(columns))
+        values = {name: np.empty(shape, dtype=np.float32) for name in names}
+        blocks = self._blocks(cells, adata.var_names[columns], names, depth, scale, interval)
+        for block in blocks:
+            for name, part in block.values.items():
+                values[name][block.start : block.start + len(part)] = part
+        for name in names:
+            if genes is None:
+                adata.layers[slots.layer(name)] = values[name]
+            else:
+                adata.obsm[f"{key_added}_{slots.layer(name)}"] = pd.DataFrame(
+                    values[name], index=adata.obs_names, columns=adata.var_names[columns]
+                )
+        self.annotate(adata, cells, slots, names=names, depth=depth, scale=scale, level=interval)
+        return adata if copy else None
+
+    def iterate_estimates(
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        allow_fractional: bool = False,
+        estimates: Sequence[es.Estimate] = ("denoised",),
+        genes: Sequence[str] | None = None,
+        depth: es.Depth = "own",
+        scale: es.Scale = "counts",
+        interval: float | None = None,
+    ) -> Iterator[EstimateBlock]:
+        """Yield the same numbers as :meth:`impute` in blocks of cells; nothing is written.
+
+        Memory: one block of 512 cells. Use it where cells x genes would not fit.
+        """
+        cells = self._prepare(adata, layer, batch_key, allow_fractional)
+        names = es.estimate_names(_checked_estimates(estimates, interval), interval)
+        wanted = adata.var_names[_columns(adata.var_names, genes)]
+        return self._blocks(cells, wanted, names, depth, scale, interval)
+
+    def latent(
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        allow_fractional: bool = False,
+    ) -> NDArray[np.float32]:
+        """Cell embedding of ``adata``, (cells, latent)."""
+        return self._latent(self._prepare(adata, layer, batch_key, allow_fractional))
+
+    def match(self, adata: AnnData) -> GeneMatch:
+        """How the genes of ``adata`` match those of the model, by name."""
+        return match_genes(self.gene_names, np.asarray(adata.var_names, dtype=np.str_))
+
+    # -- files -------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a folder: safetensors and JSON, complete or not at all."""
+        save_model(self.fitted, path, versions=versions())
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto") -> GraphSCI:
+        """Read a model folder; it gives the same numbers as the model that was saved."""
+        loaded = load_model(path, device=fitting.choose_device(device))
+        model = cls(loaded.spec.config)
+        model._fitted = loaded
+        return model
+
+    # -- the bridge --------------------------------------------------------------------------
+
+    def annotate(
+        self,
+        adata: AnnData,
+        cells: Cells,
+        slots: Keys,
+        *,
+        names: Sequence[str],
+        depth: es.Depth,
+        scale: es.Scale,
+        level: float | None,
+    ) -> None:
+        """Write everything but the estimates: embeddings, graph, dispersions, run record."""
+        spec = self.fitted.spec
+        position = match_genes(
+            np.asarray(adata.var_names, dtype=np.str_), self.gene_names, min_fraction=0.0
+        ).positions  # where each gene of adata stands in the model
+        known = position >= 0
+        adata.obsm[slots.latent] = self._latent(cells)
+        embedding = self.gene_embedding().to_numpy()
+        adata.varm[slots.gene_embedding] = np.where(
+            known[:, None], embedding[position], np.nan
+        ).astype(np.float32)
+        place = sparse.csr_matrix(
+            (np.ones(known.sum(), np.float32), (np.flatnonzero(known), position[known])),
+            shape=(adata.n_vars, len(self.gene_names)),
+        )
+        adata.varp[slots.gene_graph] = sparse.csr_matrix(place @ spec.graph.adjacency @ place.T)
+        theta = self.inverse_dispersion()
+        if theta is not None:
+            adata.var[slots.inverse_dispersion] = np.where(known, theta.to_numpy()[position], np.nan)
+        adata.uns[slots.uns] = self.record(names=names, depth=depth, scale=scale, level=level)
+        adata.uns[slots.uns]["gene_match"] = cells.match.summary()
+
+    def record(
+        self, *, names: Sequence[str], depth: es.Depth, scale: es.Scale, level: float | None
+    ) -> dict[str, Any]:
+        """The run record that travels with every output, as plain values."""
+        fitted = self.fitted
+        scales = es.describe_scale(depth, scale, median_library=fitted.spec.median_library)
+        return {
+            "estimates": {
+                name: {"meaning": es.MEANINGS[name], **scales} for name in names
+            },
+            **({} if level is None else {"interval_level": level}),
+            "config": fitted.spec.config.to_dict(),
+            "seed": fitted.spec.config.seed,
+            "likelihood": fitted.spec.likelihood,
+            "median_library": fitted.spec.median_library,
+            "dropout_curve": self.dropout_curve() or {},
+            "training": {
+                "epochs": len(fitted.history),
+                "best_epoch": fitted.best_epoch,
+                "stopped": fitted.stopped,
+            },
+            "verdict": {} if fitted.verdict is None else fitted.verdict.to_dict(),
+            "notes": list(fitted.notes),
+            "versions": versions(),
+        }
+
+    def prepare(
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        allow_fractional: bool = False,
+    ) -> Cells:
+        """Check the counts of ``adata`` and bring them to the model's genes and batches."""
+        return self._prepare(adata, layer, batch_key, allow_fractional)
+
+    def _prepare(
+        self, adata: AnnData, layer: str | None, batch_key: str | None, allow_fractional: bool
+    ) -> Cells:
+        spec = self.fitted.spec
+        if not spec.batch_names:
+            batch_key = None
+        elif batch_key is None:
+            raise ValueError(
+                f"The model was trained with batches ({', '.join(spec.batch_names)}): "
+                "give batch_key, the column of obs that holds them."
+            )
+        data = extract_counts(adata, layer=layer, allow_fractional=allow_fractional)
+        match = match_genes(spec.gene_names, data.gene_names)
+        counts = align_counts(data.counts, match)
+        share = float(spec.gene_proportions[match.positions >= 0].sum())
+        batch = np.zeros(adata.n_obs, np.int64)
+        if batch_key is not None:
+            batch = _batch_codes(adata, batch_key, spec.batch_names)
+        return Cells(counts, batch, share, library_sizes(counts), match)
+
+    def _row_blocks(self, cells: Cells) -> Iterator[tuple[int, Any]]:
+        device = next(self.fitted.network.parameters()).device
+        for start in range(0, cells.counts.shape[0], training.EVALUATION_CELLS):
+            rows = np.arange(start, min(start + training.EVALUATION_CELLS, cells.counts.shape[0]))
+            block = training.cell_block(cells.counts, cells.batch, rows, device)
+            # genes that were not measured still have a share of the cell's molecules
+            yield start, block._replace(library=block.library / cells.measured_share)
+
+    def _latent(self, cells: Cells) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            parts = [
+                self.fitted.network.latent(block).numpy(force=True)
+                for _, block in self._row_blocks(cells)
+            ]
+        return np.concatenate(parts)
+
+    def _blocks(
+        self,
+        cells: Cells,
+        wanted: pd.Index,
+        names: tuple[str, ...],
+        depth: es.Depth,
+        scale: es.Scale,
+        level: float | None,
+    ) -> Iterator[EstimateBlock]:
+        spec = self.fitted.spec
+        _check_scale(depth, scale)
+        place = _Placement.of(wanted, spec)
+        factors = cells.library / cells.measured_share / spec.median_library
+        for start, block in self._row_blocks(cells):
+            with torch.inference_mode():
+                predicted = self.fitted.network.expression(block)
+                dense = block.dense(block.counts, len(spec.gene_names))
+                rate = es.posterior(*_chosen(predicted, dense, place.model_genes))
+                values = es.compute_estimates(rate, names, interval_level=level)
+            values = es.rescale(
+                values,
+                size_factors=factors[start : start + block.n_cells],
+                depth=depth,
+                scale=scale,
+            )
+            empty = cells.library[start : start + block.n_cells] == 0
+            yield EstimateBlock(start, {n: place.fill(v, empty) for n, v in values.items()})
+
+
+class _Placement(NamedTuple):
+    """Where the model's genes stand among the columns of an output."""
+
+    model_genes: NDArray[np.int64]  # positions in the model
+    columns: NDArray[np.int64]  # their columns in the output
+    unknown: NDArray[np.int64]  # columns of genes that the model never met
+    n_columns: int
+
+    @classmethod
+    def of(cls, wanted: pd.Index, spec: fitting.ModelSpec) -> _Placement:
+        position = pd.Index(spec.gene_names).get_indexer(wanted)
+        unknown = (position < 0) & ~wanted.isin(spec.undetected)
+        known = np.flatnonzero(position >= 0)
+        return cls(position[known], known, np.flatnonzero(unknown), len(wanted))
+
+    def fill(self, values: NDArray[np.floating], empty: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Spread ``values`` (cells, model genes) over the output's columns.
+
+        Undetected genes and empty cells are 0; unknown genes are NaN.
+        """
+        out = np.zeros((len(values), self.n_columns), dtype=np.float32)
+        out[:, self.columns] = values
+        out[empty] = 0.0
+        out[:, self.unknown] = np.nan
+        return out
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    found = {name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES}
+    return {**found, "python": platform.python_version()}
+
+
+def _chosen(predicted: Any, dense: torch.Tensor, genes: NDArray[np.int64]) -> tuple[Any, Any]:
+    """Keep the columns ``genes`` of a predicted distribution and of the counts."""
+    index = torch.as_tensor(genes, device=dense.device)
+    mean, theta, logits = predicted
+    part = type(predicted)(
+        mean[:, index],
+        theta[..., index],
+        None if logits is None else logits[:, index],
+    )
+    return part, dense[:, index]
+
+
+def _user_graph(graph: Any, data: CountData) -> GeneGraph:
+    if isinstance(graph, GeneGraph):
+        if not np.array_equal(graph.gene_names, data.gene_names):
+            raise ValueError(
+                "gene_graph: its genes differ from adata.var_names. Build it over the same genes "
+                "in the same order, or give a table of edges, which is matched by name."
+            )
+        return graph
+    if isinstance(graph, pd.DataFrame):
+        return graph_from_edges(graph, gene_names=data.gene_names)
+    if sparse.issparse(graph):
+        return graph_from_matrix(graph, gene_names=data.gene_names)
+    raise TypeError(
+        f"gene_graph: got {type(graph).__name__}, expected a GeneGraph, a sparse (genes, genes) "
+        "matrix, or a DataFrame of edges."
+    )
+
+
+def _checked_estimates(
+    estimates: Sequence[str], interval: float | None
+) -> tuple[es.Estimate, ...]:
+    chosen = (estimates,) if isinstance(estimates, str) else tuple(estimates)
+    unknown = [name for name in chosen if name not in es.ESTIMATES]
+    if unknown or not chosen:
+        raise ValueError(
+            f"estimates: got {', '.join(map(repr, unknown)) or 'none'}, expected any of "
+            f"{', '.join(es.ESTIMATES)}."
+        )
+    if interval is not None and not 0 < interval < 1:
+        raise ValueError(f"interval: got {interval}, expected a level between 0 and 1, e.g. 0.9.")
+    if interval is not None and "denoised" not in chosen:
+        raise ValueError("interval: it belongs to the estimate 'denoised', which was not asked for.")
+    return tuple(name for name in es.ESTIMATES if name in chosen)
+
+
+def _check_scale(depth: str, scale: str) -> None:
+    if depth not in ("own", "common"):
+        raise ValueError(f"depth: got {depth!r}, expected 'own' or 'common'.")
+    if scale not in ("counts", "log1p"):
+        raise ValueError(f"scale: got {scale!r}, expected 'counts' or 'log1p'.")
+
+
+def _columns(names: pd.Index, genes: Sequence[str] | None) -> NDArray[np.int64]:
+    """Positions of the chosen genes, all if None; unknown ones are refused."""
+    if genes is None:
+        return np.arange(len(names))
+    if isinstance(genes, str):
+        genes = [genes]
+    positions = names.get_indexer(pd.Index(genes))
+    missing = [gene for gene, position in zip(genes, positions, strict=True) if position < 0]
+    if missing:
+        raise ValueError(
+            f"genes: {len(missing)} of {len(genes)} are not in var_names: "
+            f"{', '.join(missing[:5])}. Check spelling and case."
+        )
+    return np.asarray(positions, dtype=np.int64)
+
+
+def _batch_codes(adata: AnnData, batch_key: str, names: tuple[str, ...]) -> NDArray[np.int64]:
+    if batch_key not in adata.obs:
+        raise ValueError(
+            f"batch_key: obs has no column {batch_key!r}; it has {', '.join(adata.obs.columns)}."
+        )
+    codes = pd.Index(names).get_indexer(adata.obs[batch_key].astype(str))
+    if (codes < 0).any():
+        unknown = sorted(set(adata.obs[batch_key].astype(str)[codes < 0]))
+        raise ValueError(
+            f"batch_key: batches {', '.join(unknown[:5])} were not in training; the model knows "
+            f"{', '.join(names)}. Train with them, or map them to a known batch."
+        )
+    return np.asarray(codes, dtype=np.int64)

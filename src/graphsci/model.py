@@ -1,0 +1,430 @@
+"""The two networks, top to bottom in order of use.
+
+`PaperNetwork` is the published model: a graph convolution encodes the genes (eq. 3-4), a
+graph-masked layer encodes the cells (eq. 5), and both embeddings together give the counts
+(eq. 6-15) and the edges (eq. 16-18).
+
+`CountNetwork` is the default: the molecules of a cell are split in two, one part is encoded
+and the other predicted; its gene loadings may be smoothed over the gene graph.
+
+Both are plain functions of tensors: cells come as a :class:`CellBlock`, expression leaves as
+a :class:`CountDistribution`. docs/method.md lists every equation beside its function.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphsci.likelihood import SMALLEST_MEAN, ThinnedBlock
+
+#: log expression is clamped to this before exp: e^30 molecules is beyond any measurement.
+LARGEST_LOG_MEAN = 30.0
+#: theta is kept in this range: below, a gene is all outliers; above, it is Poisson.
+SMALLEST_THETA, LARGEST_THETA = 1e-4, 1e6
+#: Share of non-zero entries above which a dense product beats the sparse one (measured on
+#: two CPU cores with 128 hidden units).
+DENSE_ABOVE = 0.12
+
+
+class CellBlock(NamedTuple):
+    """Measured counts of some cells, compressed by row as in scipy's CSR."""
+
+    offsets: Tensor  #: (cells + 1,) where each cell starts in the entries
+    genes: Tensor  #: (entries,) gene of each entry
+    counts: Tensor  #: (entries,) count of each entry, > 0
+    library: Tensor  #: (cells,) total count, over all genes of the model
+    batch: Tensor  #: (cells,) batch of each cell; all 0 without batches
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return self.library.shape[0]
+
+    def rows(self) -> Tensor:
+        """(entries,) cell of each entry, within the block."""
+        sizes = self.offsets.diff()
+        return torch.repeat_interleave(sizes, output_size=self.genes.shape[0])
+
+    def log_normalized(self, median_library: float) -> Tensor:
+        """(entries,) log(1 + x / size factor), eq. 1."""
+        scale = median_library / self.library.clamp_min(1)  # (cells,)
+        return torch.log1p(self.counts * scale[self.rows()])
+
+    def dense(self, values: Tensor, n_genes: int) -> Tensor:
+        """(cells, genes) block of ``values`` (entries,), zero elsewhere."""
+        block = values.new_zeros(self.n_cells, n_genes)
+        block[self.rows(), self.genes] = values
+        return block
+
+
+class CountDistribution(NamedTuple):
+    """NB or ZINB of every entry of a block, at each cell's own depth."""
+
+    mean: Tensor  #: mu, (cells, genes), before dropout
+    inverse_dispersion: Tensor  #: theta, (genes,) or (cells, genes)
+    zero_inflation_logits: Tensor | None  #: log(pi / (1 - pi)), (cells, genes); None for NB
+
+
+class GraphConvolution(nn.Module):
+    """A~ X W: one graph convolution (Kipf & Welling 2017; eq. 3-4)."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_in, n_out))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, features: Tensor, normalized_adjacency: Tensor) -> Tensor:
+        """Convolve ``features`` (genes, n_in), sparse or dense, to (genes, n_out)."""
+        product = torch.sparse.mm if features.is_sparse else torch.matmul
+        return torch.sparse.mm(normalized_adjacency, product(features, self.weight))
+
+
+class GeneEncoder(nn.Module):
+    """Two graph convolutions from expression to Gaussian gene embeddings (eq. 3-4).
+
+    W0 has one row per training cell, so this half of the model is tied to the training data:
+    once trained, the embeddings are kept and the encoder is dropped.
+    """
+
+    def __init__(self, n_cells: int, n_hidden: int, n_latent: int, dropout_rate: float) -> None:
+        super().__init__()
+        self.hidden = GraphConvolution(n_cells, n_hidden)
+        self.posterior = GraphConvolution(n_hidden, 2 * n_latent)
+        self.dropout = nn.Dropout(dropout_rate)
+
+    def forward(self, expression: Tensor, normalized_adjacency: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance of Z_N, each (genes, latent).
+
+        ``expression`` is X^T, (genes, cells), sparse.
+        """
+        hidden = F.relu(self.hidden(expression, normalized_adjacency))  # (genes, hidden)
+        mean, log_variance = self.posterior(self.dropout(hidden), normalized_adjacency).chunk(2, 1)
+        return mean, log_variance.clamp(-10, 10)
+
+
+class _MaskedProduct(torch.autograd.Function):
+    """X (W .* A) with the weights of the edges only."""
+
+    #: (edge, cell) products formed at once in the backward pass: 2^24 floats are 64 MiB
+    products_at_once = 1 << 24
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, features: Tensor, weight: Tensor, edges: Tensor
+    ) -> Tensor:
+        n_genes = features.shape[1]
+        # row j of the transposed operator holds the edges i -> j
+        operator = torch.sparse_coo_tensor(
+            edges.flip(0), weight, (n_genes, n_genes), check_invariants=False
+        )
+        ctx.save_for_backward(features, edges)
+        return torch.sparse.mm(operator, features.T).T
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[None, Tensor, None]:
+        features, edges = ctx.saved_tensors  # type: ignore[attr-defined]
+        from_gene, to_gene = features.T.contiguous(), gradient.T.contiguous()
+        step = max(1, _MaskedProduct.products_at_once // max(1, features.shape[0]))
+        parts = [
+            (from_gene[source] * to_gene[target]).sum(1)
+            for source, target in zip(edges[0].split(step), edges[1].split(step), strict=True)
+        ]
+        return None, torch.cat(parts) if parts else gradient.new_zeros(0), None
+
+
+class MaskedGraphLinear(nn.Module):
+    """X (W .* A) + b, the first layer of the cell encoder (eq. 5).
+
+    W has a free weight for every ordered pair of genes joined by A and none elsewhere, which
+    is the published function in O(edges) memory instead of O(genes^2).
+
+    Parameters
+    ----------
+    edges
+        (2, edges) ordered pairs (i, j), both directions; i = j where a gene keeps itself.
+    """
+
+    def __init__(self, n_genes: int, edges: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("edges", edges)
+        degree = torch.bincount(edges[1], minlength=n_genes).clamp_min(1)
+        self.weight = nn.Parameter(torch.randn(edges.shape[1]) / degree[edges[1]].sqrt())
+        self.bias = nn.Parameter(torch.zeros(n_genes))
+
+    def forward(self, features: Tensor, edge_mask: Tensor | None = None) -> Tensor:
+        """Map ``features`` (cells, genes) to (cells, genes).
+
+        ``edge_mask`` (edges,) multiplies the weights: the current reconstruction of the graph.
+        """
+        weight = self.weight if edge_mask is None else self.weight * edge_mask
+        return _MaskedProduct.apply(features, weight, self.edges) + self.bias
+
+
+class CellPosterior(NamedTuple):
+    """Gaussian posterior of the cell embedding, each (cells, latent)."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+
+class PaperNetwork(nn.Module):
+    """GraphSCI as published (eq. 3-18), with the gaps settled in docs/method.md.
+
+    Parameters
+    ----------
+    n_genes, n_latent, n_hidden, dropout_rate
+        Sizes; the paper has latent 32, hidden 16, dropout rate 0.2.
+    edges
+        (2, edges) ordered gene pairs of A, both directions, and every gene with itself.
+    median_library
+        Median library size of the training cells (eq. 1).
+    zero_inflated
+        ZINB if true, NB otherwise.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_genes: int,
+        n_latent: int,
+        n_hidden: int,
+        dropout_rate: float,
+        edges: Tensor,
+        median_library: float,
+        zero_inflated: bool,
+    ) -> None:
+        super().__init__()
+        self.median_library = median_library
+        self.zero_inflated = zero_inflated
+        self.cell_graph_layer = MaskedGraphLinear(n_genes, edges)
+        self.cell_hidden = nn.Linear(n_genes, n_hidden)
+        self.cell_posterior = nn.Linear(n_hidden, 2 * n_latent)
+        self.dropout = nn.Dropout(dropout_rate)
+        n_heads = 3 if zero_inflated else 2
+        self.head_weight = nn.Parameter(torch.empty(n_heads, n_latent, n_latent))
+        nn.init.xavier_uniform_(self.head_weight)
+        self.head_bias = nn.Parameter(torch.zeros(n_heads, n_genes))
+        self.register_buffer("gene_mean", torch.zeros(n_genes, n_latent))
+        self.register_buffer("edge_mask", torch.ones(edges.shape[1]))
+
+    def reconstruct_edges(self, gene_embedding: Tensor) -> Tensor:
+        """A^ = sigmoid(z_i . z_j) on the edges of the mask (eq. 18), (edges,)."""
+        source, target = self.cell_graph_layer.edges
+        return torch.sigmoid((gene_embedding[source] * gene_embedding[target]).sum(1))
+
+    def encode(self, cells: CellBlock, edge_mask: Tensor) -> CellPosterior:
+        """Encode cells with the graph as it stands (eq. 5): posterior of Z_M."""
+        n_genes = self.head_bias.shape[1]
+        x = cells.dense(cells.log_normalized(self.median_library), n_genes)  # (cells, genes)
+        hidden = self.dropout(torch.tanh(self.cell_graph_layer(x, edge_mask)))  # (cells, genes)
+        hidden = torch.tanh(self.cell_hidden(hidden))  # (cells, hidden)
+        mean, log_variance = self.cell_posterior(hidden).chunk(2, 1)  # (cells, latent) each
+        return CellPosterior(mean, log_variance.clamp(-10, 10))
+
+    def decode(self, z_cell: Tensor, z_gene: Tensor, library: Tensor) -> CountDistribution:
+        """Counts from both embeddings (eq. 12-15) through the heads of eq. 9-11.
+
+        Head h of cell c and gene g is z_c^T W_h z_g + b_hg.
+        """
+        heads = torch.einsum("cd,hde->hce", z_cell, self.head_weight) @ z_gene.T
+        heads = heads + self.head_bias[:, None, :]  # (heads, cells, genes)
+        size_factor = (library / self.median_library)[:, None]
+        mean = size_factor * heads[0].clamp_max(LARGEST_LOG_MEAN).exp()  # eq. 9, 15
+        theta = F.softplus(heads[1]).clamp(SMALLEST_THETA, LARGEST_THETA)  # eq. 10
+        logits = heads[2] if self.zero_inflated else None  # eq. 11 before the sigmoid
+        return CountDistribution(mean.clamp_min(SMALLEST_MEAN), theta, logits)
+
+    def latent(self, cells: CellBlock) -> Tensor:
+        """Posterior mean of Z_M, (cells, latent)."""
+        return self.encode(cells, self.edge_mask).mean
+
+    def expression(self, cells: CellBlock, depth: float = 1.0) -> CountDistribution:
+        """Counts of ``cells`` with the trained gene embeddings, at ``depth`` x their library."""
+        return self.decode(self.latent(cells), self.gene_mean, cells.library * depth)
+
+    def gene_embedding(self) -> Tensor:
+        """Posterior mean of Z_N, (genes, latent)."""
+        return self.gene_mean
+
+    @torch.no_grad()
+    def freeze_genes(self, gene_mean: Tensor) -> None:
+        """Keep the gene embeddings, and the graph they imply, for cells to come."""
+        self.gene_mean.copy_(gene_mean)
+        self.edge_mask.copy_(self.reconstruct_edges(gene_mean))
+
+
+class GraphSmoothing(nn.Module):
+    """Loadings of a gene plus a learned share of its neighbours': U + g .* (P U).
+
+    P averages over neighbours in the gene graph, weighted by the absolute correlation and
+    signed by it; g in (-1, 1) is one gate per gene, starting at 0.
+    """
+
+    def __init__(self, neighbours: Tensor) -> None:
+        super().__init__()
+        # rebuilt from the graph when a model is loaded
+        self.register_buffer("neighbours", neighbours, persistent=False)
+        self.gate = nn.Parameter(torch.zeros(neighbours.shape[0]))
+
+    def forward(self, loadings: Tensor) -> Tensor:
+        """Smooth ``loadings`` (genes, latent)."""
+        return loadings + torch.tanh(self.gate)[:, None] * torch.sparse.mm(
+            self.neighbours, loadings
+        )
+
+
+class CountNetwork(nn.Module):
+    """The default model: a log-linear factor model of proportions with a neural encoder.
+
+    ::
+
+        z = encoder(log1p of the kept molecules at the median depth)
+        rho = softmax(V z + b + offset of the batch),       mu = rho x library size
+        x ~ NB(mu, theta)    or, with dropout,  ZINB(s mu, theta, pi = sigmoid(a + c log s mu))
+
+    Parameters
+    ----------
+    gene_proportions
+        (genes,) share of each gene in all molecules, > 0: where the bias b starts.
+    n_batches
+        Number of batches; 1 for none.
+    neighbours
+        Sparse (genes, genes) averaging operator of the gene graph, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        gene_proportions: Tensor,
+        n_latent: int,
+        n_hidden: int,
+        dropout_rate: float,
+        median_library: float,
+        n_batches: int,
+        zero_inflated: bool,
+        neighbours: Tensor | None,
+    ) -> None:
+        super().__init__()
+        n_genes = gene_proportions.shape[0]
+        self.median_library = median_library
+        self.zero_inflated = zero_inflated
+        self.input_weight = nn.Parameter(torch.randn(n_genes, n_hidden) * 0.02)
+        self.input_batch = nn.Parameter(torch.zeros(n_batches, n_hidden))
+        self.input_norm = nn.BatchNorm1d(n_hidden)
+        self.dropout = nn.Dropout(dropout_rate)
+        self.to_latent = nn.Linear(n_hidden, n_latent)
+        self.latent_norm = nn.BatchNorm1d(n_latent, affine=False)
+        self.loadings = nn.Parameter(torch.randn(n_genes, n_latent) * 0.01)
+        self.bias = nn.Parameter(gene_proportions.log())
+        self.batch_offset = nn.Parameter(torch.zeros(n_batches, n_genes))
+        self.log_theta = nn.Parameter(torch.zeros(n_genes))
+        # a, c and log s; the start says: half of the entries with a mean of 1 are dropped
+        self.dropout_curve = nn.Parameter(torch.tensor([0.0, -1.0]))
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.smoothing = None if neighbours is None else GraphSmoothing(neighbours)
+
+    @property
+    def inverse_dispersion(self) -> Tensor:
+        """theta, (genes,)."""
+        return self.log_theta.clamp(math.log(SMALLEST_THETA), math.log(LARGEST_THETA)).exp()
+
+    def gene_embedding(self) -> Tensor:
+        """V, (genes, latent): log expression per unit of each latent direction."""
+        return self.loadings if self.smoothing is None else self.smoothing(self.loadings)
+
+    def encode(self, cells: CellBlock) -> Tensor:
+        """Encode the molecules given, (cells, latent), standardised over the training cells."""
+        hidden = self._input_product(cells)  # (cells, hidden)
+        hidden = F.relu(self.input_norm(hidden + self.input_batch[cells.batch]))
+        return self.latent_norm(self.to_latent(self.dropout(hidden)))  # (cells, latent)
+
+    def _input_product(self, cells: CellBlock) -> Tensor:
+        """X W of the log-normalised block X: sparse, or dense where that is faster."""
+        values, n_genes = cells.log_normalized(self.median_library), len(self.input_weight)
+        if values.shape[0] > DENSE_ABOVE * cells.n_cells * n_genes:
+            return cells.dense(values, n_genes) @ self.input_weight
+        return F.embedding_bag(
+            cells.genes,
+            self.input_weight,
+            cells.offsets,
+            mode="sum",
+            per_sample_weights=values,
+            include_last_offset=True,
+        )
+
+    def decode(self, z: Tensor, library: Tensor, batch: Tensor) -> CountDistribution:
+        """Counts at depth ``library`` (cells,) from the cell embedding (cells, latent)."""
+        logits = F.linear(z, self.gene_embedding(), self.bias)  # (cells, genes)
+        if self.batch_offset.shape[0] > 1:
+            logits = logits + self.batch_offset[batch]
+        mean = torch.softmax(logits.float(), 1) * library[:, None]
+        if not self.zero_inflated:
+            return CountDistribution(mean, self.inverse_dispersion, None)
+        mean = mean * self.log_scale.exp()  # counts before dropout exceed those measured
+        log_mean = mean.clamp_min(SMALLEST_MEAN).log()
+        dropped = self.dropout_curve[0] + self.dropout_curve[1] * log_mean
+        return CountDistribution(mean, self.inverse_dispersion, dropped)
+
+    def latent(self, cells: CellBlock) -> Tensor:
+        """Cell embedding, (cells, latent)."""
+        return self.encode(cells)
+
+    def expression(self, cells: CellBlock, depth: float = 1.0) -> CountDistribution:
+        """Counts of ``cells``, encoded from all of their molecules, at ``depth`` x their library."""
+        return self.decode(self.encode(cells), cells.library * depth, cells.batch)
+
+    def penalty(self, loading_scale: float) -> Tensor:
+        """Negative log prior of loadings and batch offsets: Gaussian, sd ``loading_scale``."""
+        squares = self.loadings.square().sum() + self.batch_offset.square().sum()
+        return squares / (2 * loading_scale**2)
+
+
+def split_block(
+    cells: CellBlock, fraction: float, *, generator: torch.Generator
+) -> tuple[CellBlock, ThinnedBlock]:
+    """Split every molecule of a block: kept with probability ``fraction``, else predicted.
+
+    Returns
+    -------
+    kept
+        The cells as the encoder sees them; entries left without a molecule stay, with count 0.
+    thinned
+        Both parts at the measured entries, for the loss.
+    """
+    kept = binomial(cells.counts, fraction, generator=generator)
+    rows = cells.rows()
+    library = torch.zeros_like(cells.library).index_add_(0, rows, kept)
+    thinned = ThinnedBlock(rows, cells.genes, kept, cells.counts - kept, fraction)
+    return cells._replace(counts=kept, library=library), thinned
+
+
+#: Entries with at most this many molecules draw each of them; a sampler serves the rest.
+_FEW_MOLECULES = 8
+
+
+def binomial(counts: Tensor, probability: float, *, generator: torch.Generator) -> Tensor:
+    """Binomial(counts, probability) draws, (entries,): most counts are 1, a single coin.
+
+    ``counts`` are integral. Twenty times as fast as ``torch.binomial`` on sparse counts.
+    """
+    few = counts.clamp_max(_FEW_MOLECULES)
+    drawn = torch.zeros_like(counts)
+    left = torch.arange(len(counts), device=counts.device)
+    for molecule in range(_FEW_MOLECULES):
+        left = left[few[left] > molecule]
+        coins = torch.rand(len(left), generator=generator, device=counts.device) < probability
+        drawn.index_add_(0, left, coins.to(drawn.dtype))
+    more = torch.nonzero(counts > _FEW_MOLECULES).squeeze(1)
+    rest = counts[more] - _FEW_MOLECULES
+    chance = torch.full_like(rest, probability)
+    return drawn.index_add_(0, more, torch.binomial(rest, chance, generator=generator))
+
+
+Network = PaperNetwork | CountNetwork

@@ -1,0 +1,464 @@
+"""One training loop, two objectives.
+
+An objective knows a network and its data: which steps an epoch has, what a step costs, and
+how good the weights are on what was withheld. The loop shuffles, steps, keeps the best
+weights, stops early, and can be interrupted without losing them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from graphsci.config import Config
+from graphsci.likelihood import (
+    ThinnedBlock,
+    block_nll,
+    edge_cross_entropy,
+    gaussian_kl,
+    thinned_nb_loss,
+    thinned_zinb_loss,
+)
+from graphsci.model import (
+    CellBlock,
+    CountDistribution,
+    CountNetwork,
+    GeneEncoder,
+    PaperNetwork,
+    split_block,
+)
+
+Indices = NDArray[np.int64]
+
+#: Cells per block where no gradient is needed: large enough for the matrix products, small
+#: enough that a block of 30,000 genes takes 60 MiB.
+EVALUATION_CELLS = 512
+#: theta starts at 1 for every gene and has far to go (a Poisson-like gene to 100 or more)
+#: in logarithmic steps, so it learns faster than the weights. Measured in benchmarks/lab.
+THETA_RATE = 5.0
+#: Fewest and most optimiser steps of a run whose number of epochs is chosen for it.
+STEPS = (600, 20_000)
+
+
+class EpochRecord(NamedTuple):
+    """What one epoch did."""
+
+    epoch: int  #: from 1
+    training_loss: float  #: nats per cell
+    validation_loss: float  #: nats per cell on withheld data; nan without validation
+    learning_rate: float
+    seconds: float  #: since training began
+
+
+class TrainingResult(NamedTuple):
+    """How training went; the network holds the best weights."""
+
+    history: list[EpochRecord]
+    best_epoch: int
+    stopped: str  #: "finished", "no improvement" or "interrupted"
+
+
+class Progress(Protocol):
+    """Called after every epoch with the number of epochs planned."""
+
+    def __call__(self, record: EpochRecord, n_epochs: int) -> None: ...
+
+
+class Objective(Protocol):
+    """What the loop needs to know of a model and its data."""
+
+    network: torch.nn.Module
+    n_cells: int
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters for the optimiser; ``rate`` multiplies the learning rate."""
+        ...
+
+    def step_loss(self, cells: Indices, generator: torch.Generator) -> Tensor:
+        """Loss of a minibatch, in nats per cell, to be minimised."""
+        ...
+
+    def validation_loss(self) -> float:
+        """Loss on withheld data, in nats per cell; nan if nothing was withheld."""
+        ...
+
+
+def n_epochs_for(n_cells: int, batch_size: int, max_epochs: int = 0) -> int:
+    """Passes over the cells: ``max_epochs`` if given, else by the number of steps.
+
+    40 passes suffice for thousands of cells; few cells need more passes to make enough steps,
+    many cells fewer, but never fewer than 4.
+    """
+    if max_epochs:
+        return max_epochs
+    steps_per_epoch = max(1, n_cells // batch_size)
+    n_steps = np.clip(40 * steps_per_epoch, *STEPS)
+    return max(4, math.ceil(n_steps / steps_per_epoch))
+
+
+def batch_size_for(n_cells: int, batch_size: int = 0) -> int:
+    """Cells per step: ``batch_size`` if given, else a twentieth, between 32 and 128."""
+    chosen = batch_size or int(np.clip(n_cells // 20, 32, 128))
+    return min(chosen, n_cells)
+
+
+def cell_block(
+    counts: sparse.csr_matrix, batch: Indices, cells: Indices, device: torch.device
+) -> CellBlock:
+    """Move some cells of a CSR matrix to the device.
+
+    ``counts`` (all cells, genes) float32; ``batch`` (all cells,); ``cells`` positions.
+    """
+    part = counts[cells]
+    library = np.asarray(part.sum(1), dtype=np.float32).ravel()
+    arrays = (part.indptr, part.indices, part.data, library, batch[cells])
+    kinds = (torch.int64, torch.int64, torch.float32, torch.float32, torch.int64)
+    tensors = [
+        torch.as_tensor(array).to(device=device, dtype=kind)
+        for array, kind in zip(arrays, kinds, strict=True)
+    ]
+    return CellBlock(*tensors)
+
+
+def train(
+    objective: Objective,
+    config: Config,
+    *,
+    device: torch.device,
+    progress: Progress | None = None,
+) -> TrainingResult:
+    """Minimise an objective; leave the best weights in its network.
+
+    Ctrl-C ends training after the current step and keeps the best weights so far.
+
+    Parameters
+    ----------
+    objective
+        Network and data.
+    config
+        Epochs, batch size, learning rate, patience and seed.
+    device
+        Where the network is; the random splits are drawn there.
+    progress
+        Called after every epoch.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is not finite: the best weights so far are kept in the network.
+    """
+    batch_size = batch_size_for(objective.n_cells, config.batch_size)
+    n_epochs = n_epochs_for(objective.n_cells, batch_size, config.max_epochs)
+    order = np.random.default_rng(config.seed)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    steps = max(1, objective.n_cells // batch_size)
+    optimizer, scheduler = _optimizer(objective, config, n_steps=n_epochs * steps)
+
+    history: list[EpochRecord] = []
+    best = _BestWeights(objective.network)
+    stopped, start = "finished", time.perf_counter()
+    try:
+        for epoch in range(1, n_epochs + 1):
+            objective.network.train()
+            losses = []
+            for cells in minibatches(objective.n_cells, batch_size, order):
+                loss = objective.step_loss(cells, generator)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                scheduler.step()
+                losses.append(loss.detach())
+            objective.network.eval()
+            training = float(torch.stack(losses).mean())
+            validation = objective.validation_loss()
+            rate = optimizer.param_groups[0]["lr"]
+            seconds = time.perf_counter() - start
+            history.append(EpochRecord(epoch, training, validation, rate, seconds))
+            _refuse_divergence(history[-1])
+            best.consider(history[-1])
+            if progress is not None:
+                progress(history[-1], n_epochs)
+            if epoch - best.epoch >= config.patience:
+                stopped = "no improvement"
+                break
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    finally:
+        best.restore()
+    objective.network.eval()
+    return TrainingResult(history, best.epoch, stopped)
+
+
+def minibatches(n_cells: int, batch_size: int, rng: np.random.Generator) -> Iterator[Indices]:
+    """Yield shuffled positions; the last batch takes what is left, so none is tiny."""
+    order = rng.permutation(n_cells)
+    n_steps = max(1, n_cells // batch_size)
+    for step in range(n_steps):
+        stop = (step + 1) * batch_size if step < n_steps - 1 else n_cells
+        yield np.sort(order[step * batch_size : stop])
+
+
+class _BestWeights:
+    """Keeps a copy of the weights of the best epoch; of the last one without validation."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.network, self.epoch, self.loss = network, 0, math.inf
+        self.weights: dict[str, Tensor] | None = None
+
+    def consider(self, record: EpochRecord) -> None:
+        if math.isnan(record.validation_loss):
+            self.epoch = record.epoch
+        elif record.validation_loss < self.loss:
+            self.epoch, self.loss = record.epoch, record.validation_loss
+            state = self.network.state_dict()
+            self.weights = {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    def restore(self) -> None:
+        if self.weights is not None:
+            self.network.load_state_dict(self.weights)
+
+
+def _optimizer(
+    objective: Objective, config: Config, *, n_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Adam with the preset's schedule: one cycle, or decay by 0.9 every 50 steps (Fig. S9)."""
+    groups = [
+        {"params": group["params"], "lr": config.learning_rate * group.get("rate", 1.0)}
+        for group in objective.parameter_groups()
+    ]
+    optimizer = torch.optim.Adam(groups, fused=True)
+    if config.preset == "paper":
+        decay: Callable[[int], float] = lambda step: 0.9 ** (step / 50)  # noqa: E731
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, decay)
+    peaks = [group["lr"] for group in groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, peaks, total_steps=n_steps + 1, pct_start=0.3
+    )
+    return optimizer, schedule
+
+
+def _refuse_divergence(record: EpochRecord) -> None:
+    if not math.isfinite(record.training_loss):
+        raise FloatingPointError(
+            f"The training loss became {record.training_loss} in epoch {record.epoch}. "
+            "Try a smaller learning_rate, or float32 precision."
+        )
+
+
+class HeldOut(NamedTuple):
+    """Molecules withheld from training, for the cells that decide when to stop."""
+
+    cells: Indices  #: positions of these cells in the training matrix
+    counts: sparse.csr_matrix  #: (cells, genes) their withheld molecules
+    fraction: float  #: share of a molecule's chance to be withheld
+
+
+class ThinningObjective:
+    """Split each cell's molecules at random; encode one part, predict the other.
+
+    The loss of a step is the negative log-probability of the predicted part given the
+    encoded one, per cell, plus the Gaussian prior of the loadings in proportion: the prior
+    is worth one observation of the whole data set, so each of its cells carries 1/cells of
+    it, and as only 1 - f of the molecules are scored, 1 - f of that.
+    """
+
+    def __init__(
+        self,
+        network: CountNetwork,
+        counts: sparse.csr_matrix,
+        batch: Indices,
+        config: Config,
+        *,
+        device: torch.device,
+        held_out: HeldOut | None,
+    ) -> None:
+        self.network, self.config, self.device = network, config, device
+        self.counts, self.batch, self.held_out = counts, batch, held_out
+        self.n_cells = counts.shape[0]
+        self.draw = torch.Generator().manual_seed(config.seed)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Weights at the learning rate; dispersions and dropout curve faster."""
+        fast = ("log_theta", "dropout_curve", "log_scale", "smoothing.gate")
+        named = list(self.network.named_parameters())
+        return [
+            {"params": [p for name, p in named if name not in fast]},
+            {"params": [p for name, p in named if name in fast], "rate": THETA_RATE},
+        ]
+
+    def step_loss(self, cells: Indices, generator: torch.Generator) -> Tensor:
+        """Thinned loss of some cells, plus their share of the prior, per cell."""
+        block = cell_block(self.counts, self.batch, cells, self.device)
+        low, high = self.config.kept_low, self.config.kept_high
+        fraction = low + (high - low) * float(torch.rand((), generator=self.draw))
+        kept, thinned = split_block(block, fraction, generator=generator)
+        loss = self._loss(kept, block.library, thinned) / block.n_cells
+        prior = self.network.penalty(self.config.loading_scale) / self.n_cells
+        return loss + (1 - fraction) * prior
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Loss of the withheld molecules of the deciding cells, per cell."""
+        if self.held_out is None:
+            return math.nan
+        held, total = self.held_out, 0.0
+        for start in range(0, len(held.cells), EVALUATION_CELLS):
+            part = slice(start, start + EVALUATION_CELLS)
+            kept = cell_block(self.counts, self.batch, held.cells[part], self.device)
+            full = self.counts[held.cells[part]] + held.counts[part]
+            thinned = _measured_entries(full, held.counts[part], 1 - held.fraction, self.device)
+            library = kept.library / (1 - held.fraction)
+            total += float(self._loss(kept, library, thinned))
+        return total / len(held.cells)
+
+    def _loss(self, kept: CellBlock, library: Tensor, thinned: ThinnedBlock) -> Tensor:
+        z = self.network.encode(kept)
+        return thinned_loss(self.network.decode(z, library, kept.batch), thinned)
+
+
+def thinned_loss(predicted: CountDistribution, thinned: ThinnedBlock) -> Tensor:
+    """Thinned loss of an NB or a ZINB, whichever ``predicted`` is; a sum, in nats."""
+    mean, theta, logits = predicted
+    if logits is None:
+        return thinned_nb_loss(mean, theta, thinned)
+    return thinned_zinb_loss(mean, theta, logits, thinned)
+
+
+def _measured_entries(
+    full: sparse.csr_matrix, target: sparse.csr_matrix, fraction: float, device: torch.device
+) -> ThinnedBlock:
+    """Entries of ``full`` as a thinned block whose target part is ``target``."""
+    full = full.tocoo()
+    hidden = np.asarray(target[full.row, full.col], dtype=np.float32).ravel()
+    move = lambda values: torch.as_tensor(values).to(device)  # noqa: E731
+    rows, columns = (move(index.astype(np.int64)) for index in (full.row, full.col))
+    return ThinnedBlock(rows, columns, move(full.data - hidden), move(hidden), fraction)
+
+
+class PaperObjective:
+    """The variational lower bound of the paper (eq. 19-22), in nats per cell.
+
+    ::
+
+        - [ E log p(X | Z_N, Z_M) + E log p(A | Z_N) - KL(Z_M) - KL(Z_N) ] / cells
+        + L2 / 2 x (sum of squared encoder weights)
+
+    Each term is the full sum of eq. 19; a minibatch stands for its share of the cells.
+    Eq. 22 divides every term by a different number, which would weigh the KL of a cell
+    genes / latent times its share and switch the latent space off.
+    """
+
+    def __init__(
+        self,
+        network: PaperNetwork,
+        counts: sparse.csr_matrix,
+        batch: Indices,
+        config: Config,
+        *,
+        device: torch.device,
+        log_normalized: sparse.csr_matrix,
+        adjacency: sparse.csr_matrix,
+        normalized_adjacency: sparse.csr_matrix,
+        validation: Indices,
+    ) -> None:
+        self.decoder, self.config, self.device = network, config, device
+        self.training = np.setdiff1d(np.arange(counts.shape[0]), validation)
+        self.validation, self.counts, self.batch = validation, counts, batch
+        self.n_cells, self.n_genes = len(self.training), counts.shape[1]
+        self.gene_encoder = GeneEncoder(
+            self.n_cells, config.n_hidden, config.n_latent, config.dropout_rate
+        ).to(device)
+        self.network = torch.nn.ModuleDict({"decoder": network, "gene_encoder": self.gene_encoder})
+        self.expression = sparse_tensor(log_normalized[self.training].T, device)
+        self.normalized_adjacency = sparse_tensor(normalized_adjacency, device)
+        upper = sparse.triu(adjacency, k=1).tocoo()
+        self.edges = torch.as_tensor(np.stack([upper.row, upper.col])).long().to(device)
+        self.edge_keys = torch.sort(self.edges[0] * self.n_genes + self.edges[1]).values
+        self.n_pairs = self.n_genes * (self.n_genes - 1) / 2
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """All weights at the learning rate."""
+        return [{"params": list(self.network.parameters())}]
+
+    def step_loss(self, cells: Indices, generator: torch.Generator) -> Tensor:
+        """Negative lower bound of a minibatch, per cell, plus the L2 penalty."""
+        block = cell_block(self.counts, self.batch, self.training[cells], self.device)
+        gene_mean, gene_log_variance = self.gene_encoder(self.expression, self.normalized_adjacency)
+        z_gene = _sample(gene_mean, gene_log_variance, generator)  # (genes, latent)
+        posterior = self.decoder.encode(block, self.decoder.reconstruct_edges(z_gene))
+        z_cell = _sample(posterior.mean, posterior.log_variance, generator)  # (cells, latent)
+        predicted = self.decoder.decode(z_cell, z_gene, block.library)
+        per_cell = _block_nll(predicted, block)
+        per_cell = per_cell + gaussian_kl(posterior.mean, posterior.log_variance).sum()
+        genes = self._edge_loss(z_gene, generator)
+        genes = genes + gaussian_kl(gene_mean, gene_log_variance).sum()
+        return per_cell / block.n_cells + genes / self.n_cells + self._l2()
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Expression likelihood of the withheld cells plus edge cross-entropy, per cell."""
+        gene_mean, _ = self.gene_encoder(self.expression, self.normalized_adjacency)
+        self.decoder.freeze_genes(gene_mean)
+        if not len(self.validation):
+            return math.nan
+        total = 0.0
+        for start in range(0, len(self.validation), EVALUATION_CELLS):
+            cells = self.validation[start : start + EVALUATION_CELLS]
+            block = cell_block(self.counts, self.batch, cells, self.device)
+            total += float(_block_nll(self.decoder.expression(block), block))
+        fixed = torch.Generator(self.device).manual_seed(0)  # the same non-edges every epoch
+        edges = float(self._edge_loss(gene_mean, fixed)) / self.n_cells
+        return total / len(self.validation) + edges
+
+    def _edge_loss(self, z_gene: Tensor, generator: torch.Generator) -> Tensor:
+        """Cross-entropy of all gene pairs, from all edges and as many sampled non-edges."""
+        n_sample = max(1000, self.edges.shape[1])
+        pairs = torch.randint(
+            self.n_genes, (2, n_sample), generator=generator, device=self.device
+        )
+        pairs = torch.stack([pairs.amin(0), pairs.amax(0)])
+        keys = pairs[0] * self.n_genes + pairs[1]
+        is_edge = torch.isin(keys, self.edge_keys, assume_unique=False)
+        non_edges = pairs[:, (pairs[0] != pairs[1]) & ~is_edge]
+        return self.n_pairs * edge_cross_entropy(
+            z_gene, self.edges, non_edges, n_pairs=self.n_pairs
+        )
+
+    def _l2(self) -> Tensor:
+        decoder, encoder = self.decoder, self.gene_encoder
+        weights = (
+            encoder.hidden.weight,
+            encoder.posterior.weight,
+            decoder.cell_graph_layer.weight,
+            decoder.cell_hidden.weight,
+            decoder.cell_posterior.weight,
+        )
+        return 0.5 * self.config.l2 * torch.stack([w.square().sum() for w in weights]).sum()
+
+
+def _sample(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
+    """Reparameterised draw from N(mean, exp(log_variance))."""
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+    return mean + noise * (0.5 * log_variance).exp()
+
+
+def _block_nll(predicted: CountDistribution, block: CellBlock) -> Tensor:
+    mean, theta, logits = predicted
+    return block_nll(mean, theta, logits, block.rows(), block.genes, block.counts)
+
+
+def sparse_tensor(matrix: sparse.spmatrix, device: torch.device) -> Tensor:
+    """Coalesced COO tensor of a scipy matrix, float32."""
+    coo = sparse.coo_matrix(matrix)
+    index = torch.as_tensor(np.stack([coo.row, coo.col])).long()
+    values = torch.as_tensor(coo.data).float()
+    tensor = torch.sparse_coo_tensor(index, values, coo.shape, check_invariants=True)
+    return tensor.coalesce().to(device)

@@ -1,0 +1,153 @@
+"""The check on the user's own data: does the model predict molecules that it never saw?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from graphsci.evaluation import controls
+from graphsci.evaluation.metrics import (
+    DevianceSums,
+    d2,
+    paired_difference,
+    poisson_deviance_sums,
+)
+
+OURS = "graphsci denoised"
+GENE_MEANS = "gene means"
+POOLING = "pooling 30 neighbours"
+NOTHING = "doing nothing"
+#: A difference counts if it is this many standard errors (over cells) from 0.
+SIGNIFICANT = 2.0
+
+_SIMPLE: dict[str, Callable[..., Any]] = {
+    NOTHING: controls.nothing,
+    GENE_MEANS: controls.gene_mean,
+    POOLING: controls.neighbour_pooling,
+}
+
+
+class Score(NamedTuple):
+    """How well one method predicts the held-out molecules."""
+
+    method: str
+    deviance: float  #: Poisson deviance per entry; lower is better
+    d2: float  #: share of the gene means' deviance that is explained; higher is better
+    z: float  #: ours minus this method, in standard errors; negative: ours is better
+    d2_rare: float  #: d2 over the half of the genes with the fewest molecules
+
+
+class Verdict(NamedTuple):
+    """The outcome of the check, with every number it rests on."""
+
+    scores: tuple[Score, ...]  #: ours first
+    n_cells: int
+    n_molecules: int  #: held out in these cells
+    fraction: float  #: share of the molecules held out
+
+    def of(self, method: str) -> Score:
+        """The score of one method."""
+        return next(score for score in self.scores if score.method == method)
+
+    @property
+    def beaten(self) -> tuple[str, ...]:
+        """Simple methods that ours beats significantly."""
+        return tuple(score.method for score in self.scores[1:] if score.z < -SIGNIFICANT)
+
+    @property
+    def passed(self) -> bool:
+        """Whether ours beats every simple method significantly."""
+        return len(self.beaten) == len(self.scores) - 1
+
+    def line(self) -> str:
+        """The verdict in one honest line."""
+        ours, rest = self.scores[0], sorted(self.scores[1:], key=lambda s: s.deviance)
+        against = ", ".join(f"{s.deviance:.4f} {s.method}" for s in rest)
+        numbers = (
+            f"Poisson deviance of {self.n_molecules:,} held-out molecules {ours.deviance:.4f} "
+            f"against {against}; {ours.d2:.1%} below gene means"
+        )
+        if self.passed:
+            return f"Imputation helps here: better than every simple method. {numbers}."
+        best = rest[0]
+        if best.z > SIGNIFICANT:
+            return (
+                f"Do not use this imputation: {best.method} predicts this data better. {numbers}."
+            )
+        unbeaten = " and ".join(s.method for s in rest if s.method not in self.beaten)
+        return f"Doubtful: no better than {unbeaten}, within the error. {numbers}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and ``uns``."""
+        return {
+            "passed": self.passed,
+            "line": self.line(),
+            "n_cells": self.n_cells,
+            "n_molecules": self.n_molecules,
+            "fraction": self.fraction,
+            "scores": {s.method: {k: v for k, v in s._asdict().items() if k != "method"}
+                       for s in self.scores},
+        }
+
+
+def judge(
+    *,
+    kept: sparse.csr_matrix,
+    held_out: sparse.csr_matrix,
+    ours: Callable[[], Any],
+    cells: np.ndarray,
+    fraction: float,
+    seed: int,
+) -> Verdict:
+    """Score ours and the simple methods on the held-out molecules of some cells.
+
+    Parameters
+    ----------
+    kept, held_out
+        (cells, genes) the two parts of the counts. Methods see ``kept``, all of it.
+    ours
+        Returns an iterable of ``(row_start, block)``: expected held-out counts of all cells.
+    cells
+        Positions of the cells that are scored: those that did not decide when to stop.
+    fraction
+        Share of the molecules held out.
+    """
+    ratio = fraction / (1 - fraction)
+    sums = {OURS: _score_cells(ours(), held_out, cells)}
+    for name, method in _SIMPLE.items():
+        sums[name] = _score_cells(method(kept, ratio=ratio, random_state=seed), held_out, cells)
+    molecules = np.asarray(kept.sum(0)).ravel()
+    rare = np.argsort(molecules, kind="stable")[: len(molecules) // 2]
+    scores = tuple(_score(name, sums, rare) for name in sums)
+    return Verdict(scores, len(cells), int(held_out[cells].sum()), fraction)
+
+
+def _score_cells(predicted: Any, held_out: sparse.csr_matrix, cells: np.ndarray) -> DevianceSums:
+    chosen = np.zeros(held_out.shape[0], dtype=bool)
+    chosen[cells] = True
+
+    def only_chosen() -> Any:
+        row = 0
+        for start, block in predicted:
+            part = block[chosen[start : start + len(block)]]
+            if len(part):
+                yield row, part
+                row += len(part)
+
+    return poisson_deviance_sums(predicted=only_chosen(), held_out=held_out[chosen])
+
+
+def _score(name: str, sums: dict[str, DevianceSums], rare: np.ndarray) -> Score:
+    own, ours, reference = sums[name], sums[OURS], sums[GENE_MEANS]
+    rare_sum, rare_reference = own.per_gene[rare].sum(), reference.per_gene[rare].sum()
+    z = 0.0 if name == OURS else paired_difference(candidate=ours, reference=own).z
+    return Score(
+        name,
+        own.mean,
+        d2(deviance=own.total, reference_deviance=reference.total),
+        z,
+        d2(deviance=rare_sum, reference_deviance=rare_reference) if rare_reference > 0 else 0.0,
+    )
