@@ -19,7 +19,7 @@ number and a matrix is the same in memory and on disk. Differentiation paths are
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -84,15 +84,19 @@ class SplatParams:
         positive = ("n_genes", "mean_shape", "mean_rate", "bcv_df")
         scales = ("batch_fac_scale", "lib_scale", "out_fac_scale", "de_fac_scale", "bcv_common")
         for name in probabilities:
-            _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+            _check(
+                0 <= getattr(self, name) <= 1, name, getattr(self, name), "a number between 0 and 1"
+            )
         for name in positive:
-            _check(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+            _check(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
         for name in scales:
-            _check(getattr(self, name) >= 0, name, getattr(self, name), "of at least 0")
+            _check(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
         cells, groups = self.batch_cells, self.group_prob
-        _check(bool(cells) and min(cells) > 0, "batch_cells", cells, "above 0 in each batch")
+        _check(
+            bool(cells) and min(cells) > 0, "batch_cells", cells, "a number above 0 for each batch"
+        )
         sums_to_one = bool(groups) and min(groups) >= 0 and abs(sum(groups) - 1) < 1e-8
-        _check(sums_to_one, "group_prob", groups, "of at least 0 that sum to 1")
+        _check(sums_to_one, "group_prob", groups, "numbers of at least 0 that sum to 1")
         known = self.dropout_type in {"none", "experiment"}
         _check(known, "dropout_type", self.dropout_type, "'none' or 'experiment'")
 
@@ -116,9 +120,17 @@ def _paper(n_cells: int, n_genes: int, n_groups: int) -> SplatParams:
 
 
 #: The paper's simulations as stated, and harder ones that separate methods.
+#:
+#: As stated, 13.5 % and 15 % of all entries are dropped (17.8 % and 22.4 % of the positive
+#: counts), not the 27 % that the paper reports, and raw counts cluster all but perfectly. The
+#: hard ones lower the depth (lib.loc 11 to 8.8, 6,634 molecules a cell before dropout) until
+#: K-means on t-SNE of the raw counts scores an ARI as near Table S1's raw row (.716, .318) as a
+#: consistent setting comes, and set dropout.mid so that 27 % of the positive counts are dropped.
 PRESETS: dict[str, SplatParams] = {
     "sim-t2": _paper(2000, 3000, 2),
     "sim-t6": _paper(3000, 5000, 6),
+    "sim-t2-hard": replace(_paper(2000, 3000, 2), lib_loc=8.8, dropout_mid=-0.54),
+    "sim-t6-hard": replace(_paper(3000, 5000, 6), lib_loc=8.8, dropout_mid=-0.76),
 }
 
 

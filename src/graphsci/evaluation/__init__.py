@@ -3,12 +3,22 @@
 Nothing here knows the model: counts and predictions go in, numbers come out. The modules are
 ``designs`` (what is hidden), ``controls`` (what must be beaten), ``metrics``, ``labels``,
 ``detection``, ``openproblems`` and ``false_signal`` (scores), ``clustering`` (the paper's
-protocols) and ``registry`` (what each score is).
+protocols), ``held_out`` (the table of held-out molecules) and ``registry`` (what each score is).
 """
 
 from graphsci.evaluation._blocks import Prediction
 from graphsci.evaluation.clustering import PROTOCOLS, evaluate_clustering
 from graphsci.evaluation.controls import CONTROLS
+from graphsci.evaluation.held_out import HeldOutScore, score_held_out
 from graphsci.evaluation.registry import METRICS, Metric
 
-__all__ = ["CONTROLS", "METRICS", "PROTOCOLS", "Metric", "Prediction", "evaluate_clustering"]
+__all__ = [
+    "CONTROLS",
+    "METRICS",
+    "PROTOCOLS",
+    "HeldOutScore",
+    "Metric",
+    "Prediction",
+    "evaluate_clustering",
+    "score_held_out",
+]
