@@ -92,9 +92,7 @@ class SplatParams:
         for name in scales:
             _check(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
         cells, groups = self.batch_cells, self.group_prob
-        _check(
-            bool(cells) and min(cells) > 0, "batch_cells", cells, "a number above 0 for each batch"
-        )
+        _check(bool(cells) and min(cells) > 0, "batch_cells", cells, "numbers above 0")
         sums_to_one = bool(groups) and min(groups) >= 0 and abs(sum(groups) - 1) < 1e-8
         _check(sums_to_one, "group_prob", groups, "numbers of at least 0 that sum to 1")
         known = self.dropout_type in {"none", "experiment"}
