@@ -1,0 +1,65 @@
+"""Small data of known structure, and models trained on it once for all tests."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+EMPTY_CELL, UNDETECTED_GENE = 7, 5
+
+
+def draw_toy(n_cells: int = 120, n_genes: int = 60, seed: int = 0) -> AnnData:
+    """Three cell types in two batches, Poisson counts; one empty cell, one undetected gene."""
+    rng = np.random.default_rng(seed)
+    group, batch = rng.integers(0, 3, n_cells), rng.integers(0, 2, n_cells)
+    profile = rng.gamma(0.5, 4.0, (3, n_genes)) + 0.05
+    offset = rng.lognormal(0, 0.7, (2, n_genes))
+    depth = rng.lognormal(0, 0.3, n_cells)[:, None]
+    rate = profile[group] * offset[batch] * depth
+    counts = rng.poisson(rate).astype(np.float32)
+    counts[EMPTY_CELL], counts[:, UNDETECTED_GENE] = 0, 0
+    obs = pd.DataFrame(
+        {"group": group.astype(str), "batch": [f"b{code}" for code in batch]},
+        index=[f"cell{i}" for i in range(n_cells)],
+    )
+    var = pd.DataFrame(index=[f"gene{i}" for i in range(n_genes)])
+    return AnnData(counts, obs=obs, var=var, layers={"rate": rate})
+
+
+@pytest.fixture
+def toy() -> AnnData:
+    """Return fresh toy data, 120 cells x 60 genes."""
+    return draw_toy()
+
+
+@pytest.fixture(scope="session")
+def draw() -> Callable[..., AnnData]:
+    """Return the function that draws toy data of any size and seed."""
+    return draw_toy
+
+
+#: Options of the models that tests share; the fit of each takes a second.
+MODELS = {
+    "nb": {"max_epochs": 20, "likelihood": "nb", "graph": "pearson"},
+    "zinb": {"max_epochs": 20, "likelihood": "zinb", "graph": "none"},
+    "batches": {"max_epochs": 20, "likelihood": "nb"},
+    "paper": {"preset": "paper", "max_epochs": 10, "likelihood": "nb"},
+    "paper zinb": {"preset": "paper", "max_epochs": 10, "likelihood": "zinb"},
+}
+
+
+@lru_cache
+def _trained(name: str):
+    from graphsci import GraphSCI
+
+    batch_key = "batch" if name == "batches" else None
+    return GraphSCI(**MODELS[name], seed=1).fit(draw_toy(), batch_key=batch_key)
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """Return ``trained(name)``: a model of :data:`MODELS` fitted to the toy data; not to be changed."""
+    return _trained

@@ -1,0 +1,163 @@
+"""Hyper-parameters: one home, bounds that are enforced, errors that name the field."""
+
+from dataclasses import FrozenInstanceError, fields
+
+import numpy as np
+import pytest
+
+from graphsci.config import PAPER, PRESETS, Config, option_names, preset, read_config
+
+FIELDS = {field.name: field for field in fields(Config)}
+BOUNDED = [
+    (name, side)
+    for name, field in FIELDS.items()
+    for side in ("low", "high")
+    if field.metadata[side] is not None
+]
+
+
+def beyond(name: str, side: str) -> float:
+    """Return the nearest value outside a bound."""
+    bound, away = FIELDS[name].metadata[side], -1 if side == "low" else 1
+    if type(FIELDS[name].default) is int:
+        return bound + away
+    return float(np.nextafter(bound, away * np.inf))
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_says_what_it_is(name):
+    text = FIELDS[name].metadata["help"]
+    assert len(text) > 20
+    assert text.endswith(".")
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_number_has_a_lower_bound(name):
+    if type(FIELDS[name].default) in (int, float):
+        assert FIELDS[name].metadata["low"] is not None
+
+
+@pytest.mark.parametrize(("name", "side"), BOUNDED)
+def test_bounds_are_enforced_and_inclusive(name, side):
+    with pytest.raises(ValueError, match=rf"^{name}: got .*, expected a value in \["):
+        Config(**{name: beyond(name, side)})
+    bound = FIELDS[name].metadata[side]
+    rest = {"kept_low": 0.05} if name == "kept_high" else {"kept_high": 0.95}
+    assert getattr(Config(**{**rest, name: bound}), name) == bound
+
+
+@pytest.mark.parametrize("name", [n for n, f in FIELDS.items() if type(f.default) is float])
+def test_nan_is_refused_and_whole_numbers_are_taken_as_float(name):
+    with pytest.raises(ValueError, match=f"^{name}: got nan"):
+        Config(**{name: float("nan")})
+    low, high = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
+    if low <= 1 and (high is None or high >= 1):
+        assert type(getattr(Config(**{name: 1}), name)) is float
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "fast"}, "preset: got 'fast', expected 'default' or 'paper'"),
+        ({"likelihood": "poisson"}, "likelihood: got 'poisson', expected 'auto' or 'nb' or 'zinb'"),
+        ({"graph": None}, "graph: got None, expected 'pearson'"),
+        (
+            {"kept_low": 0.9, "kept_high": 0.8},
+            "kept_low: got 0.9, expected at most kept_high = 0.8",
+        ),
+    ],
+)
+def test_wrong_choices_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 1.5}, "seed: got 1.5, expected a value of type int"),
+        ({"seed": True}, "seed: got True, expected a value of type int"),
+        ({"learning_rate": "0.1"}, "learning_rate: got '0.1', expected a value of type float"),
+        ({"dropout_rate": True}, "dropout_rate: got True, expected a value of type float"),
+        ({"check": 1}, "check: got 1, expected a value of type bool"),
+        ({"device": 0}, "device: got 0, expected a value of type str"),
+    ],
+)
+def test_wrong_types_are_refused(options, message):
+    with pytest.raises(TypeError, match=message):
+        Config(**options)
+
+
+def test_unknown_names_get_a_suggestion():
+    with pytest.raises(ValueError, match=r"'learning_rte'\. Did you mean 'learning_rate'\?"):
+        Config().replace(learning_rte=0.1)
+    with pytest.raises(ValueError, match=r"Unknown hyper-parameter 'zzz'\. Known: preset, "):
+        preset("paper", zzz=1)
+    with pytest.raises(ValueError, match="preset: got 'papr', expected one of default, paper"):
+        preset("papr")
+
+
+def test_replace_changes_a_copy_and_checks_it():
+    config = Config()
+    assert config.replace(seed=3) == Config(seed=3)
+    assert config == Config()
+    with pytest.raises(ValueError, match="n_latent: got 0"):
+        config.replace(n_latent=0)
+    with pytest.raises(FrozenInstanceError):
+        config.seed = 1
+
+
+@pytest.mark.parametrize("config", [*PRESETS.values(), Config(seed=9, likelihood="zinb")])
+def test_round_trip_through_plain_values(config):
+    plain = config.to_dict()
+    assert tuple(plain) == option_names()
+    assert {type(value) for value in plain.values()} <= {str, int, float, bool}
+    assert Config(**plain) == config
+
+
+def test_paper_preset_has_the_published_values():
+    """Supplement: latent 32, hidden 16, Adam 0.01, dropout rate 0.2, L2 1e-3, |PCC| > 0.3."""
+    published = {
+        "graph": "pearson",
+        "graph_threshold": 0.3,
+        "graph_top_k": 0,  # eq. 2 keeps every edge above the threshold
+        "n_latent": 32,
+        "n_hidden": 16,
+        "learning_rate": 0.01,
+        "dropout_rate": 0.2,
+        "l2": 1e-3,
+        "validation_fraction": 0.1,
+    }
+    assert {name: PAPER.to_dict()[name] for name in published} == published
+    assert preset("paper") == PAPER
+    assert preset("default") == Config()
+    assert preset("paper", seed=4) == PAPER.replace(seed=4)
+
+
+def test_toml_is_read(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(
+        "# a comment\nn_latent = 12\nlearning_rate = 1\ngraph = 'none'\ncheck = false\n"
+    )
+    assert read_config(path) == {
+        "n_latent": 12,
+        "learning_rate": 1,
+        "graph": "none",
+        "check": False,
+    }
+    assert Config(**read_config(str(path))).learning_rate == 1.0
+
+
+def test_bad_toml_is_refused(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text("n_latent = \n")
+    with pytest.raises(ValueError, match=r"run\.toml is not valid TOML: "):
+        read_config(path)
+    path.write_text("n_latnt = 3\n")
+    with pytest.raises(
+        ValueError, match="Unknown hyper-parameter 'n_latnt'. Did you mean 'n_latent'"
+    ):
+        read_config(path)
+    path.write_text("[training]\nseed = 3\n")
+    with pytest.raises(ValueError, match="Unknown hyper-parameter 'training'"):
+        read_config(path)
