@@ -61,5 +61,5 @@ def _trained(name: str):
 
 @pytest.fixture(scope="session")
 def trained():
-    """Return ``trained(name)``: a model of :data:`MODELS` fitted to the toy data; not to be changed."""
+    """Return ``trained(name)``: a model of MODELS fitted to the toy data; do not change it."""
     return _trained

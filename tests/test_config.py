@@ -155,7 +155,7 @@ def test_bad_toml_is_refused(tmp_path):
         read_config(path)
     path.write_text("n_latnt = 3\n")
     with pytest.raises(
-        ValueError, match="Unknown hyper-parameter 'n_latnt'. Did you mean 'n_latent'"
+        ValueError, match=r"Unknown hyper-parameter 'n_latnt'\. Did you mean 'n_latent'"
     ):
         read_config(path)
     path.write_text("[training]\nseed = 3\n")

@@ -1,0 +1,510 @@
+"""The layers against dense algebra, hand-worked graphs, scipy's distributions, and laws."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse, stats
+from torch import nn
+from torch.autograd import gradcheck
+
+from graphsci import model as gm
+from graphsci.gene_graph import normalized_adjacency
+
+DOUBLE = torch.float64
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=seeded(seed), dtype=DOUBLE)
+
+
+def as_sparse(matrix) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(matrix)).to(DOUBLE).to_sparse().coalesce()
+
+
+def block_of(counts: np.ndarray, batch: np.ndarray | None = None) -> gm.CellBlock:
+    csr = sparse.csr_matrix(counts)
+    return gm.CellBlock(
+        torch.as_tensor(csr.indptr).long(),
+        torch.as_tensor(csr.indices).long(),
+        torch.as_tensor(csr.data).to(DOUBLE),
+        torch.as_tensor(counts.sum(1)).to(DOUBLE),
+        torch.as_tensor(np.zeros(len(counts), int) if batch is None else batch),
+    )
+
+
+def counts_of(n_cells=6, n_genes=9, seed=0, mean=2.0) -> np.ndarray:
+    return np.random.default_rng(seed).poisson(mean, (n_cells, n_genes)).astype(float)
+
+
+def set_all(network: nn.Module, seed: int = 3, scale: float = 0.5) -> None:
+    """Give every parameter a value, so that none hides behind a start at zero."""
+    generator = seeded(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+
+
+def count_network(n_genes=9, *, n_batches=1, zero_inflated=False, neighbours=None):
+    network = gm.CountNetwork(
+        gene_proportions=torch.full((n_genes,), 1 / n_genes),
+        n_latent=3,
+        n_hidden=5,
+        dropout_rate=0.5,
+        median_library=20.0,
+        n_batches=n_batches,
+        zero_inflated=zero_inflated,
+        neighbours=neighbours,
+    )
+    set_all(network)
+    return network.double().eval()
+
+
+#: A chain 0 - 1 - 2 - ... of nine genes, both directions, and every gene with itself.
+CHAIN = np.eye(9, k=1) + np.eye(9, k=-1)
+
+
+def edges_of(adjacency: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(np.stack(np.nonzero(adjacency + np.eye(len(adjacency))))).long()
+
+
+def paper_network(adjacency=CHAIN, *, zero_inflated=True, dropout_rate=0.5):
+    network = gm.PaperNetwork(
+        n_genes=len(adjacency),
+        n_latent=3,
+        n_hidden=5,
+        dropout_rate=dropout_rate,
+        edges=edges_of(adjacency),
+        median_library=20.0,
+        zero_inflated=zero_inflated,
+    )
+    set_all(network)
+    network = network.double().eval()
+    network.freeze_genes(random(len(adjacency), 3, seed=5))
+    return network
+
+
+# --- blocks of cells ------------------------------------------------------------------
+
+
+def test_block_by_hand():
+    block = block_of(np.array([[0.0, 3.0, 1.0], [0.0, 0.0, 0.0], [2.0, 0.0, 0.0]]))
+    assert block.n_cells == 3
+    assert block.rows().tolist() == [0, 0, 2]
+    assert block.dense(block.counts, 3).tolist() == [[0, 3, 1], [0, 0, 0], [2, 0, 0]]
+    # size factors 4 / 8 and 2 / 8
+    expected = np.log1p([3 / 0.5, 1 / 0.5, 2 / 0.25])
+    np.testing.assert_allclose(block.log_normalized(8.0).numpy(), expected)
+
+
+# --- graph convolution (eq. 3-4) ------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["dense", "sparse"])
+def test_graph_convolution_matches_dense_algebra(layout):
+    adjacency = np.triu(np.random.default_rng(0).random((7, 7)) < 0.4, 1).astype(float)
+    adjacency += adjacency.T
+    with_loops = adjacency + np.eye(7)
+    scale = np.diag(with_loops.sum(1) ** -0.5)
+    layer = gm.GraphConvolution(4, 3).double()
+    x = random(7, 4)
+    operator = as_sparse(normalized_adjacency(sparse.csr_matrix(adjacency)).toarray())
+    ours = layer(x if layout == "dense" else x.to_sparse(), operator).detach().numpy()
+    truth = scale @ with_loops @ scale @ x.numpy() @ layer.weight.detach().numpy()
+    np.testing.assert_allclose(ours, truth, rtol=1e-5, atol=1e-7)
+
+
+def test_graph_convolution_on_a_chain_of_three_by_hand():
+    """Degrees with the loop 2, 3, 2: the end hears itself by 1/2 and the middle by 1/sqrt 6."""
+    layer = gm.GraphConvolution(1, 1).double()
+    nn.init.constant_(layer.weight, 2.0)
+    chain = sparse.csr_matrix(np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]]))
+    operator = as_sparse(normalized_adjacency(chain).toarray())
+    x = torch.tensor([[1.0], [10.0], [100.0]]).double()
+    truth = [
+        2 * (1 / 2 + 10 / 6**0.5),
+        2 * (1 / 6**0.5 + 10 / 3 + 100 / 6**0.5),
+        2 * (10 / 6**0.5 + 100 / 2),
+    ]
+    assert layer(x, operator).ravel().tolist() == pytest.approx(truth, rel=1e-6)
+
+
+def test_gene_encoder_follows_equations_3_and_4():
+    encoder = gm.GeneEncoder(n_cells=6, n_hidden=4, n_latent=2, dropout_rate=0.5).double().eval()
+    operator = as_sparse(normalized_adjacency(sparse.csr_matrix(CHAIN)).toarray())
+    x = random(9, 6).abs()
+    mean, log_variance = encoder(x.to_sparse(), operator)
+    a, w0 = operator.to_dense(), encoder.hidden.weight
+    both = a @ torch.relu(a @ x @ w0) @ encoder.posterior.weight
+    torch.testing.assert_close(mean, both[:, :2])
+    torch.testing.assert_close(log_variance, both[:, 2:])
+
+
+# --- the masked layer (eq. 5) ---------------------------------------------------------
+
+
+def dense_weight(layer: gm.MaskedGraphLinear, n_genes: int, mask=None) -> torch.Tensor:
+    weight = layer.weight if mask is None else layer.weight * mask
+    dense = torch.zeros(n_genes, n_genes, dtype=DOUBLE)
+    return dense.index_put(tuple(layer.edges), weight)
+
+
+def directed_edges() -> torch.Tensor:
+    """Random ordered pairs, not symmetric: the two directions have weights of their own."""
+    return torch.as_tensor(
+        np.stack(np.nonzero(np.random.default_rng(2).random((9, 9)) < 0.3))
+    ).long()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("products_at_once", [1, 20, 1 << 24])
+def test_masked_layer_matches_the_dense_formula(monkeypatch, masked, products_at_once):
+    """Value and gradients; ``products_at_once`` must not matter."""
+    monkeypatch.setattr(gm._MaskedProduct, "products_at_once", products_at_once)
+    layer = gm.MaskedGraphLinear(9, directed_edges()).double()
+    nn.init.normal_(layer.bias, generator=seeded(4))
+    x, upstream = random(4, 9), random(4, 9, seed=9)
+    mask = torch.rand(len(layer.weight), generator=seeded(1), dtype=DOUBLE) if masked else None
+    if masked:
+        mask.requires_grad_()
+    dense = x @ dense_weight(layer, 9, mask) + layer.bias
+    torch.testing.assert_close(layer(x, mask), dense)
+    sources = [layer.weight, layer.bias, *([mask] if masked else [])]
+    ours = torch.autograd.grad((layer(x, mask) * upstream).sum(), sources)
+    truth = torch.autograd.grad((dense * upstream).sum(), sources)
+    for one, other in zip(ours, truth, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_masked_product_gradcheck():
+    edges, x = directed_edges(), random(4, 9)
+    weight = random(edges.shape[1], seed=7).requires_grad_()
+    assert gradcheck(lambda w: gm._MaskedProduct.apply(x, w, edges), (weight,))
+
+
+def test_masked_layer_by_hand():
+    """Edges 0 -> 1 (weight 2), 1 -> 0 (weight 3), 2 -> 2 (weight 5)."""
+    layer = gm.MaskedGraphLinear(3, torch.tensor([[0, 1, 2], [1, 0, 2]])).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([2.0, 3.0, 5.0]))
+        layer.bias.copy_(torch.tensor([0.5, 0.0, 0.0]))
+    out = layer(torch.tensor([[1.0, 10.0, 100.0]]).double())
+    assert out.tolist() == [[30.5, 2.0, 500.0]]
+
+
+def test_a_gene_without_an_edge_gives_its_bias():
+    layer = gm.MaskedGraphLinear(3, torch.empty(2, 0, dtype=torch.long)).double()
+    out = layer(random(2, 3))
+    assert torch.equal(out, torch.zeros(2, 3, dtype=DOUBLE))
+    out.sum().backward()
+
+
+# --- the published network ------------------------------------------------------------
+
+
+def test_paper_encoder_follows_equation_5():
+    network, block = paper_network(), block_of(counts_of())
+    weight = dense_weight(network.cell_graph_layer, 9, network.edge_mask)
+    x = block.dense(block.log_normalized(20.0), 9)
+    hidden = torch.tanh(x @ weight + network.cell_graph_layer.bias)
+    both = network.cell_posterior(torch.tanh(network.cell_hidden(hidden)))
+    posterior = network.encode(block, network.edge_mask)
+    torch.testing.assert_close(posterior.mean, both[:, :3])
+    torch.testing.assert_close(posterior.log_variance, both[:, 3:])
+    torch.testing.assert_close(network.latent(block), both[:, :3])
+
+
+def test_paper_heads_follow_equations_9_to_15():
+    network = paper_network()
+    z_cell, z_gene = random(4, 3, seed=1), random(9, 3, seed=2)
+    library = torch.tensor([20.0, 40.0, 5.0, 10.0], dtype=DOUBLE)
+    mean, theta, logits = network.decode(z_cell, z_gene, library)
+    for cell in range(4):
+        for gene in range(9):
+            head = [
+                z_cell[cell] @ network.head_weight[h] @ z_gene[gene] + network.head_bias[h, gene]
+                for h in range(3)
+            ]
+            assert mean[cell, gene].item() == pytest.approx(
+                library[cell].item() / 20 * head[0].exp().item()
+            )
+            assert theta[cell, gene].item() == pytest.approx(np.log1p(np.exp(head[1].item())))
+            assert logits[cell, gene].item() == pytest.approx(head[2].item())
+
+
+def test_paper_heads_stay_in_their_range():
+    network = paper_network()
+    z_cell, z_gene = 1e4 * random(4, 3, seed=1), 1e4 * random(9, 3, seed=2)
+    mean, theta, _ = network.decode(z_cell, z_gene, torch.full((4,), 30.0, dtype=DOUBLE))
+    for value in (mean, theta):
+        assert torch.isfinite(value).all()
+        assert (value > 0).all()
+    assert paper_network(zero_inflated=False).decode(z_cell, z_gene, z_cell[:, 0].abs())[2] is None
+
+
+def test_paper_mean_doubles_with_the_size_factor():
+    network, block = paper_network(), block_of(counts_of())
+    single, double = network.expression(block), network.expression(block, 2.0)
+    torch.testing.assert_close(double.mean, 2 * single.mean)
+    assert torch.equal(double.inverse_dispersion, single.inverse_dispersion)
+
+
+def test_freezing_genes_keeps_their_embedding_and_their_graph():
+    """The frozen mask is sigmoid(z_i . z_j) on the edges, eq. 18."""
+    network = paper_network()
+    z = random(9, 3, seed=8)
+    given = z.clone()
+    network.freeze_genes(given)
+    given.zero_()  # a copy was kept
+    torch.testing.assert_close(network.gene_embedding(), z)
+    source, target = edges_of(CHAIN)
+    truth = torch.sigmoid((z @ z.T)[source, target])
+    torch.testing.assert_close(network.edge_mask, truth)
+    assert not network.edge_mask.requires_grad
+    assert {"gene_mean", "edge_mask"} <= set(network.state_dict())
+
+
+# --- smoothing over the graph ---------------------------------------------------------
+
+
+def test_graph_smoothing_by_hand():
+    """Gene 0 averages genes 1 (weight 3/4) and 2 (weight -1/4); gene 1 has a closed gate."""
+    operator = as_sparse([[0, 0.75, -0.25], [1.0, 0, 0], [0, 0, 0]])
+    layer = gm.GraphSmoothing(operator).double()
+    assert torch.equal(layer(random(3, 2)), random(3, 2)), "gates start at 0"
+    with torch.no_grad():
+        layer.gate.copy_(torch.tensor([np.arctanh(0.5), 0.0, 3.0]))
+    loadings = torch.tensor([[1.0], [4.0], [8.0]]).double()
+    torch.testing.assert_close(layer(loadings).ravel(), torch.tensor([1.5, 4.0, 8.0]).double())
+
+
+def test_smoothing_is_part_of_the_gene_embedding():
+    operator = as_sparse(CHAIN / CHAIN.sum(1, keepdims=True))
+    network = count_network(neighbours=operator)
+    gate = torch.tanh(network.smoothing.gate)[:, None]
+    truth = network.loadings + gate * (operator.to_dense() @ network.loadings)
+    torch.testing.assert_close(network.gene_embedding(), truth)
+
+
+# --- the default network --------------------------------------------------------------
+
+
+def test_mean_is_a_softmax_of_the_factor_model():
+    network = count_network(n_batches=2)
+    z, library = random(5, 3), torch.tensor([1.0, 10.0, 100.0, 3.0, 0.0], dtype=DOUBLE)
+    batch = torch.tensor([0, 1, 1, 0, 0])
+    mean = network.decode(z, library, batch).mean
+    logits = z @ network.loadings.T + network.bias + network.batch_offset[batch]
+    truth = logits.exp() / logits.exp().sum(1, keepdim=True) * library[:, None]
+    torch.testing.assert_close(mean, truth.to(mean.dtype), rtol=1e-5, atol=1e-9)
+    assert mean.sum(1).tolist() == pytest.approx(library.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("zero_inflated", [False, True])
+def test_doubling_the_library_doubles_means(zero_inflated):
+    network, block = count_network(zero_inflated=zero_inflated), block_of(counts_of())
+    single, double = network.expression(block), network.expression(block, 2.0)
+    torch.testing.assert_close(double.mean, 2 * single.mean)
+
+
+def test_dropout_curve_is_logistic_in_the_log_mean():
+    network, block = count_network(zero_inflated=True), block_of(counts_of())
+    mean, _, logits = network.expression(block)
+    intercept, slope = network.dropout_curve
+    torch.testing.assert_close(logits, intercept + slope * mean.log(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        mean.sum(1), block.library * network.log_scale.exp(), rtol=1e-5, atol=1e-6
+    )
+    assert count_network().expression(block).zero_inflation_logits is None
+
+
+def test_an_untrained_network_predicts_gene_means():
+    proportions = torch.tensor([0.7, 0.2, 0.1])
+    network = gm.CountNetwork(
+        gene_proportions=proportions,
+        n_latent=2,
+        n_hidden=4,
+        dropout_rate=0.0,
+        median_library=10.0,
+        n_batches=1,
+        zero_inflated=False,
+        neighbours=None,
+    ).eval()
+    with torch.no_grad():
+        network.loadings.zero_()
+    library = torch.tensor([10.0, 50.0])
+    mean = network.decode(torch.randn(2, 2, generator=seeded()), library, torch.zeros(2).long())[0]
+    torch.testing.assert_close(mean, library[:, None] * proportions)
+
+
+@pytest.mark.parametrize("extreme", [-100.0, 100.0])
+def test_theta_stays_in_its_range(extreme):
+    network = count_network()
+    nn.init.constant_(network.log_theta, extreme)
+    theta = network.inverse_dispersion
+    assert torch.isfinite(theta).all()
+    bound = gm.SMALLEST_THETA if extreme < 0 else gm.LARGEST_THETA
+    torch.testing.assert_close(theta, torch.full_like(theta, bound))
+
+
+def test_sparse_and_dense_input_products_agree(monkeypatch):
+    network, block = count_network(), block_of(counts_of(mean=0.7))
+    results = []
+    for threshold in (0.0, 1.0):  # always dense, always sparse
+        monkeypatch.setattr(gm, "DENSE_ABOVE", threshold)
+        product = network._input_product(block)
+        (gradient,) = torch.autograd.grad(product.square().sum(), network.input_weight)
+        results.append((product, gradient))
+    truth = block.dense(block.log_normalized(20.0), 9) @ network.input_weight
+    torch.testing.assert_close(results[0][0], truth)
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_penalty_is_the_gaussian_prior_up_to_a_constant():
+    network = count_network(n_batches=2)
+    values = torch.cat([network.loadings.ravel(), network.batch_offset.ravel()]).detach().numpy()
+    prior = stats.norm(scale=0.3)
+    truth = -(prior.logpdf(values) - prior.logpdf(0)).sum()
+    assert network.penalty(0.3).item() == pytest.approx(truth)
+
+
+def test_batches_differ_by_their_offsets_alone():
+    network = count_network(n_batches=2)
+    counts = counts_of()
+    nn.init.zeros_(network.input_batch)
+    first, second = (network.expression(block_of(counts, np.full(6, code))).mean for code in (0, 1))
+    ratio = (second / first).log()
+    ratio = ratio - ratio[:, :1]
+    offset = network.batch_offset[1] - network.batch_offset[0]
+    torch.testing.assert_close(ratio, (offset - offset[0]).expand(6, 9), rtol=1e-4, atol=1e-5)
+
+
+# --- laws of both networks ------------------------------------------------------------
+
+
+def permuted_count_network(network: gm.CountNetwork, order: torch.Tensor) -> gm.CountNetwork:
+    operator = network.smoothing.neighbours.to_dense()[order][:, order].to_sparse().coalesce()
+    other = count_network(zero_inflated=network.zero_inflated, neighbours=operator)
+    by_gene = {"input_weight", "loadings", "bias", "log_theta", "smoothing.gate"}
+    state = {
+        name: value[order] if name in by_gene else value
+        for name, value in network.state_dict().items()
+    }
+    state["batch_offset"] = state["batch_offset"][:, order]
+    other.load_state_dict(state)
+    return other
+
+
+def test_permuting_genes_permutes_the_default_networks_output():
+    order = torch.randperm(9, generator=seeded(1))
+    operator = as_sparse(CHAIN / CHAIN.sum(1, keepdims=True))
+    network = count_network(zero_inflated=True, neighbours=operator)
+    other, counts = permuted_count_network(network, order), counts_of()
+    one, two = network.expression(block_of(counts)), other.expression(block_of(counts[:, order]))
+    torch.testing.assert_close(two.mean, one.mean[:, order], rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(two.inverse_dispersion, one.inverse_dispersion[order])
+    torch.testing.assert_close(
+        two.zero_inflation_logits, one.zero_inflation_logits[:, order], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_permuting_genes_permutes_the_paper_networks_output():
+    order = torch.randperm(9, generator=seeded(1))
+    network, counts = paper_network(), counts_of()
+    other = paper_network(CHAIN[order][:, order])
+    old = dense_weight(network.cell_graph_layer, 9)[order][:, order]
+    state = network.state_dict()
+    layer = "cell_graph_layer."
+    state[layer + "edges"] = other.cell_graph_layer.edges
+    state[layer + "weight"] = old[tuple(other.cell_graph_layer.edges)]
+    state[layer + "bias"] = state[layer + "bias"][order]
+    state["cell_hidden.weight"] = state["cell_hidden.weight"][:, order]
+    state["head_bias"] = state["head_bias"][:, order]
+    other.load_state_dict(state)
+    other.freeze_genes(network.gene_mean[order])
+    one, two = network.expression(block_of(counts)), other.expression(block_of(counts[:, order]))
+    for value, permuted in zip(one, two, strict=True):
+        torch.testing.assert_close(permuted, value[:, order])
+
+
+@pytest.mark.parametrize("build", [count_network, paper_network])
+def test_evaluation_is_deterministic_and_training_is_not(build):
+    network, block = build(), block_of(counts_of())
+    first, second = network.expression(block), network.expression(block)
+    assert torch.equal(first.mean, second.mean)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network.train()
+        assert not torch.equal(network.expression(block).mean, network.expression(block).mean)
+
+
+@pytest.mark.parametrize("build", [count_network, paper_network])
+def test_a_cell_does_not_depend_on_the_others(build):
+    network, counts = build(), counts_of()
+    together = network.expression(block_of(counts)).mean
+    alone = network.expression(block_of(counts[2:3])).mean
+    torch.testing.assert_close(alone[0], together[2])
+
+
+# --- splitting molecules --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 30])
+@pytest.mark.parametrize("p", [0.1, 0.4, 0.9])
+def test_binomial_matches_scipy(n, p):
+    draws = gm.binomial(torch.full((20_000,), float(n)), p, generator=seeded(n))
+    observed = np.bincount(draws.numpy().astype(int), minlength=n + 1)
+    assert len(observed) == n + 1
+    expected = stats.binom.pmf(np.arange(n + 1), n, p) * len(draws)
+    common = expected >= 5
+    observed = np.append(observed[common], observed[~common].sum())
+    expected = np.append(expected[common], expected[~common].sum())
+    used = expected > 1e-9
+    assert stats.chisquare(observed[used], expected[used]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("n", [1000, 2**24])
+def test_binomial_of_large_counts(n):
+    """Mean and variance within five standard errors; whole numbers that float32 holds."""
+    p, size = 0.3, 4000
+    draws = gm.binomial(torch.full((size,), float(n)), p, generator=seeded()).double()
+    assert torch.equal(draws, draws.round())
+    variance = n * p * (1 - p)
+    assert abs(draws.mean().item() - n * p) < 5 * np.sqrt(variance / size)
+    assert draws.var().item() == pytest.approx(variance, rel=5 * np.sqrt(2 / size))
+
+
+def test_binomial_limits():
+    counts = torch.tensor([0.0, 1.0, 8.0, 9.0, 500.0])
+    assert torch.equal(gm.binomial(counts, 1.0, generator=seeded()), counts)
+    assert torch.equal(gm.binomial(counts, 0.0, generator=seeded()), torch.zeros(5))
+    assert gm.binomial(counts[:0], 0.5, generator=seeded()).shape == (0,)
+
+
+def test_splitting_a_block_conserves_molecules():
+    counts = counts_of(20, 9, mean=6.0)
+    counts[0], counts[1, 0], counts[4] = 0, 2**24, 0
+    block = block_of(counts)
+    block = block._replace(counts=block.counts.float(), library=block.library.float())
+    kept, thinned = gm.split_block(block, 0.6, generator=seeded())
+    assert torch.equal(thinned.kept + thinned.target, block.counts)
+    assert (thinned.kept >= 0).all()
+    assert (thinned.target >= 0).all()
+    assert torch.equal(kept.counts, thinned.kept)
+    assert thinned.fraction == 0.6
+    dense = kept.dense(kept.counts, 9)
+    torch.testing.assert_close(kept.library, dense.sum(1))
+    assert torch.equal(kept.offsets, block.offsets)
+    assert torch.equal(thinned.rows, block.rows())
+    assert torch.equal(thinned.columns, block.genes)
+    assert 0.55 < (dense[5:].sum() / block.counts[block.rows() >= 5].sum()).item() < 0.65
+
+
+def test_splitting_depends_on_the_generator_alone():
+    block = block_of(counts_of(20, 9))
+    one, two, three = (gm.split_block(block, 0.5, generator=seeded(s))[1].kept for s in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, three)
