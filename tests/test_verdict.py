@@ -1,0 +1,166 @@
+"""The verdict's words on hand-made scores, and its numbers where the truth is known."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+from scipy.special import xlogy
+
+from graphsci.verdict import GENE_MEANS, NOTHING, OURS, POOLING, Score, Verdict, judge
+
+
+def score(method: str, deviance: float, z: float = 0.0) -> Score:
+    return Score(method, deviance, 1 - deviance / 0.5, z, 0.1)
+
+
+def verdict(ours: float, nothing, means, pooling) -> Verdict:
+    """Each simple method is (deviance, z of ours minus it)."""
+    rest = [score(m, *v) for m, v in ((NOTHING, nothing), (GENE_MEANS, means), (POOLING, pooling))]
+    return Verdict((score(OURS, ours), *rest), n_cells=90, n_molecules=12_345, fraction=0.1)
+
+
+BETTER = verdict(0.4, (0.9, -50.0), (0.5, -9.0), (0.42, -2.1))
+DOUBTFUL = verdict(0.4, (0.9, -50.0), (0.5, -9.0), (0.41, -1.9))
+WORSE = verdict(0.45, (0.9, -50.0), (0.5, -9.0), (0.40, 3.0))
+
+
+def test_line_when_it_helps():
+    assert BETTER.passed
+    assert BETTER.beaten == (NOTHING, GENE_MEANS, POOLING)
+    assert BETTER.line() == (
+        "Imputation helps here: better than every simple method. Poisson deviance of 12,345 "
+        "held-out molecules 0.4000 against 0.4200 pooling 30 neighbours, 0.5000 gene means, "
+        "0.9000 doing nothing; 20.0% below gene means."
+    )
+
+
+def test_line_when_in_doubt():
+    assert not DOUBTFUL.passed
+    assert DOUBTFUL.beaten == (NOTHING, GENE_MEANS)
+    assert DOUBTFUL.line().startswith(
+        "Doubtful: no better than pooling 30 neighbours, within the error. Poisson deviance"
+    )
+    ahead_within_the_error = verdict(0.4, (0.9, -50.0), (0.5, -9.0), (0.39, 1.9))
+    assert ahead_within_the_error.line().startswith("Doubtful: no better than pooling")
+
+
+def test_line_when_it_harms():
+    assert not WORSE.passed
+    assert WORSE.line().startswith(
+        "Do not use this imputation: pooling 30 neighbours predicts this data better. Poisson"
+    )
+
+
+@pytest.mark.xfail(reason="reported: only the method with the lowest deviance is looked at")
+def test_a_significant_defeat_is_not_called_doubtful():
+    """The lowest deviance is noisy (z = 1), the second lowest is surely better (z = 5)."""
+    lost = verdict(0.45, (0.9, -50.0), (0.43, 5.0), (0.42, 1.0))
+    assert lost.line().startswith("Do not use this imputation: gene means predict")
+
+
+@pytest.mark.xfail(reason="reported: a negative share reads '-10.0% below'")
+def test_a_loss_against_gene_means_reads_as_one():
+    lost = verdict(0.55, (0.9, -50.0), (0.5, 9.0), (0.6, -3.0))
+    assert "-10.0% below" not in lost.line()
+
+
+def test_plain_values():
+    plain = WORSE.to_dict()
+    assert plain["passed"] is False
+    assert plain["line"] == WORSE.line()
+    assert list(plain["scores"]) == [OURS, NOTHING, GENE_MEANS, POOLING]
+    assert plain["scores"][POOLING] == pytest.approx(
+        {"deviance": 0.4, "d2": 0.2, "z": 3.0, "d2_rare": 0.1}
+    )
+    assert WORSE.of(POOLING).z == 3.0
+
+
+# --- judging where the truth is known -------------------------------------------------
+
+
+def two_types(n_cells=200, n_genes=60, seed=0, fraction=0.1):
+    """Poisson counts of two cell types, split; returns kept, held out, expected held out."""
+    rng = np.random.default_rng(seed)
+    profile = rng.gamma(1.0, 1.5, (2, n_genes)) + 0.05
+    rate = profile[rng.integers(0, 2, n_cells)] * rng.lognormal(0, 0.3, (n_cells, 1))
+    counts = rng.poisson(rate)
+    held_out = rng.binomial(counts, fraction)
+    csr = lambda values: sparse.csr_matrix(values.astype(np.float32))  # noqa: E731
+    return csr(counts - held_out), csr(held_out), fraction * rate
+
+
+def judged(kept, held_out, predicted, *, cells=None, block=64) -> Verdict:
+    blocks = (
+        lambda: (  # noqa: E731
+            (start, predicted[start : start + block]) for start in range(0, len(predicted), block)
+        )
+    )
+    cells = np.arange(kept.shape[0]) if cells is None else cells
+    return judge(kept=kept, held_out=held_out, ours=blocks, cells=cells, fraction=0.1, seed=0)
+
+
+def deviance(y, mu) -> float:
+    return float(np.mean(2 * (xlogy(y, y / mu) - y + mu)))
+
+
+def test_truth_beats_every_simple_method():
+    kept, held_out, truth = two_types()
+    found = judged(kept, held_out, truth)
+    assert found.passed
+    assert found.of(OURS).deviance == pytest.approx(deviance(held_out.toarray(), truth), rel=1e-6)
+    assert found.of(OURS).z == 0
+    assert found.of(GENE_MEANS).d2 == 0
+    assert 0 < found.of(OURS).d2 < 1
+    assert found.of(OURS).d2_rare > found.of(NOTHING).d2_rare
+    assert (found.n_cells, found.fraction) == (200, 0.1)
+    assert found.n_molecules == held_out.sum()
+
+
+def test_simple_methods_have_their_own_deviance():
+    kept, held_out, truth = two_types()
+    found = judged(kept, held_out, truth)
+    x, y = kept.toarray(), held_out.toarray()
+    means = x.sum(1, keepdims=True) * x.sum(0) / x.sum() / 9
+    assert found.of(GENE_MEANS).deviance == pytest.approx(deviance(y, means), rel=1e-5)
+
+
+def test_gene_means_as_ours_are_no_better_than_themselves():
+    kept, held_out, _ = two_types()
+    x = kept.toarray().astype(float)
+    found = judged(kept, held_out, x.sum(1, keepdims=True) * x.sum(0) / x.sum() / 9)
+    assert abs(found.of(GENE_MEANS).z) < 2
+    assert found.of(OURS).d2 == pytest.approx(0, abs=1e-6)
+    assert not found.passed
+
+
+def test_a_harmful_model_is_called_so():
+    kept, held_out, truth = two_types()
+    wrong = truth[:, ::-1]
+    assert judged(kept, held_out, wrong).line().startswith("Do not use this imputation")
+
+
+def test_only_the_judging_cells_count():
+    """The prediction is nonsense in the other cells, whatever the blocks."""
+    kept, held_out, truth = two_types()
+    cells = np.arange(3, 200, 3)
+    nonsense = np.full_like(truth, 50.0)
+    nonsense[cells] = truth[cells]
+    found = judged(kept, held_out, nonsense, cells=cells, block=7)
+    y = held_out[cells].toarray()
+    assert found.of(OURS).deviance == pytest.approx(deviance(y, truth[cells]), rel=1e-6)
+    assert (found.n_cells, found.n_molecules) == (len(cells), held_out[cells].sum())
+    assert found.of(OURS).deviance == judged(kept, held_out, truth, cells=cells).of(OURS).deviance
+
+
+def test_no_difference_without_a_difference():
+    """Counts that are all one Poisson: nothing is there to be found, and gene means are best."""
+    rng = np.random.default_rng(1)
+    rate = np.tile(rng.gamma(2.0, 1.0, 40), (150, 1))
+    counts = rng.poisson(rate)
+    held_out = rng.binomial(counts, 0.1)
+    found = judged(
+        sparse.csr_matrix(counts - held_out, dtype=np.float32),
+        sparse.csr_matrix(held_out, dtype=np.float32),
+        0.1 * rate * rng.lognormal(0, 0.5, rate.shape),  # a model that invents variation
+    )
+    assert found.of(GENE_MEANS).z > 2
+    assert found.line().startswith("Do not use")

@@ -1,0 +1,84 @@
+"""NB or ZINB: simulated counts whose dropout is known."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from graphsci.zero_inflation import THRESHOLD, ZeroInflation, detect_zero_inflation
+
+
+def negative_binomial(rng, mean: np.ndarray, theta: float) -> np.ndarray:
+    return rng.poisson(rng.gamma(theta, mean / theta)).astype(np.float32)
+
+
+def simulate(
+    *, theta=2.0, n_cells=300, n_genes=80, n_types=1, fold=1.0, level=3.0, seed=0
+) -> np.ndarray:
+    """Counts of cells of unequal depth; genes differ between types by up to ``fold``."""
+    rng = np.random.default_rng(seed)
+    profile = rng.gamma(2.0, level / 2, n_genes) * rng.choice([1 / fold, fold], (n_types, n_genes))
+    depth = rng.lognormal(0, 0.4, (n_cells, 1))
+    return negative_binomial(rng, profile[rng.integers(0, n_types, n_cells)] * depth, theta)
+
+
+def detect(counts: np.ndarray, seed: int = 0) -> ZeroInflation:
+    return detect_zero_inflation(sparse.csr_matrix(counts), seed=seed)
+
+
+@pytest.mark.parametrize("theta", [0.7, 2.0, 1e4])
+def test_negative_binomial_counts_are_nb(theta):
+    found = detect(simulate(theta=theta))
+    assert found.likelihood == "nb"
+    assert abs(found.excess) < 0.02
+    assert found.n_genes > 50
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_very_different_cell_types_are_nb(seed):
+    """A gene that is on in one type and off in the other has many zeros, and no dropout."""
+    assert detect(simulate(n_types=2, fold=5.0, seed=seed)).likelihood == "nb"
+
+
+@pytest.mark.parametrize("n_types", [1, 2])
+def test_dropout_is_seen(n_types):
+    counts = simulate(n_types=n_types, fold=3.0, level=6.0)
+    dropped = counts * (np.random.default_rng(1).random(counts.shape) > 0.3)
+    found = detect(dropped)
+    assert found.likelihood == "zinb"
+    assert found.excess > THRESHOLD
+
+
+def test_dropout_that_depends_on_the_mean_is_seen():
+    """Splat's: P(dropped) = sigmoid(-log mu)."""
+    counts = simulate(theta=8.0, level=4.0)
+    chance = 1 / (1 + np.maximum(counts.mean(0), 1e-3))
+    assert detect(counts * (np.random.default_rng(2).random(counts.shape) > chance)).zero_inflated
+
+
+def test_more_dropout_is_a_larger_excess():
+    counts, rng = simulate(level=6.0), np.random.default_rng(3)
+    uniform = rng.random(counts.shape)
+    excess = [detect(counts * (uniform > share)).excess for share in (0.0, 0.15, 0.4)]
+    assert excess[0] < excess[1] < excess[2]
+
+
+def test_few_cells_empty_cells_and_rare_genes():
+    counts = simulate(n_cells=12)
+    counts[3] = 0
+    assert detect(counts).likelihood in ("nb", "zinb")
+    rare = detect(np.eye(40, dtype=np.float32))
+    assert (rare.n_genes, rare.likelihood) == (0, "nb")
+    assert "no gene has enough counts to tell dropout from sampling" in rare.reason()
+
+
+def test_the_seed_decides():
+    counts = simulate(n_cells=400)
+    assert detect(counts, seed=1) == detect(counts, seed=1)
+
+
+def test_reasons():
+    assert ZeroInflation(0.081, 500, True).reason() == (
+        "likelihood zinb: zeros exceed what a negative binomial predicts "
+        "(median excess +8.1% of entries over 500 genes; zinb above 3%)"
+    )
+    assert "likelihood nb: zeros match what" in ZeroInflation(-0.002, 9, False).reason()
