@@ -89,11 +89,10 @@ def two_types(n_cells=200, n_genes=60, seed=0, fraction=0.1):
 
 
 def judged(kept, held_out, predicted, *, cells=None, block=64) -> Verdict:
-    blocks = (
-        lambda: (  # noqa: E731
-            (start, predicted[start : start + block]) for start in range(0, len(predicted), block)
-        )
-    )
+    def blocks():
+        starts = range(0, len(predicted), block)
+        return ((start, predicted[start : start + block]) for start in starts)
+
     cells = np.arange(kept.shape[0]) if cells is None else cells
     return judge(kept=kept, held_out=held_out, ours=blocks, cells=cells, fraction=0.1, seed=0)
 
