@@ -1,6 +1,7 @@
 """The paper's clustering protocols: embed, cluster, compare with known labels, over seeds."""
 
 import importlib
+import warnings
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -276,7 +277,9 @@ def shared_neighbour_graph(points: Floats, *, k: int) -> sp.csr_matrix:
 def _optional(module: str, what: str, *, package: str) -> Any:
     """Import a module that only some protocols need, or say how to get it."""
     try:
-        return importlib.import_module(module)
+        with warnings.catch_warnings():  # umap warns of the TensorFlow that it can do without
+            warnings.simplefilter("ignore", ImportWarning)
+            return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
             f"{what} needs the package {package!r}, which could not be imported ({error}); run "
