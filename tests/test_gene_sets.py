@@ -269,7 +269,7 @@ def test_other_identifiers_are_named():
         ("e.txt", "A\nB\n", {}, "e.txt has one column"),
         ("e.csv", "gene_a,gene_b,weight\nA,B,high\n", {}, "'weight' of e.csv .* got 'high'"),
         ("e.csv", "A,B\nA,B,C,D\n", {}, "e.csv cannot be read as a table of text"),
-        ("e.csv", "A,B,1\nA,B\n", {}, "Row 2 of e.csv has fewer than 3 columns"),
+        ("e.csv", "A,B,1\nA,B\n", {}, "Row 2 of e.csv has an empty or missing field"),
         ("e.gz", "A\tB\n", {"format": "biopax"}, "format must be one of auto, .* got 'biopax'"),
         ("e.txt", "a b\nA B\n", {"format": "string"}, "e.txt lacks the columns protein1, "),
         ("e.tsv", "a\tb\nA\tB\n", {"format": "regulon"}, "e.tsv lacks the column source"),

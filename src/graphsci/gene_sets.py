@@ -528,11 +528,12 @@ def _read_table(path: Path) -> pd.DataFrame:
     separator = next((mark for mark in ("\t", ",", ";") if mark in first), r"\s+")
     # "NA" may be a gene: nothing written in the file counts as missing
     frame = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False)
-    short = np.flatnonzero(frame.isna().any(axis=1))
+    needed = frame.iloc[:, :3]  # two genes and a weight
+    short = np.flatnonzero((needed.isna() | (needed == "")).any(axis=1))
     if len(short):
         raise ValueError(
-            f"Row {short[0] + 1} of {path.name} has fewer than {frame.shape[1]} columns. "
-            "Give every row the same number."
+            f"Row {short[0] + 1} of {path.name} has an empty or missing field. "
+            "Complete the row, or delete it."
         )
     return frame
 
