@@ -588,7 +588,7 @@ def check_writable(
 def _check_replaceable(path: Path, overwrite: bool) -> None:
     if not overwrite:
         raise FileExistsError(f"{path} exists. Choose another output, or allow overwriting.")
-    if path.is_dir() and any(path.iterdir()) and not _is_zarr(path):
+    if path.is_dir() and any(path.iterdir()) and not (_is_zarr(path) or _is_model(path)):
         raise IsADirectoryError(
             f"{path} is a folder but no zarr store, and will not be replaced. "
             "Choose another output, or remove the folder yourself."
@@ -597,6 +597,10 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
 
 def _is_zarr(path: Path) -> bool:
     return any((path / mark).exists() for mark in _ZARR_MARKS)
+
+
+def _is_model(path: Path) -> bool:
+    return (path / "model.json").is_file() and (path / "model.safetensors").is_file()
 
 
 @contextmanager
