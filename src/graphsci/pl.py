@@ -366,7 +366,7 @@ def _paints(
         return (functools.partial(_paint_numbers, numbers=numbers, limits=_limits(numbers)),) * 2
     if color in adata.obs:
         column = adata.obs[color]
-        if not _is_numeric(column):
+        if not is_numeric(column):
             return (functools.partial(_paint_groups, groups=column),) * 2
         numbers = column.to_numpy(dtype=np.float64)
         return (functools.partial(_paint_numbers, numbers=numbers, limits=_limits(numbers)),) * 2
@@ -384,7 +384,7 @@ def _paints(
     )
 
 
-def _is_numeric(column: pd.Series) -> bool:
+def is_numeric(column: pd.Series) -> bool:
     """Whether a column holds numbers rather than the numbers of a few groups."""
     return pd.api.types.is_numeric_dtype(column) and column.nunique() > len(GROUP_COLORS)
 

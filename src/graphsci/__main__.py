@@ -1,0 +1,5 @@
+"""``python -m graphsci``."""
+
+from graphsci.cli import main
+
+main()

@@ -1,0 +1,496 @@
+"""One run on files: read, check, train or load, write. What the command line and the demo do.
+
+Everything that can be refused is refused before anything takes long: outputs, then the
+request, then the counts. Estimates of all genes are streamed to disk in blocks of cells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from graphsci import __version__, io, report
+from graphsci._keys import DEFAULT_KEY, Keys, keys
+from graphsci.config import Config
+from graphsci.estimates import ESTIMATES, Depth, Estimate, Scale, estimate_names
+from graphsci.gene_sets import read_network
+from graphsci.imputer import Cells, GraphSCI
+from graphsci.model_io import RECORD as MODEL_RECORD
+from graphsci.preprocessing import extract_counts
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from graphsci.training import Progress
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to read, which estimates to make, and where to write them."""
+
+    source: Path | str  #: the input, or what it is called if it is not a file
+    output: Path
+    layer: str | None = None
+    batch_key: str | None = None
+    genes_in: io.GenesIn | None = None
+    make_names_unique: bool = False
+    allow_fractional: bool = False
+    estimates: tuple[Estimate, ...] = ("denoised",)
+    genes: tuple[str, ...] | None = None
+    depth: Depth = "own"
+    scale: Scale = "counts"
+    interval: float | None = None
+    key_added: str = DEFAULT_KEY
+    prefix: str = ""
+    network: Path | None = None
+    model: Path | None = None  #: folder to save the model in
+    report: Path | None = None
+    json: Path | None = None
+    label_key: str | None = None  #: column of obs that colours the report's figures
+    markers: tuple[str, ...] = ()  #: genes in the report's figures
+    title: str = "graphsci report"
+    overwrite: bool = False
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """Arguments that say which counts are meant."""
+        names = ("layer", "batch_key", "allow_fractional")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """Arguments that say which estimates are meant."""
+        names = ("estimates", "genes", "depth", "scale", "interval")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the matrices that will be written, without prefix."""
+        return estimate_names(self.estimates, self.interval)
+
+    @property
+    def slots(self) -> Keys:
+        """Where the results go in the AnnData."""
+        return keys(self.key_added, prefix=self.prefix)
+
+    def slot(self, name: str) -> str:
+        """Where a matrix goes, as Python would write it."""
+        if self.genes is None:
+            return f'layers["{self.slots.layer(name)}"]'
+        return f'obsm["{self.key_added}_{self.slots.layer(name)}"]'
+
+
+class Outcome(NamedTuple):
+    """A finished run."""
+
+    summary: dict[str, Any]  #: plain values, ready for JSON
+    model: GraphSCI
+    pictures: list[report.Picture]  #: of the report; empty without one
+
+
+class Clock:
+    """Seconds spent in the stages of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
+
+    def finish(self) -> dict[str, float]:
+        """Return all stages and the total."""
+        return {**self.seconds, "total": round(time.perf_counter() - self._start, 3)}
+
+
+@dataclass
+class _Run:
+    """A run under way."""
+
+    job: Job
+    clock: Clock = field(default_factory=Clock)
+    log: Log = lambda message: None
+
+
+def impute(
+    job: Job,
+    config: Config,
+    *,
+    adata: AnnData | None = None,
+    progress: Progress | None = None,
+    log: Log = lambda message: None,
+) -> Outcome:
+    """Train on the input and write its estimates.
+
+    Parameters
+    ----------
+    job
+        Input, request and outputs.
+    config
+        Hyper-parameters.
+    adata
+        The input, if it is in memory already; results are added to it.
+    progress, log
+        Called after every epoch; called with one line before every stage.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        Whatever is wrong with outputs, request, or counts.
+    InterruptedError
+        Training was interrupted before there was anything to keep.
+    """
+    check_outputs(job)
+    run = _Run(job, log=log)
+    adata = _read(run, adata)
+    network = None if job.network is None else read_network(job.network)
+    for note in () if network is None else network.attrs.get("notes", ()):
+        log(f"{job.network}: {note}")
+    with run.clock.stage("training"):
+        model = GraphSCI(config).fit(
+            adata, **job.counts, gene_graph=network, progress=progress, log=log
+        )
+    if not model.fitted.history:
+        raise InterruptedError("interrupted before the first epoch ended: nothing was written.")
+    return _finish(run, model, adata)
+
+
+def apply(
+    job: Job,
+    model_path: Path,
+    *,
+    device: str = "auto",
+    log: Log = lambda message: None,
+) -> Outcome:
+    """Write estimates of a trained model for the input's cells."""
+    check_outputs(job)
+    run = _Run(job, log=log)
+    with run.clock.stage("loading the model"):
+        model = GraphSCI.load(model_path, device=device)
+    return _finish(run, model, _read(run, None))
+
+
+# --- before the work --------------------------------------------------------------------
+
+
+def check_outputs(job: Job) -> None:
+    """Make sure that every output can be written.
+
+    Raises
+    ------
+    ValueError, OSError
+        The ending is wrong, a folder is missing or read-only, or a file exists and may not
+        be replaced.
+    """
+    wanted: list[tuple[Path | None, Sequence[str] | None]] = [
+        (job.output, io.ANNDATA_SUFFIXES),
+        (job.model, None),
+        (job.report, (".html", ".htm")),
+        (job.json, (".json",)),
+    ]
+    for path, suffixes in wanted:
+        if path is None:
+            continue
+        try:
+            io.check_writable(path, suffixes=suffixes, overwrite=job.overwrite)
+        except FileExistsError as error:
+            raise FileExistsError(f"{error} (command line: --overwrite)") from None
+    paths = [path.resolve() for path, _ in wanted if path is not None]
+    if len(set(paths)) < len(paths):
+        raise ValueError("two outputs have the same path; give each its own.")
+
+
+def _read(run: _Run, adata: AnnData | None) -> AnnData:
+    job = run.job
+    if adata is None:
+        run.log(f"reading {job.source}")
+        with run.clock.stage("reading"):
+            adata = io.read_counts(
+                job.source, genes_in=job.genes_in, make_names_unique=job.make_names_unique
+            )
+    _check_request(job, adata)
+    return adata
+
+
+def _check_request(job: Job, adata: AnnData) -> None:
+    """Refuse what the model would only refuse after training."""
+    if job.interval is not None and "denoised" not in job.estimates:
+        raise ValueError(
+            "interval (--interval) belongs to the estimate 'denoised', which was not asked for."
+        )
+    if job.label_key is not None and job.label_key not in adata.obs:
+        present = ", ".join(map(repr, adata.obs.columns)) or "none"
+        raise ValueError(
+            f"label_key (--label-key): obs has no column {job.label_key!r}; columns present: "
+            f"{present}."
+        )
+    if job.genes is not None:
+        missing = [gene for gene in job.genes if gene not in adata.var_names]
+        if missing:
+            raise ValueError(
+                f"genes: {len(missing)} of {len(job.genes)} are not in the input: "
+                f"{', '.join(missing[:5])}. Check spelling and case."
+            )
+    taken = [] if job.overwrite else _taken_slots(job, adata)
+    if taken:
+        raise ValueError(
+            f"the input has {', '.join(taken)} already. Choose another name for this run "
+            "(--key-added, --prefix), or replace them: --overwrite."
+        )
+
+
+def _taken_slots(job: Job, adata: AnnData) -> list[str]:
+    slots = job.slots
+    found = [f'uns["{slots.uns}"]'] if slots.uns in adata.uns else []
+    if job.genes is None:
+        own = [name for name in map(slots.layer, job.names) if name in adata.layers]
+        found += [f'layers["{name}"]' for name in own]
+    return found
+
+
+def ordered(estimates: Sequence[str]) -> tuple[Estimate, ...]:
+    """Return the estimates asked for, once each, in their usual order."""
+    return tuple(name for name in ESTIMATES if name in estimates)
+
+
+def read_genes(text: str) -> tuple[str, ...]:
+    """Names of genes from a file, one a line, or from a comma-separated list."""
+    path = Path(text)
+    names = path.read_text(encoding="utf-8").split("\n") if path.is_file() else text.split(",")
+    genes = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+    if not genes:
+        raise ValueError(f"genes: {text!r} names none; give names or a file with one a line.")
+    return genes
+
+
+# --- after training ---------------------------------------------------------------------
+
+
+def _finish(run: _Run, model: GraphSCI, adata: AnnData) -> Outcome:
+    """Write all outputs and return the summary."""
+    job, log, clock = run.job, run.log, run.clock
+    small = None
+    if job.report is not None:
+        with clock.stage("figures"):
+            options = {**job.counts, "label_key": job.label_key, "genes": job.markers}
+            small = report.sketch(model, adata, **options)
+    cells = model.prepare(adata, **job.counts)
+    log(f"writing {job.output}")
+    with clock.stage("writing"):
+        write_estimates(model, adata, cells, job)
+        if job.model is not None:
+            log(f"writing {job.model}")
+            model.save(job.model)
+    summary = _summary(run, model, adata, cells)
+    pictures: list[report.Picture] = []
+    if job.report is not None and small is not None:
+        log(f"drawing figures, writing {job.report}")
+        with clock.stage("figures"):
+            pictures = report.figures(model, small, label_key=job.label_key, genes=job.markers)
+        summary |= _cost(clock)
+        io.write_text(job.report, report.render(summary, model.history, pictures, title=job.title))
+    summary |= _cost(clock)
+    if job.json is not None:
+        io.write_json(job.json, summary)
+    return Outcome(summary, model, pictures)
+
+
+def _cost(clock: Clock) -> dict[str, Any]:
+    return {"seconds": clock.finish(), "peak_memory_mib": peak_memory_mib()}
+
+
+def write_estimates(model: GraphSCI, adata: AnnData, cells: Cells, job: Job) -> None:
+    """Write ``adata`` with its estimates, whole or not at all.
+
+    Layers are streamed, so that no cells x genes matrix is in memory; tables of a few genes
+    go to ``obsm``. ``adata`` itself gets everything but the layers.
+    """
+    request, slots = job.request, job.slots
+    if job.genes is not None:
+        model.impute(adata, **job.counts, **request, key_added=job.key_added, prefix=job.prefix)
+        io.write_anndata(adata, job.output)
+        return
+    model.annotate(
+        adata,
+        cells,
+        slots,
+        names=job.names,
+        depth=job.depth,
+        scale=job.scale,
+        level=job.interval,
+    )
+    layers = tuple(map(slots.layer, job.names))
+    for name in layers:  # replaced: the check before training allowed it
+        if name in adata.layers:
+            del adata.layers[name]
+    with io.atomic_path(job.output) as temporary:
+        io.write_anndata(adata, temporary)
+        with io.stream_layers(temporary, adata.shape, layers) as writer:
+            for block in model.iterate_estimates(adata, **job.counts, **request):
+                named = {slots.layer(name): values for name, values in block.values.items()}
+                writer.write(block.start, named)
+
+
+def _summary(run: _Run, model: GraphSCI, adata: AnnData, cells: Cells) -> dict[str, Any]:
+    job, record = run.job, adata.uns[run.job.slots.uns]
+    graph = model.gene_graph
+    matrix = adata.X if job.layer is None else adata.layers[job.layer]
+    outputs = {"imputed": job.output, "model": job.model, "report": job.report, "json": job.json}
+    return {
+        "graphsci": __version__,
+        "input": str(job.source),
+        "outputs": {name: str(path) for name, path in outputs.items() if path is not None},
+        "data": describe_counts(matrix),
+        "slots": {name: job.slot(name) for name in job.names},
+        "key_added": job.key_added,
+        "gene_match": cells.match.summary(),
+        "gene_graph": {"source": graph.source, "edges": graph.n_edges, "genes": graph.n_genes},
+        "record": record,
+        "verdict": record["verdict"],
+    }
+
+
+def describe_counts(matrix: Any) -> dict[str, Any]:
+    """Shape, zeros and depth of a (cells, genes) matrix, read in blocks of cells."""
+    n_cells, n_genes = matrix.shape
+    depth, detected = np.zeros(n_cells), np.zeros(n_cells)
+    seen = np.zeros(n_genes, dtype=bool)
+    step = max(1, 2**22 // max(1, n_genes))
+    for start in range(0, n_cells, step):
+        block = matrix[start : start + step]
+        block = sparse.csr_matrix(block if sparse.issparse(block) else np.asarray(block))
+        depth[start : start + step] = np.asarray(block.sum(1), dtype=np.float64).ravel()
+        detected[start : start + step] = np.asarray((block != 0).sum(1)).ravel()
+        seen |= np.asarray((block != 0).sum(0)).ravel() > 0
+    return {
+        "cells": n_cells,
+        "genes": n_genes,
+        "genes_detected": int(seen.sum()),
+        "zeros": float(1 - detected.sum() / max(1, n_cells * n_genes)),
+        "total": float(depth.sum()),
+        "depth": dict(
+            zip(("lowest", "median", "highest"), np.quantile(depth, [0, 0.5, 1]), strict=True)
+        ),
+    }
+
+
+def peak_memory_mib() -> float | None:
+    """Largest resident memory of this process so far; None where it cannot be asked."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+# --- what a file holds ------------------------------------------------------------------
+
+
+def describe(
+    path: Path, *, layer: str | None = None, genes_in: io.GenesIn | None = None
+) -> dict[str, Any]:
+    """Say what a count file, an output or a model folder holds, as plain values."""
+    if path.is_dir() and (path / MODEL_RECORD).is_file():
+        return _describe_model(path)
+    adata = _open(path, genes_in)
+    matrix = adata.X if layer is None else adata.layers.get(layer)
+    found: dict[str, Any] = {"kind": "cells x genes", "path": str(path)}
+    if matrix is not None:
+        found["data"] = describe_counts(matrix)
+    try:
+        extract_counts(adata, layer=layer)
+        found["raw_counts"], found["problem"] = True, None
+    except (ValueError, TypeError) as error:
+        found["raw_counts"], found["problem"] = False, str(error)
+    for slot in ("layers", "obsm", "varm", "varp"):
+        found[slot] = list(getattr(adata, slot))
+    found["obs"] = list(adata.obs.columns)
+    found["runs"] = {
+        key: value
+        for key, value in adata.uns.items()
+        if isinstance(value, dict) and {"estimates", "config", "versions"} <= set(value)
+    }
+    return found
+
+
+def _open(path: Path, genes_in: io.GenesIn | None) -> AnnData:
+    """Read a file with its matrices left on disk where that is possible."""
+    name = path.name.lower()
+    on_disk = name.endswith(io.ANNDATA_SUFFIXES)
+    return io.read_counts(path, genes_in=genes_in, backed=on_disk)
+
+
+def _describe_model(path: Path) -> dict[str, Any]:
+    model = GraphSCI.load(path, device="cpu")
+    spec = model.fitted.spec
+    record = model.record(names=(), depth="own", scale="counts", level=None)
+    return {
+        "kind": "model",
+        "path": str(path),
+        "genes": len(spec.gene_names),
+        "first_genes": spec.gene_names[:5].tolist(),
+        "batches": list(spec.batch_names),
+        "gene_graph": {"source": spec.graph.source, "edges": spec.graph.n_edges},
+        "runs": {"model": record},
+    }
+
+
+def describe_in_words(found: dict[str, Any]) -> dict[str, str]:
+    """Turn the values of :func:`describe` into lines of a table."""
+    words = {"file": f"{found['path']} ({found['kind']})"}
+    if "data" in found:
+        data, depth = found["data"], found["data"]["depth"]
+        words["shape"] = (
+            f"{data['cells']:,} cells x {data['genes']:,} genes "
+            f"({data['genes_detected']:,} detected)"
+        )
+        words["zeros"] = f"{data['zeros']:.1%}"
+        words["depth"] = (
+            f"{depth['median']:,.0f} per cell (median), {depth['lowest']:,.0f} to "
+            f"{depth['highest']:,.0f}"
+        )
+    if "raw_counts" in found:
+        words["raw counts"] = "yes" if found["raw_counts"] else f"no: {found['problem']}"
+    if found["kind"] == "model":
+        words["genes"] = f"{found['genes']:,} ({', '.join(found['first_genes'])}, ...)"
+        graph = found["gene_graph"]
+        words["gene graph"] = f"{graph['source']}, {graph['edges']:,} edges"
+        words["batches"] = ", ".join(found["batches"]) or "none"
+    for slot in ("obs", "layers", "obsm", "varm", "varp"):
+        if found.get(slot):
+            words[slot] = ", ".join(found[slot])
+    for key, record in found["runs"].items():
+        words |= _run_in_words(key, record)
+    return words
+
+
+def _run_in_words(key: str, record: dict[str, Any]) -> dict[str, str]:
+    training = record["training"]
+    name = "trained" if key == "model" else f"run {key!r}"
+    words = {
+        name: f"preset {record['config']['preset']}, {record['likelihood']}, seed "
+        f"{record['seed']}, epoch {training['best_epoch']} of {training['epochs']}, graphsci "
+        f"{record['versions']['graphsci']}"
+    }
+    for estimate, said in record["estimates"].items():
+        words[f"  {estimate}"] = f"{said['meaning']}; {said['unit']}"
+    words["  verdict"] = record["verdict"].get("line", "not checked")
+    return words

@@ -1,0 +1,674 @@
+"""The command line: ``graphsci impute``, ``apply``, ``demo`` and ``info``.
+
+Every hyper-parameter of :class:`graphsci.config.Config` is a flag, made from the dataclass, so
+that its default, bounds and help have one home. What works on data is imported inside the
+commands: ``graphsci --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from graphsci import __version__
+from graphsci.config import Config, option_names, preset, read_config
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from rich.progress import Progress, TaskID
+
+    from graphsci._job import Outcome
+    from graphsci.training import EpochRecord
+
+#: What bad input, bad requests and failing disks raise; anything else is a bug of ours.
+_EXPECTED = (ValueError, TypeError, OSError, FloatingPointError)
+BAD_INPUT, OUR_BUG, STOPPED = 2, 1, 130
+STANDARD_OUTPUT = Path("-")
+
+app = typer.Typer(
+    name="graphsci",
+    help="Recover single-cell gene expression and its gene network.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+# --- flags from the dataclass, errors in one line ---------------------------------------
+
+
+def _flag(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
+    """Turn a hyper-parameter into a flag that is None unless given."""
+    name = field.name.replace("_", "-")
+    low, high = field.metadata["low"], field.metadata["high"]
+    bounds = {"min": low, "max": high} if kind in (int, float) else {}
+    shown = ("" if field.default else "no-") + name if kind is bool else str(field.default)
+    option = typer.Option(
+        f"--{name}/--no-{name}" if kind is bool else f"--{name}",
+        help=field.metadata["help"],
+        show_default=shown,
+        **bounds,
+    )
+    annotation = Annotated[kind | None, option]
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
+
+
+def _flags() -> list[inspect.Parameter]:
+    hints = get_type_hints(Config)
+    return [_flag(field, hints[field.name]) for field in dataclasses.fields(Config)]
+
+
+_DEBUG = inspect.Parameter(
+    "debug",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")],
+)
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command; ``**options`` in its signature becomes all hyper-parameters."""
+    signature = inspect.signature(function, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    more = _flags() if len(own) < len(signature.parameters) else []
+    parameters = [*own, *more, _DEBUG]
+
+    @functools.wraps(function)
+    def command(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+        with _one_line_errors(debug):
+            function(*args, **kwargs)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    del command.__wrapped__  # typer shall see the signature above
+    return app.command()(command)
+
+
+@contextlib.contextmanager
+def _one_line_errors(debug: bool) -> Iterator[None]:
+    """Say what is wrong in one line; the exit code says whose mistake it is."""
+    try:
+        yield
+    except (KeyboardInterrupt, InterruptedError) as error:
+        said = str(error) or "stopped by Ctrl-C; unfinished outputs were removed."
+        raise _failure(said, STOPPED, debug) from None
+    except MemoryError:
+        raise _failure("out of memory.", OUR_BUG, debug) from None
+    except _EXPECTED as error:
+        raise _failure(str(error), BAD_INPUT, debug) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}. This looks like a bug: report it with --debug."
+        raise _failure(said, OUR_BUG, debug) from None
+
+
+def _failure(message: str, code: int, debug: bool) -> typer.Exit:
+    if debug:
+        traceback.print_exc()
+    one_line = " ".join(message.split())
+    _stderr().print(f"graphsci: error: {one_line}", style="bold red", soft_wrap=True)
+    return typer.Exit(code)
+
+
+def _stderr(**options: Any) -> Console:
+    return Console(stderr=True, highlight=False, markup=False, **options)
+
+
+def build_config(options: Mapping[str, Any], file: Path | None) -> Config:
+    """Merge hyper-parameters: a flag wins over the file, the file over the preset."""
+    from_file = {} if file is None else read_config(file)
+    given = {name: options[name] for name in option_names() if options.get(name) is not None}
+    values = from_file | given
+    return preset(values.pop("preset", "default"), **values)
+
+
+# --- progress ---------------------------------------------------------------------------
+
+
+class _Reporter:
+    """Tells on stderr what happens: a line for each stage, a bar for the epochs."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.console, self.quiet = _stderr(quiet=quiet), quiet
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def log(self, message: str) -> None:
+        self.close()
+        self.console.print(message, style="dim", soft_wrap=True)
+
+    def progress(self, record: EpochRecord, n_epochs: int) -> None:
+        if self._bar is None:
+            self._bar = _training_bar(self.console)
+            self._bar.start()
+            self._task = self._bar.add_task("training", total=n_epochs, losses="")
+        losses = f"loss {record.training_loss:.2f}"
+        if record.validation_loss == record.validation_loss:
+            losses += f", validation {record.validation_loss:.2f}"
+        assert self._task is not None
+        self._bar.update(self._task, completed=record.epoch, losses=losses)
+
+    @property
+    def training(self) -> bool:
+        """Whether there are weights worth keeping and training goes on."""
+        return self._bar is not None
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Let the first Ctrl-C end training with the best weights so far, and say so."""
+        previous = signal.getsignal(signal.SIGINT)
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if self.training:
+                self.close()
+                self.console.print(
+                    "Ctrl-C: training ends here, with the best weights so far. "
+                    "Ctrl-C again stops everything.",
+                    style="bold yellow",
+                    soft_wrap=True,
+                )
+            raise KeyboardInterrupt
+
+        with contextlib.suppress(ValueError):  # not in the main thread: nothing to catch
+            signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            self.close()
+            with contextlib.suppress(ValueError):
+                signal.signal(signal.SIGINT, previous)
+
+
+def _training_bar(console: Console) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("training"),
+        BarColumn(bar_width=24),
+        TextColumn("epoch"),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[losses]}"),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console)
+
+
+# --- what a run says at its end ---------------------------------------------------------
+
+
+def _tell(outcome: Outcome, *, json_to_stdout: bool, quiet: bool) -> None:
+    """Print the verdict, notes and a table; or JSON for machines."""
+    if json_to_stdout:
+        sys.stdout.write(json.dumps(outcome.summary, indent=2, default=_plain) + "\n")
+    console = Console(stderr=json_to_stdout, highlight=False, markup=False, quiet=quiet)
+    verdict, record = outcome.summary["verdict"], outcome.summary["record"]
+    if record["training"]["stopped"] == "interrupted":
+        training = record["training"]
+        console.print(
+            f"Training was interrupted after {training['epochs']} epochs; the weights of epoch "
+            f"{training['best_epoch']} were used.",
+            style="bold yellow",
+            soft_wrap=True,
+        )
+    for note in record["notes"]:
+        console.print(f"note: {note}", soft_wrap=True)
+    console.print(_summary_table(outcome.summary))
+    line = verdict.get("line", "Not checked (--no-check): no verdict on these estimates.")
+    style = "bold green" if verdict.get("passed") else "bold yellow"
+    console.print(line, style=style, soft_wrap=True)
+
+
+def _summary_table(summary: Mapping[str, Any]) -> Table:
+    data, record, seconds = summary["data"], summary["record"], summary["seconds"]
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("input", str(summary["input"]))
+    table.add_row(
+        "counts",
+        f"{data['cells']:,} cells x {data['genes']:,} genes, {data['zeros']:.1%} zeros, median "
+        f"depth {data['depth']['median']:,.0f}",
+    )
+    table.add_row("genes", summary["gene_match"])
+    training = record["training"]
+    table.add_row(
+        "model",
+        f"{record['config']['preset']}, {record['likelihood']}, epoch {training['best_epoch']} "
+        f"of {training['epochs']}, seed {record['seed']}",
+    )
+    for name, slot in summary["slots"].items():
+        table.add_row(slot, record["estimates"][name]["unit"])
+    for name, path in summary["outputs"].items():
+        table.add_row(name, path)
+    memory = summary["peak_memory_mib"]
+    spent = f"{seconds['total']:.1f} s" + ("" if memory is None else f", {memory:,.0f} MiB at most")
+    table.add_row("took", spent)
+    return table
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy's values into JSON's."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not for JSON")
+
+
+def _use_threads(n_threads: int | None) -> None:
+    if n_threads is None:
+        return
+    import threadpoolctl  # type: ignore[import-untyped]
+    import torch
+
+    torch.set_num_threads(n_threads)
+    threadpoolctl.threadpool_limits(n_threads)
+
+
+# --- options that several commands share ------------------------------------------------
+
+
+class EstimateName(StrEnum):
+    """Names of the estimates; typer takes no list of literals."""
+
+    mean = "mean"
+    denoised = "denoised"
+    imputed = "imputed"
+
+
+Input = Annotated[
+    Path,
+    typer.Argument(
+        metavar="IN",
+        help="Raw counts: .h5ad, .zarr, 10x .h5 or folder, .loom, .csv/.tsv/.txt (.gz).",
+    ),
+]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="Where to write: .h5ad or .zarr.",
+    ),
+]
+Layer = Annotated[
+    str | None,
+    typer.Option(
+        help="Layer of the input with the counts; X if not given.",
+    ),
+]
+BatchKey = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of obs with batches.",
+    ),
+]
+GenesIn = Annotated[
+    Literal["rows", "columns"] | None,
+    typer.Option(
+        help="Where a text table has its genes; required for it.",
+    ),
+]
+MakeNamesUnique = Annotated[
+    bool,
+    typer.Option(
+        "--make-names-unique",
+        help="Number repeated gene and cell names.",
+    ),
+]
+AllowFractional = Annotated[
+    bool,
+    typer.Option(
+        "--allow-fractional",
+        help="Accept counts that are not whole, e.g. ambient-corrected.",
+    ),
+]
+Estimates = Annotated[
+    list[EstimateName],
+    typer.Option(
+        "--estimate",
+        help="What to write; may be repeated.",
+    ),
+]
+Genes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|A,B,C",
+        help="Write these genes only, as tables in obsm: a file, one a line, or names.",
+    ),
+]
+Depth = Annotated[
+    Literal["own", "common"],
+    typer.Option(
+        help="Estimates at each cell's own depth, or all at the median depth.",
+    ),
+]
+Scale = Annotated[
+    Literal["counts", "log1p"],
+    typer.Option(
+        help="Scale of the estimates.",
+    ),
+]
+Interval = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-6,
+        max=1 - 1e-6,
+        help="Add a posterior interval of this level, e.g. 0.9, to 'denoised'.",
+    ),
+]
+KeyAdded = Annotated[
+    str,
+    typer.Option(
+        help="Name of the run: its slots in the output.",
+    ),
+]
+Prefix = Annotated[
+    str,
+    typer.Option(
+        help="Put in front of the names of layers.",
+    ),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.html",
+        help="Write a report with figures.",
+    ),
+]
+LabelKey = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of obs that colours the report's figures.",
+    ),
+]
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="FILE|-",
+        help="Write a summary for machines.",
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite/--no-overwrite",
+        help="Replace outputs, and results of the same name in the input.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Threads; all cores if not given.",
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print errors only.",
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.toml",
+        help="Hyper-parameters, one 'name = value' a line; flags win over it.",
+    ),
+]
+
+
+# --- commands ---------------------------------------------------------------------------
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"graphsci {__version__}")
+        raise typer.Exit
+
+
+@_command
+def impute(
+    source: Input,
+    *,
+    output: Output,
+    layer: Layer = None,
+    batch_key: BatchKey = None,
+    genes_in: GenesIn = None,
+    make_names_unique: MakeNamesUnique = False,
+    allow_fractional: AllowFractional = False,
+    network: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Use this gene network instead of one computed from the counts: a table of "
+            "edges, STRING, GMT, TRRUST or a regulon.",
+        ),
+    ] = None,
+    estimate: Estimates = [EstimateName.denoised],  # noqa: B006 (typer copies it)
+    genes: Genes = None,
+    depth: Depth = "own",
+    scale: Scale = "counts",
+    interval: Interval = None,
+    key_added: KeyAdded = "graphsci",
+    prefix: Prefix = "",
+    save_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Save the trained model.",
+        ),
+    ] = None,
+    report: Report = None,
+    label_key: LabelKey = None,
+    json_to: Json = None,
+    overwrite: Overwrite = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    config: ConfigFile = None,
+    **options: Any,
+) -> None:
+    """Train on the raw counts in IN and write OUT: IN with estimates of its expression."""
+    chosen = build_config(options, config)
+    from graphsci import _job
+
+    job = _job.Job(
+        source=source,
+        output=output,
+        layer=layer,
+        batch_key=batch_key,
+        genes_in=genes_in,
+        make_names_unique=make_names_unique,
+        allow_fractional=allow_fractional,
+        network=network,
+        estimates=_job.ordered(estimate),
+        genes=None if genes is None else _job.read_genes(genes),
+        depth=depth,
+        scale=scale,
+        interval=interval,
+        key_added=key_added,
+        prefix=prefix,
+        model=save_model,
+        report=report,
+        label_key=label_key,
+        json=None if json_to == STANDARD_OUTPUT else json_to,
+        overwrite=overwrite,
+    )
+    _use_threads(threads)
+    reporter = _Reporter(quiet)
+    with reporter.listening():
+        outcome = _job.impute(job, chosen, progress=reporter.progress, log=reporter.log)
+    _tell(outcome, json_to_stdout=json_to == STANDARD_OUTPUT, quiet=quiet)
+
+
+@_command
+def apply(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that --save-model wrote.")],
+    source: Input,
+    *,
+    output: Output,
+    layer: Layer = None,
+    batch_key: BatchKey = None,
+    genes_in: GenesIn = None,
+    make_names_unique: MakeNamesUnique = False,
+    allow_fractional: AllowFractional = False,
+    estimate: Estimates = [EstimateName.denoised],  # noqa: B006 (typer copies it)
+    genes: Genes = None,
+    depth: Depth = "own",
+    scale: Scale = "counts",
+    interval: Interval = None,
+    key_added: KeyAdded = "graphsci",
+    prefix: Prefix = "",
+    report: Report = None,
+    label_key: LabelKey = None,
+    json_to: Json = None,
+    overwrite: Overwrite = False,
+    threads: Threads = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="'auto', 'cpu', 'cuda' or 'cuda:N'.",
+        ),
+    ] = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Write estimates for the cells in IN with a model trained before; genes match by name."""
+    from graphsci import _job
+
+    job = _job.Job(
+        source=source,
+        output=output,
+        layer=layer,
+        batch_key=batch_key,
+        genes_in=genes_in,
+        make_names_unique=make_names_unique,
+        allow_fractional=allow_fractional,
+        estimates=_job.ordered(estimate),
+        genes=None if genes is None else _job.read_genes(genes),
+        depth=depth,
+        scale=scale,
+        interval=interval,
+        key_added=key_added,
+        prefix=prefix,
+        report=report,
+        label_key=label_key,
+        json=None if json_to == STANDARD_OUTPUT else json_to,
+        overwrite=overwrite,
+    )
+    _use_threads(threads)
+    outcome = _job.apply(job, model, device=device, log=_Reporter(quiet).log)
+    _tell(outcome, json_to_stdout=json_to == STANDARD_OUTPUT, quiet=quiet)
+
+
+@_command
+def demo(
+    *,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Counts instead of the 700 blood cells of the demo."),
+    ] = None,
+    out_dir: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for everything the demo writes.")
+    ] = Path("graphsci-demo"),
+    label_key: LabelKey = None,
+    layer: Layer = None,
+    genes_in: GenesIn = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    config: ConfigFile = None,
+    **options: Any,
+) -> None:
+    """Impute real data that needs no download, and leave files and pictures to look at."""
+    chosen = build_config(options, config)
+    from graphsci import demo as demonstration
+    from graphsci.report import loading_lines
+
+    _use_threads(threads)
+    reporter = _Reporter(quiet)
+    with reporter.listening():
+        outcome = demonstration.run(
+            out_dir,
+            chosen,
+            data=data,
+            label_key=label_key,
+            layer=layer,
+            genes_in=genes_in,
+            progress=reporter.progress,
+            log=reporter.log,
+        )
+    _tell(outcome, json_to_stdout=False, quiet=quiet)
+    console = Console(highlight=False, markup=False, quiet=quiet)
+    console.print("\nWritten:")
+    for path, what in demonstration.contents(out_dir, outcome).items():
+        console.print(f"  {path}  {what}", soft_wrap=True)
+    console.print("\nGo on in Python:")
+    for line in loading_lines(outcome.summary):
+        console.print(f"  {line}", soft_wrap=True)
+
+
+@_command
+def info(
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A count file, an output, or a model folder.")
+    ],
+    *,
+    layer: Layer = None,
+    genes_in: GenesIn = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a file holds: shape, depth, whether these are raw counts; runs and verdicts."""
+    from graphsci import _job
+
+    found = _job.describe(path, layer=layer, genes_in=genes_in)
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2, default=_plain) + "\n")
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, words in _job.describe_in_words(found).items():
+        table.add_row(name, words)
+    Console(highlight=False, markup=False).print(table)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,375 @@
+"""The report of a run: one HTML file with verdict, numbers, figures, settings and versions.
+
+It is self-contained (figures are embedded, nothing is loaded from elsewhere), so that it can
+be mailed and printed. What it says comes from the run's summary, the same values as in
+``--json``.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from graphsci import pl
+from graphsci.config import PRESETS
+from graphsci.preprocessing import log_normalize
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from graphsci.imputer import GraphSCI
+
+#: Column of ``obs`` of a sketch with each cell's library size in all genes.
+LIBRARY = "graphsci_library"
+#: A sketch has at most so many cells, and so many cells x genes.
+_SKETCH_CELLS, _SKETCH_ENTRIES = 2_000, 3_000_000
+_VARIABLE_GENES = 1_000
+
+
+class Picture(NamedTuple):
+    """A figure with its words."""
+
+    name: str  #: of its file, without ending
+    title: str
+    caption: str
+    figure: Figure
+
+    def png(self) -> bytes:
+        """Return the figure as PNG."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=150, facecolor="white")
+        return buffer.getvalue()
+
+    def data_uri(self) -> str:
+        """Return the figure as text that HTML can embed."""
+        return "data:image/png;base64," + base64.b64encode(self.png()).decode()
+
+
+# --- a part of the data for the figures -------------------------------------------------
+
+
+def sketch(
+    model: GraphSCI,
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    allow_fractional: bool = False,
+    label_key: str | None = None,
+    genes: Sequence[str] = (),
+    seed: int = 0,
+) -> AnnData:
+    """Take some cells and genes with their estimates, small enough to draw.
+
+    Parameters
+    ----------
+    model
+        Trained.
+    adata
+        Raw counts, as for :meth:`GraphSCI.impute`; not changed.
+    layer, batch_key, allow_fractional
+        As for :meth:`GraphSCI.impute`.
+    label_key
+        Column of ``obs`` to keep.
+    genes
+        Genes to keep in any case.
+    seed
+        Seed of the choice.
+
+    Returns
+    -------
+    AnnData
+        At most 2,000 cells and 3 million entries: the most variable genes and a random choice
+        of the others. ``X`` are counts, ``layers`` ``denoised`` and ``denoised_sd`` at own
+        depth, ``obs["graphsci_library"]`` the library sizes in all genes.
+    """
+    rng = np.random.default_rng(seed)
+    n_cells = min(adata.n_obs, _SKETCH_CELLS)
+    rows = np.sort(rng.choice(adata.n_obs, n_cells, replace=False))
+    part = adata[rows]
+    options: dict[str, Any] = {
+        "layer": layer,
+        "batch_key": batch_key,
+        "allow_fractional": allow_fractional,
+    }
+    cells = model.prepare(part, **options)
+    columns = _sketch_genes(cells.counts, model, genes, _SKETCH_ENTRIES // n_cells, rng)
+    names = model.gene_names[columns]
+    blocks = list(model.iterate_estimates(part, **options, genes=names.tolist()))
+    from anndata import AnnData
+
+    small = AnnData(
+        cells.counts[:, columns],
+        obs=pd.DataFrame({LIBRARY: cells.library}, index=part.obs_names),
+        var=pd.DataFrame(index=names),
+        layers={
+            name: np.concatenate([block.values[name] for block in blocks])
+            for name in ("denoised", "denoised_sd")
+        },
+    )
+    if label_key is not None:
+        small.obs[label_key] = _labels(adata, label_key)[rows]
+    theta = model.inverse_dispersion()
+    if theta is not None:
+        small.var["graphsci_inverse_dispersion"] = theta.to_numpy()[columns]
+    small.uns["graphsci"] = model.record(
+        names=("denoised", "denoised_sd"), depth="own", scale="counts", level=None
+    )
+    return small
+
+
+def _sketch_genes(
+    counts: Any, model: GraphSCI, wanted: Sequence[str], n_genes: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Positions of genes of the model: those wanted, the most variable ones, some others."""
+    logged = log_normalize(counts, median_library_size=model.fitted.spec.median_library)
+    mean = np.asarray(logged.mean(0)).ravel()
+    variance = np.asarray(logged.multiply(logged).mean(0)).ravel() - mean**2
+    measured = np.flatnonzero(mean > 0)
+    order = measured[np.argsort(-variance[measured], kind="stable")]
+    first = np.flatnonzero(np.isin(model.gene_names, list(wanted)))
+    ranked = [*first, *order[:_VARIABLE_GENES], *rng.permutation(order[_VARIABLE_GENES:])]
+    chosen = pd.unique(np.asarray(ranked, dtype=np.int64))[: max(n_genes, 2)]
+    return np.sort(chosen)
+
+
+def _labels(adata: AnnData, label_key: str) -> np.ndarray:
+    if label_key not in adata.obs:
+        raise ValueError(
+            f"label_key: obs has no column {label_key!r}; it has "
+            f"{', '.join(map(repr, adata.obs.columns)) or 'none'}."
+        )
+    column = adata.obs[label_key]
+    return (column if pl.is_numeric(column) else column.astype(str)).to_numpy()
+
+
+# --- figures ----------------------------------------------------------------------------
+
+
+def figures(
+    model: GraphSCI, small: AnnData, *, label_key: str | None = None, genes: Sequence[str] = ()
+) -> list[Picture]:
+    """Draw what is worth looking at after a run.
+
+    Parameters
+    ----------
+    model
+        Trained.
+    small
+        From :func:`sketch`.
+    label_key
+        Column of ``small.obs`` that colours the cells and groups the violins.
+    genes
+        Marker genes for the violins; the three most variable genes if empty.
+    """
+    pictures: list[Picture] = []
+
+    def add(name: str, title: str, caption: str, figure: Figure) -> None:
+        pictures.append(Picture(name, title, caption, figure))
+
+    if model.verdict is not None:
+        figure = _draw((6.6, 2.5), lambda ax: pl.verdict(model, ax=ax))
+        add("verdict", "Held-out molecules", _CAPTIONS["verdict"], figure)
+    figure = Figure(figsize=(10.5, 4.4), layout="constrained")
+    pl.embedding(small, color=label_key, library_key=LIBRARY, figure=figure)
+    add("embedding", "Cells before and after", _caption("embedding", small, model), figure)
+    if label_key is not None and not pl.is_numeric(small.obs[label_key]):
+        chosen = [gene for gene in genes if gene in small.var_names] or _most_variable(small, 3)
+        size = (10.5, 1.5 * len(chosen) + 1.6)
+        figure = Figure(figsize=size, layout="constrained")
+        pl.expression(small, chosen, label_key, library_key=LIBRARY, figure=figure)
+        add("expression", "Genes by group", _CAPTIONS["expression"], figure)
+    by_gene: dict[str, Callable[..., Any]] = {
+        "mean_variance": pl.mean_variance,
+        "dropout_curve": pl.dropout_curve,
+    }
+    if "graphsci_inverse_dispersion" in small.var:
+        by_gene["dispersion"] = pl.dispersion
+    titles = {
+        "mean_variance": "Noise removed",
+        "dropout_curve": "Zeros",
+        "dispersion": "Dispersion",
+    }
+    add(
+        "training",
+        "Training",
+        _CAPTIONS["training"],
+        _draw(_SIZE, lambda ax: pl.training_curve(model, ax=ax)),
+    )
+    for name, function in by_gene.items():
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        function(small, library_key=LIBRARY, ax=figure.add_subplot())
+        add(name, titles[name], _CAPTIONS[name], figure)
+    figure = _draw(_SIZE, lambda ax: pl.uncertainty(small, ax=ax))
+    add("uncertainty", "Uncertainty", _CAPTIONS["uncertainty"], figure)
+    figure = _draw(_SIZE, lambda ax: pl.gene_graph_degree(model, ax=ax))
+    add("gene_graph", "Gene graph", _CAPTIONS["gene_graph"], figure)
+    return pictures
+
+
+_SIZE = (5.2, 3.8)
+_CAPTIONS = {
+    "verdict": "Each method saw nine tenths of the molecules (or the share given in the settings) "
+    "and predicted the rest. A shorter bar is a better prediction; 'doing nothing' takes each "
+    "count itself as the prediction.",
+    "embedding": "Both maps were made in the same way, from the counts and from the denoised "
+    "expression (common depth, log1p, the same variable genes, principal components, UMAP). A "
+    "tidier map is no evidence that it is truer: that is what the verdict is for.",
+    "expression": "Counts beside denoised expression, at common depth; the bar is the median of "
+    "a group.",
+    "training": "Validation is on molecules withheld from training; the weights of its best "
+    "epoch are kept. With the preset 'default' the training loss is jagged because the share of "
+    "the molecules that is scored is drawn anew in every step.",
+    "mean_variance": "Sampling alone gives a variance equal to the mean (dashed). Counts lie "
+    "above; denoised expression keeps the variance that the model could predict or that the "
+    "counts prove.",
+    "dropout_curve": "Genes above the dashed line have more zeros than Poisson counts of their "
+    "mean: because cells differ, or because molecules were lost.",
+    "dispersion": "What the embedding does not explain: the variance around the prediction μ is "
+    "μ + μ²/θ.",
+    "uncertainty": "Posterior standard deviation of each entry's expression rate. On the dashed "
+    "line it is that of a single Poisson count.",
+    "gene_graph": "How many edges the genes have in the gene graph the model was trained with. "
+    "Genes without edges are modelled by themselves.",
+}
+
+
+def _caption(name: str, small: AnnData, model: GraphSCI) -> str:
+    return f"{_CAPTIONS[name]} Drawn: {small.n_obs:,} cells."
+
+
+def _draw(size: tuple[float, float], draw: Callable[..., Any]) -> Figure:
+    figure = Figure(figsize=size, layout="constrained")
+    draw(figure.add_subplot())
+    return figure
+
+
+def _most_variable(small: AnnData, n_genes: int) -> list[str]:
+    values = np.log1p(small.layers["denoised"])
+    return small.var_names[np.argsort(-values.var(0), kind="stable")[:n_genes]].tolist()
+
+
+# --- the page ---------------------------------------------------------------------------
+
+
+def render(
+    summary: Mapping[str, Any],
+    history: pd.DataFrame,
+    pictures: Sequence[Picture],
+    *,
+    title: str = "graphsci report",
+) -> str:
+    """Return the report as HTML.
+
+    Parameters
+    ----------
+    summary
+        What a run leaves behind, the same as ``--json``.
+    history
+        Of the model.
+    pictures
+        From :func:`figures`.
+    title
+        Of the page.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("graphsci", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    record = summary["record"]
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        summary=summary,
+        record=record,
+        verdict=_verdict_words(summary["verdict"]),
+        scores=_score_rows(summary["verdict"]),
+        settings=_settings(record["config"]),
+        stopped=_stopped_words(record["training"]),
+        loading=loading_lines(summary),
+        pictures=pictures,
+        n_epochs=len(history),
+    )
+
+
+class _Words(NamedTuple):
+    """A verdict in words."""
+
+    status: str  #: "good", "doubtful", "bad" or "none"
+    headline: str
+    details: str
+
+
+def _verdict_words(verdict: Mapping[str, Any]) -> _Words:
+    if not verdict:
+        return _Words(
+            "none",
+            "Not checked.",
+            "The check against held-out molecules was switched off, so nothing here says whether "
+            "these estimates are better than the counts. Run again without --no-check.",
+        )
+    headline, details = str(verdict["line"]).split(". ", 1)
+    line = str(verdict["line"])
+    status = "good" if verdict["passed"] else "bad" if line.startswith("Do not") else "doubtful"
+    return _Words(status, headline + ".", details)
+
+
+def _score_rows(verdict: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row of the table for each method, the best first."""
+    if not verdict:
+        return []
+    rows = [{"method": method, **score} for method, score in verdict["scores"].items()]
+    return sorted(rows, key=lambda row: row["deviance"])
+
+
+def _settings(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every hyper-parameter with its help, and whether it differs from its preset."""
+    from dataclasses import fields
+
+    preset = PRESETS[config["preset"]]
+    return [
+        {
+            "name": field.name,
+            "value": config[field.name],
+            "changed": config[field.name] != getattr(preset, field.name),
+            "help": field.metadata["help"],
+        }
+        for field in fields(preset)
+    ]
+
+
+def _stopped_words(training: Mapping[str, Any]) -> str:
+    epochs, best = training["epochs"], training["best_epoch"]
+    reasons = {
+        "finished": "all planned epochs were done",
+        "no improvement": "the withheld loss did not improve any more",
+        "interrupted": "it was interrupted (Ctrl-C)",
+    }
+    why = reasons.get(training["stopped"], training["stopped"])
+    return f"{epochs} epochs; {why}. The weights are those of epoch {best}."
+
+
+def loading_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Python that opens the results of a run."""
+    path, key = summary["outputs"]["imputed"], summary["key_added"]
+    reader = "read_zarr" if path.endswith(".zarr") else "read_h5ad"
+    name = next(iter(summary["slots"]))
+    unit = summary["record"]["estimates"][name]["unit"]
+    return [
+        "import anndata",
+        f'adata = anndata.{reader}("{path}")',
+        f"adata.{summary['slots'][name]}  # {unit}",
+        f'print(adata.uns["{key}"]["verdict"].get("line", "not checked"))',
+    ]
