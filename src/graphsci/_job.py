@@ -362,9 +362,21 @@ def _summary(run: _Run, model: GraphSCI, adata: AnnData, cells: Cells) -> dict[s
         "key_added": job.key_added,
         "gene_match": cells.match.summary(),
         "gene_graph": {"source": graph.source, "edges": graph.n_edges, "genes": graph.n_genes},
+        "notes": [*record["notes"], *_notes(job, record)],
         "record": record,
         "verdict": record["verdict"],
     }
+
+
+def _notes(job: Job, record: dict[str, Any]) -> list[str]:
+    """Say what a user of these estimates should know and the model's notes do not say."""
+    notes = []
+    if "imputed" in job.estimates and record["likelihood"] == "nb":
+        notes.append(
+            "'imputed' equals the counts here: the likelihood nb knows no dropout, so every zero "
+            "is taken as measured. Use 'denoised', or --likelihood zinb."
+        )
+    return notes
 
 
 def describe_counts(matrix: Any) -> dict[str, Any]:

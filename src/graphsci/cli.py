@@ -242,7 +242,7 @@ def _tell(outcome: Outcome, *, json_to_stdout: bool, quiet: bool) -> None:
             style="bold yellow",
             soft_wrap=True,
         )
-    for note in record["notes"]:
+    for note in outcome.summary["notes"]:
         console.print(f"note: {note}", soft_wrap=True)
     console.print(_summary_table(outcome.summary))
     line = verdict.get("line", "Not checked (--no-check): no verdict on these estimates.")

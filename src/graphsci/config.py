@@ -55,7 +55,7 @@ class Config:
     loading_scale: float = _option(
         0.1,
         "Prior standard deviation of a gene's loadings, in log expression per unit of the "
-        "latent space; what keeps genes with few molecules at their mean.",
+        "latent space, and of its encoder weights; keeps genes with few molecules at their mean.",
         low=1e-6,
     )
     l2: float = _option(1e-3, "Preset 'paper': L2 penalty on the encoders' weights.", low=0.0)

@@ -120,7 +120,6 @@ def run(
         output=out_dir / "imputed.h5ad",
         layer=layer,
         genes_in=genes_in,
-        estimates=("denoised", "imputed"),
         model=out_dir / "model",
         report=out_dir / "report.html",
         json=out_dir / "summary.json",

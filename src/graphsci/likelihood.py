@@ -148,6 +148,44 @@ class ThinnedBlock(NamedTuple):
     fraction: float  #: probability of being kept, in (0, 1)
 
 
+#: Entries worked on at once on a CPU: four float32 blocks of them fit the second-level cache,
+#: which makes the pass six times as fast as over the whole block (benchmarks/lab).
+_ENTRIES_IN_CACHE = 1 << 17
+
+
+def _nb_loss_at_zero(mean: Tensor, theta: Tensor, f: float) -> tuple[Tensor, Tensor, Tensor]:
+    """theta log[(theta + mu) / (theta + f mu)] of every entry, and its derivatives.
+
+    ::
+
+        d / d mu    = theta^2 (1 - f) / [(theta + mu) (theta + f mu)]
+        d / d theta = log[(theta + mu) / (theta + f mu)]
+                      - theta (1 - f) mu / [(theta + mu) (theta + f mu)]
+
+    Returns
+    -------
+    by_mean (cells, genes), the loss summed over all, by_theta (genes,) summed over cells; the
+    last two in float64.
+    """
+    n_cells, n_genes = mean.shape
+    step = n_cells if mean.is_cuda else max(1, _ENTRIES_IN_CACHE // n_genes)
+    by_mean = torch.empty_like(mean)
+    log_ratio, share = (theta.new_zeros(n_genes, dtype=torch.float64) for _ in range(2))
+    numerator = theta.square() * (1 - f)
+    full, part = torch.empty_like(mean[:step]), torch.empty_like(mean[:step])
+    for start in range(0, n_cells, step):
+        mu, out = mean[start : start + step], by_mean[start : start + step]
+        a, b = full[: len(mu)], part[: len(mu)]
+        torch.add(mu, theta, out=a)
+        torch.add(theta, mu, alpha=f, out=b)
+        torch.mul(a, b, out=out).reciprocal_()
+        log_ratio += a.div_(b).log_().sum(0)
+        share += torch.mul(mu, out, out=b).sum(0)
+        out.mul_(numerator)
+    theta64 = theta.double()
+    return by_mean, (log_ratio * theta64).sum(), log_ratio - (1 - f) * theta64 * share
+
+
 class _FusedThinnedNB(torch.autograd.Function):
     """Loss and gradient of :func:`thinned_nb_loss` in one pass over the dense block.
 
@@ -164,14 +202,8 @@ class _FusedThinnedNB(torch.autograd.Function):
         inverse_dispersion: Tensor,
         thinned: ThinnedBlock,
     ) -> Tensor:
-        f, theta = thinned.fraction, inverse_dispersion
-        full = mean + theta
-        part = torch.add(theta, mean, alpha=f)
-        log_ratio = torch.log(full / part)
-        by_theta = (log_ratio.sum(0) + theta * (1 / full - 1 / part).sum(0)).double()
-        loss = (log_ratio.sum(0).double() * theta.double()).sum()
-        by_mean = (theta.square() * (1 - f)) / full.mul_(part)
-
+        theta = inverse_dispersion
+        by_mean, loss, by_theta = _nb_loss_at_zero(mean, theta, thinned.fraction)
         at = (thinned.rows, thinned.columns)
         mu = mean[at].clamp_min(SMALLEST_MEAN)
         extra, extra_by_mean, extra_by_theta = _nb_excess(mu, theta[thinned.columns], thinned)
@@ -264,8 +296,8 @@ def thinned_nb_loss(mean: Tensor, inverse_dispersion: Tensor, thinned: ThinnedBl
 
     Returns
     -------
-    Scalar, nats, differentiable in ``mean`` and ``inverse_dispersion``. Two blocks of
-    (cells, genes) live beside ``mean`` while it is computed, one until the backward pass.
+    Scalar, nats, differentiable in ``mean`` and ``inverse_dispersion``. One block of
+    (cells, genes), the gradient, lives beside ``mean`` until the backward pass.
     """
     return _FusedThinnedNB.apply(mean, inverse_dispersion, thinned)
 

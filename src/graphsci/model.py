@@ -381,8 +381,9 @@ class CountNetwork(nn.Module):
         return self.decode(self.encode(cells), cells.library * depth, cells.batch)
 
     def penalty(self, loading_scale: float) -> Tensor:
-        """Negative log prior of loadings and batch offsets: Gaussian, sd ``loading_scale``."""
-        squares = self.loadings.square().sum() + self.batch_offset.square().sum()
+        """Negative log prior: all weights with a row per gene are N(0, loading_scale^2)."""
+        weights = (self.loadings, self.batch_offset, self.input_weight)
+        squares = torch.stack([w.square().sum() for w in weights]).sum()
         return squares / (2 * loading_scale**2)
 
 

@@ -363,7 +363,7 @@ def _stopped_words(training: Mapping[str, Any]) -> str:
 
 def loading_lines(summary: Mapping[str, Any]) -> list[str]:
     """Python that opens the results of a run."""
-    path, key = summary["outputs"]["imputed"], summary["key_added"]
+    path = summary["outputs"]["imputed"]
     reader = "read_zarr" if path.endswith(".zarr") else "read_h5ad"
     name = next(iter(summary["slots"]))
     unit = summary["record"]["estimates"][name]["unit"]
@@ -371,5 +371,4 @@ def loading_lines(summary: Mapping[str, Any]) -> list[str]:
         "import anndata",
         f'adata = anndata.{reader}("{path}")',
         f"adata.{summary['slots'][name]}  # {unit}",
-        f'print(adata.uns["{key}"]["verdict"].get("line", "not checked"))',
     ]
