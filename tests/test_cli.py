@@ -1,0 +1,472 @@
+"""The command line, from file to report: what every run must leave, and what a bad one must not."""
+
+import dataclasses
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from typer.testing import CliRunner
+
+import graphsci
+from graphsci import _job, cli, demo, io
+from graphsci.config import PAPER, Config
+
+SHORT = ("--max-epochs", "4", "--threads", "1")
+
+
+def run(*args, exit_code=0):
+    """Run the command line in this process; return the result and its text on one line."""
+    result = CliRunner().invoke(cli.app, [str(arg) for arg in args])
+    said = " ".join((result.stdout + " " + result.stderr).split())
+    assert result.exit_code == exit_code, (said, result.exception)
+    return result, said
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def counts(tmp_path, draw):
+    """A file of counts with an old layer, alone in a folder."""
+    path = tmp_path / "counts.h5ad"
+    toy = draw()
+    toy.X = sparse.csr_matrix(toy.X)
+    toy.uns["mine"] = {"kept": 1}
+    toy.write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, draw):
+    """One run with every output; tests look at it and do not change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    source = folder / "counts.h5ad"
+    draw().write_h5ad(source)
+    estimates = [word for name in ("mean", "denoised", "imputed") for word in ("--estimate", name)]
+    _, said = run(
+        *("impute", source, "-o", folder / "out.h5ad", *SHORT, *estimates, "--interval", "0.9"),
+        *("--likelihood", "zinb", "--save-model", folder / "model", "--seed", "3"),
+        *("--report", folder / "report.html", "--json", folder / "run.json"),
+        *("--label-key", "group"),
+    )
+    return folder, said
+
+
+# --- from file to report ----------------------------------------------------------------
+
+
+def test_a_run_keeps_its_promises(finished):
+    folder, said = finished
+    before = anndata.read_h5ad(folder / "counts.h5ad")
+    after = anndata.read_h5ad(folder / "out.h5ad")
+    assert files(folder) == ["counts.h5ad", "model", "out.h5ad", "report.html", "run.json"]
+    assert list(after.obs_names) == list(before.obs_names)
+    assert list(after.var_names) == list(before.var_names)
+    np.testing.assert_array_equal(after.X, before.X)
+    np.testing.assert_array_equal(after.layers["rate"], before.layers["rate"])
+    pd.testing.assert_frame_equal(after.obs, before.obs)
+    names = ("mean", "denoised", "denoised_sd", "denoised_lower", "denoised_upper", "imputed")
+    for name in names:
+        values = after.layers[name]
+        assert values.dtype == np.float32
+        assert np.isfinite(values).all()
+        assert (values >= 0).all()
+    layers = after.layers
+    assert (layers["denoised_lower"] <= layers["denoised_upper"]).all()
+    measured = before.X > 0
+    np.testing.assert_array_equal(layers["imputed"][measured], before.X[measured])
+    graph = after.varp["graphsci_graph"]
+    assert (graph != graph.T).nnz == 0
+    assert graph.diagonal().max() == 0
+    record = after.uns["graphsci"]
+    assert set(record["estimates"]) == set(names)
+    assert record["versions"]["graphsci"] == graphsci.__version__
+    assert record["verdict"]["line"] in said
+
+
+def test_the_report_and_the_summary_say_the_same_as_the_file(finished):
+    folder, _ = finished
+    summary = json.loads((folder / "run.json").read_text())
+    record = anndata.read_h5ad(folder / "out.h5ad").uns["graphsci"]
+    page = (folder / "report.html").read_text()
+    assert summary["verdict"]["line"] == record["verdict"]["line"]
+    assert record["verdict"]["line"].split(". ")[0] in page
+    assert summary["data"]["cells"] == 120
+    assert summary["seconds"]["total"] > 0
+    assert summary["peak_memory_mib"] is None or summary["peak_memory_mib"] > 50
+    assert "Genes without any count: 1 (gene5)" in page
+    assert page.count("data:image/png;base64,") >= 8
+
+
+def test_a_second_run_and_the_saved_model_give_the_same_bits(finished, tmp_path):
+    folder, _ = finished
+    first = anndata.read_h5ad(folder / "out.h5ad")
+    estimates = ("--estimate", "mean", "--estimate", "denoised")
+    again = ("impute", folder / "counts.h5ad", "-o", tmp_path / "again.h5ad", *estimates)
+    run(*again, *SHORT, "--likelihood", "zinb", "--seed", "3", "--quiet")
+    applied = ("apply", folder / "model", folder / "counts.h5ad", "-o", tmp_path / "applied.zarr")
+    run(*applied, *estimates, "--threads", "1")
+    for other in (
+        anndata.read_h5ad(tmp_path / "again.h5ad"),
+        anndata.read_zarr(tmp_path / "applied.zarr"),
+    ):
+        np.testing.assert_array_equal(other.layers["denoised"], first.layers["denoised"])
+        np.testing.assert_array_equal(other.layers["mean"], first.layers["mean"])
+        np.testing.assert_array_equal(other.obsm["X_graphsci"], first.obsm["X_graphsci"])
+
+
+def test_apply_matches_genes_by_name_and_says_how(finished, tmp_path):
+    folder, _ = finished
+    new = anndata.read_h5ad(folder / "counts.h5ad")[:20, ::-1][:, :50].copy()
+    new.var_names = ["stranger", *new.var_names[1:]]
+    new.write_h5ad(tmp_path / "new.h5ad")
+    _, said = run("apply", folder / "model", tmp_path / "new.h5ad", "-o", tmp_path / "out.h5ad")
+    assert re.search(r"49 of 59 genes matched by name; 10 missing.*1 unknown", said)
+    out = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert list(out.var_names) == list(new.var_names)
+    assert np.isnan(out.layers["denoised"][:, 0]).all()
+    assert np.isfinite(out.layers["denoised"][:, 1:]).all()
+
+
+def test_chosen_genes_become_tables_and_nothing_else_is_dense(counts, tmp_path):
+    (tmp_path / "genes.txt").write_text("gene3\ngene10\n\n")
+    out = tmp_path / "out.h5ad"
+    run("impute", counts, "-o", out, *SHORT, "--genes", tmp_path / "genes.txt", "--no-check")
+    after = anndata.read_h5ad(out)
+    table = after.obsm["graphsci_denoised"]
+    assert list(table.columns) == ["gene3", "gene10"]
+    assert list(after.layers) == ["rate"]
+    run("impute", counts, "-o", out, *SHORT, "--genes", "gene10,gene3", "--no-check", "--overwrite")
+    other = anndata.read_h5ad(out).obsm["graphsci_denoised"]
+    np.testing.assert_array_equal(other[["gene3", "gene10"]], table)
+
+
+def test_names_of_the_run_and_of_layers_can_be_chosen(counts, tmp_path):
+    out = tmp_path / "out.h5ad"
+    names = ("--key-added", "second", "--prefix", "b_")
+    scales = ("--depth", "common", "--scale", "log1p")
+    run("impute", counts, "-o", out, *SHORT, *names, *scales, "--batch-key", "batch", "--no-check")
+    after = anndata.read_h5ad(out)
+    assert {"b_denoised", "b_denoised_sd"} < set(after.layers)
+    assert {"X_second"} == set(after.obsm)
+    assert after.uns["second"]["estimates"]["denoised"]["unit"].startswith("log(1 + counts)")
+    assert after.uns["mine"]["kept"] == 1
+
+
+def test_a_table_and_a_network_as_input(draw, tmp_path):
+    toy = draw()
+    frame = pd.DataFrame(toy.X.T, index=toy.var_names, columns=toy.obs_names)
+    frame.to_csv(tmp_path / "counts.csv")
+    (tmp_path / "network.tsv").write_text("gene7\tgene8\t1\ngene8\tgene9\t0.5\n")
+    out = tmp_path / "out.zarr"
+    network = ("--network", tmp_path / "network.tsv")
+    run("impute", tmp_path / "counts.csv", "--genes-in", "rows", "-o", out, *SHORT, *network)
+    after = anndata.read_zarr(out)
+    assert after.shape == toy.shape
+    assert after.varp["graphsci_graph"].nnz == 4
+
+
+def test_imputed_under_nb_is_said_to_be_the_counts(counts, tmp_path):
+    options = ("--estimate", "imputed", "--likelihood", "nb", "--no-check")
+    _, said = run("impute", counts, "-o", tmp_path / "out.h5ad", *SHORT, *options)
+    assert "'imputed' equals the counts here" in said
+    after = anndata.read_h5ad(tmp_path / "out.h5ad")
+    np.testing.assert_array_equal(after.layers["imputed"], after.X.toarray())
+
+
+def test_json_on_standard_output_is_json_alone(counts, tmp_path):
+    result, _ = run("impute", counts, "-o", tmp_path / "out.h5ad", *SHORT, "--json", "-")
+    summary = json.loads(result.stdout)
+    assert summary["record"]["config"]["max_epochs"] == 4
+    assert summary["verdict"]["line"] in result.stderr.replace("\n", " ")
+
+
+def test_quiet_prints_nothing(counts, tmp_path):
+    result, _ = run("impute", counts, "-o", tmp_path / "out.h5ad", *SHORT, "-q", "--no-check")
+    assert result.stdout == result.stderr == ""
+
+
+# --- refusals ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--layer", "nothing"), "no layer 'nothing'; layers present: 'rate'"),
+        (("--layer", "rate"), "whole numbers|integ|not raw counts|not counts"),
+        (("--batch-key", "nothing"), "no batch column 'nothing'"),
+        (("--genes", "gene3,GENE4"), "1 of 2 are not in the input: GENE4"),
+        (("--genes", ","), "names none"),
+        (("--genes-in", "rows"), "only tables"),
+        (("--interval", "0.9", "--estimate", "mean"), "belongs to the estimate 'denoised'"),
+        (("--prefix", "", "--key-added", "mine"), 'the input has uns\\["mine"\\] already'),
+        (("--network", "nowhere.tsv"), "nowhere.tsv"),
+        (("--label-key", "nothing"), "obs has no column 'nothing'"),
+        (("--save-model", "nowhere/model"), "nowhere does not exist"),
+        (("--report", "report.pdf"), "report.pdf ends in '.pdf'"),
+        (("--json", "nowhere/run.json"), "nowhere does not exist"),
+        (("--config", "nowhere.toml"), "nowhere.toml"),
+        (("--kept-low", "0.9", "--kept-high", "0.5"), "kept_low: got 0.9"),
+        (("--device", "abacus"), "device: got 'abacus'"),
+    ],
+)
+def test_bad_requests_are_one_line_and_leave_nothing(counts, tmp_path, monkeypatch, more, message):
+    monkeypatch.chdir(tmp_path)
+    result, said = run("impute", counts, "-o", "out.h5ad", *SHORT, *more, exit_code=cli.BAD_INPUT)
+    errors = [line for line in result.stderr.splitlines() if "error:" in line]
+    assert len(errors) == 1
+    assert re.search(message, said)
+    assert "Traceback" not in said
+    assert files(tmp_path) == ["counts.h5ad"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nothing.h5ad", "no file .*nothing.h5ad"), ("broken.h5ad", "could not be read as .h5ad")],
+)
+def test_bad_files(tmp_path, name, message):
+    (tmp_path / "broken.h5ad").write_text("no HDF5")
+    args = ("impute", tmp_path / name, "-o", tmp_path / "out.h5ad")
+    _, said = run(*args, exit_code=cli.BAD_INPUT)
+    assert re.search(message, said)
+    assert files(tmp_path) == ["broken.h5ad"]
+
+
+def test_debug_shows_the_traceback(tmp_path, capsys):
+    args = ("impute", tmp_path / "nothing.h5ad", "-o", tmp_path / "out.h5ad", "--debug")
+    _, said = run(*args, exit_code=cli.BAD_INPUT)
+    assert "Traceback" in said
+
+
+def test_an_output_is_replaced_only_on_request(counts, tmp_path):
+    out = tmp_path / "out.h5ad"
+    out.write_text("precious")
+    _, said = run("impute", counts, "-o", out, *SHORT, exit_code=cli.BAD_INPUT)
+    assert "--overwrite" in said
+    assert out.read_text() == "precious"
+    run("impute", counts, "-o", out, *SHORT, "--overwrite", "--no-check")
+    _, said = run("impute", out, "-o", tmp_path / "b.h5ad", *SHORT, exit_code=cli.BAD_INPUT)
+    assert (
+        'the input has uns["graphsci"], layers["denoised"], layers["denoised_sd"] already' in said
+    )
+    run("impute", out, "-o", out, *SHORT, "--overwrite", "--no-check")  # in place
+    assert {"rate", "denoised", "denoised_sd"} == set(anndata.read_h5ad(out).layers)
+
+
+def test_two_outputs_cannot_share_a_path(counts, tmp_path):
+    same = ("--report", tmp_path / "a.html", "--save-model", tmp_path / "a.html")
+    _, said = run("impute", counts, "-o", tmp_path / "out.h5ad", *same, exit_code=cli.BAD_INPUT)
+    assert "two outputs have the same path" in said
+
+
+def test_a_failure_while_writing_leaves_the_old_file(counts, tmp_path, monkeypatch):
+    out = tmp_path / "out.h5ad"
+    out.write_text("precious")
+
+    def fail(self, adata, **kwargs):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(graphsci.GraphSCI, "iterate_estimates", fail)
+    args = ("impute", counts, "-o", out, *SHORT, "--no-check", "--overwrite")
+    _, said = run(*args, exit_code=cli.BAD_INPUT)
+    assert "the disk is full" in said
+    assert out.read_text() == "precious"
+    assert files(tmp_path) == ["counts.h5ad", "out.h5ad"]
+
+
+def test_our_own_bugs_have_another_exit_code(counts, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(_job, "impute", fail)
+    args = ("impute", counts, "-o", tmp_path / "out.h5ad")
+    _, said = run(*args, exit_code=cli.OUR_BUG)
+    assert "ZeroDivisionError: division by zero. This looks like a bug" in said
+
+
+# --- Ctrl-C -----------------------------------------------------------------------------
+
+
+def interrupt_at(monkeypatch, epoch):
+    """Press Ctrl-C when an epoch has ended."""
+    progress = cli._Reporter.progress
+
+    def press(self, record, n_epochs):
+        progress(self, record, n_epochs)
+        if record.epoch == epoch:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli._Reporter, "progress", press)
+
+
+def test_ctrl_c_ends_training_and_keeps_what_was_learned(counts, tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, 3)
+    handler = signal.getsignal(signal.SIGINT)
+    out = tmp_path / "out.h5ad"
+    _, said = run("impute", counts, "-o", out, "--max-epochs", "1000", "--threads", "1")
+    assert "Ctrl-C: training ends here, with the best weights so far" in said
+    assert re.search(r"interrupted after 3 epochs; the weights of epoch \d were used", said)
+    assert anndata.read_h5ad(out).uns["graphsci"]["training"]["stopped"] == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_second_ctrl_c_stops_everything(counts, tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, 2)
+
+    def press(self, adata, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(graphsci.GraphSCI, "iterate_estimates", press)
+    args = ("impute", counts, "-o", tmp_path / "out.h5ad", *SHORT, "--no-check")
+    _, said = run(*args, exit_code=cli.STOPPED)
+    assert "stopped by Ctrl-C; unfinished outputs were removed" in said
+    assert files(tmp_path) == ["counts.h5ad"]
+
+
+def test_ctrl_c_before_there_is_anything_to_keep(counts, tmp_path, monkeypatch):
+    monkeypatch.setattr("graphsci.training.ThinningObjective.step_loss", lambda *a: _press())
+    args = ("impute", counts, "-o", tmp_path / "out.h5ad", *SHORT)
+    _, said = run(*args, exit_code=cli.STOPPED)
+    assert "interrupted before the first epoch ended: nothing was written" in said
+    assert files(tmp_path) == ["counts.h5ad"]
+
+
+def _press():
+    signal.raise_signal(signal.SIGINT)
+
+
+# --- settings ---------------------------------------------------------------------------
+
+
+def test_help_lists_every_hyper_parameter_with_its_default():
+    _, said = run("impute", "--help")
+    for field in dataclasses.fields(Config):
+        assert f"--{field.name.replace('_', '-')}" in said
+        assert field.metadata["help"].split()[0] in said
+    assert "--check / --no-check" in said
+    assert "(0.3); 0.0<=x<=1.0" in said
+
+
+def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('preset = "paper"\nseed = 5\nn_latent = 8\n')
+    chosen = cli.build_config({"seed": 7, "n_hidden": None}, file)
+    assert chosen == PAPER.replace(seed=7, n_latent=8)
+    assert cli.build_config({"preset": "default"}, file).n_hidden == Config().n_hidden
+    assert cli.build_config({}, None) == Config()
+    assert cli.build_config({"check": False}, None).check is False
+    file.write_text("n_latnet = 8\n")
+    with pytest.raises(ValueError, match="Did you mean 'n_latent'"):
+        cli.build_config({}, file)
+
+
+def test_values_out_of_bounds_are_refused_by_the_flag():
+    _, said = run("impute", "in", "-o", "out.h5ad", "--n-latent", "0", exit_code=2)
+    assert "--n-latent" in said
+    _, said = run("impute", "in", "-o", "out.h5ad", "--graph", "magic", exit_code=2)
+    assert "coexpressed" in said
+
+
+def test_version():
+    _, said = run("--version")
+    assert said == f"graphsci {graphsci.__version__}"
+
+
+def test_help_needs_nothing_heavy():
+    code = (
+        "import sys, graphsci.cli\n"
+        "heavy = {'torch', 'scanpy', 'anndata', 'pandas', 'scipy', 'matplotlib', 'sklearn'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_python_m_graphsci_runs():
+    command = [sys.executable, "-m", "graphsci", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"graphsci {graphsci.__version__}"
+
+
+# --- info -------------------------------------------------------------------------------
+
+
+def test_info_of_counts_of_results_and_of_a_model(finished):
+    folder, _ = finished
+    _, said = run("info", folder / "counts.h5ad")
+    assert "120 cells x 60 genes (59 detected)" in said
+    assert "raw counts yes" in said
+    _, said = run("info", folder / "out.h5ad")
+    assert "run 'graphsci'" in said
+    assert "posterior mean of the expression rate" in said
+    _, said = run("info", folder / "model")
+    assert "model" in said
+    assert "59 (gene0, gene1" in said
+    assert "Poisson deviance" in said
+
+
+def test_info_says_why_values_are_no_counts(tmp_path, draw):
+    toy = draw()
+    toy.X = np.log1p(toy.X)
+    io.write_anndata(toy, tmp_path / "logged.zarr")
+    result, _ = run("info", tmp_path / "logged.zarr", "--json")
+    found = json.loads(result.stdout)
+    assert found["raw_counts"] is False
+    assert found["problem"]
+    assert found["data"]["cells"] == 120
+
+
+# --- the demo ---------------------------------------------------------------------------
+
+
+def test_the_demos_counts_are_counts():
+    adata = demo.load_counts()
+    assert adata.shape == (700, 765)
+    np.testing.assert_array_equal(adata.X.data, np.rint(adata.X.data))
+    assert adata.X.data.min() >= 1
+    from scanpy.datasets import pbmc68k_reduced
+
+    shipped = pbmc68k_reduced()
+    totals = shipped.obs["n_counts"].to_numpy()[:, None]
+    again = np.log1p(adata.X.toarray() / totals * 1e4)
+    np.testing.assert_allclose(again, shipped.raw.X.toarray(), atol=6e-4)
+
+
+def test_undoing_a_normalization_notices_what_was_never_counts():
+    rng = np.random.default_rng(0)
+    totals = rng.integers(500, 3000, 40).astype(float)
+    counts = rng.poisson(1.0, (40, 30)).astype(float)
+    logged = np.round(np.log1p(1e4 * counts / totals[:, None]), 3)
+    recovered, deviation = demo.undo_log_normalization(logged, totals)
+    np.testing.assert_array_equal(recovered.toarray(), counts)
+    assert deviation <= 1
+    _, deviation = demo.undo_log_normalization(logged, 1.37 * totals)
+    assert deviation > 1
+
+
+def test_the_demo_fills_its_folder_twice(tmp_path):
+    folder = tmp_path / "demo"
+    options = ("demo", "--out-dir", folder, "--max-epochs", "2", "--threads", "1")
+    _, said = run(*options)
+    assert files(folder) == ["figures", "imputed.h5ad", "model", "report.html", "summary.json"]
+    assert {"embedding.png", "training.png", "verdict.png"} <= set(files(folder / "figures"))
+    assert "anndata.read_h5ad" in said
+    after = anndata.read_h5ad(folder / "imputed.h5ad")
+    assert np.isfinite(after.layers["denoised"]).all()
+    assert after.obs["bulk_labels"].nunique() == 10
+
+
+def test_the_demo_takes_a_file(finished, tmp_path):
+    folder, _ = finished
+    options = ("--data", folder / "counts.h5ad", "--out-dir", tmp_path, "--label-key", "group")
+    run("demo", *options, "--max-epochs", "2", "--threads", "1", "--quiet", "--no-check")
+    assert "embedding.png" in files(tmp_path / "figures")
+    assert "verdict.png" not in files(tmp_path / "figures")

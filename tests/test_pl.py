@@ -1,0 +1,184 @@
+"""Plots: what they draw is what the data say, and nothing global changes."""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from matplotlib.figure import Figure
+
+from graphsci import pl
+
+
+@pytest.fixture
+def ax():
+    return Figure(figsize=(4, 3), layout="constrained").add_subplot()
+
+
+@pytest.fixture(scope="module")
+def results(draw, trained):
+    """The toy data with estimates of the NB model."""
+    toy = draw()
+    trained("nb").impute(toy)
+    return toy
+
+
+def test_a_plot_without_axes_makes_its_own_figure_and_leaves_the_style_alone(trained):
+    from matplotlib import pyplot as plt
+
+    before = dict(matplotlib.rcParams)
+    figure = pl.training_curve(trained("nb")).figure
+    assert plt.fignum_exists(figure.number)
+    plt.close(figure)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_training_curve_marks_the_epoch_that_was_kept(trained, ax):
+    model = trained("nb")
+    pl.training_curve(model, ax=ax)
+    (twin,) = [other for other in ax.figure.axes if other is not ax]
+    marked = twin.get_lines()[1].get_xdata()
+    assert marked == model.fitted.best_epoch
+    assert "nats per cell" in ax.get_ylabel()
+
+
+def test_training_curve_takes_a_history_without_validation(trained, ax):
+    history = trained("nb").history.assign(validation_loss=np.nan)
+    pl.training_curve(history, ax=ax)
+    assert len(ax.figure.axes) == 1
+    with pytest.raises(ValueError, match="no epochs"):
+        pl.training_curve(history.iloc[:0], ax=ax)
+
+
+def test_verdict_bars_are_the_deviances_with_the_best_on_top(trained, results, ax):
+    scores = results.uns["graphsci"]["verdict"]["scores"]
+    pl.verdict(results, ax=ax)
+    widths = [bar.get_width() for bar in ax.patches]
+    assert sorted(widths) == sorted(score["deviance"] for score in scores.values())
+    assert widths == sorted(widths, reverse=True)
+    other = Figure().add_subplot()
+    pl.verdict(trained("nb"), ax=other)
+    assert [bar.get_width() for bar in other.patches] == widths
+
+
+def test_verdict_needs_one(ax):
+    with pytest.raises(ValueError, match="no verdict to draw"):
+        pl.verdict({}, ax=ax)
+
+
+@pytest.mark.parametrize("color", [None, "group", "gene3", "depth"])
+def test_embedding_draws_every_cell_twice(results, color):
+    adata = results.copy()
+    adata.obs["depth"] = adata.X.sum(1)
+    figure = pl.embedding(adata, color=color, method="tsne", figure=Figure(layout="constrained"))
+    left, right = figure.axes[:2]
+    for panel in (left, right):
+        drawn = sum(len(points.get_offsets()) for points in panel.collections)
+        assert drawn == adata.n_obs
+    assert (left.get_title("left"), right.get_title("left")) == ("Counts", "Denoised")
+    if color == "gene3":  # both panels share one scale
+        assert left.collections[0].get_clim() == right.collections[0].get_clim()
+
+
+def test_embedding_refuses_what_it_cannot_draw(results):
+    with pytest.raises(ValueError, match="neither a column of obs"):
+        pl.embedding(results, color="nonsense", figure=Figure())
+    with pytest.raises(ValueError, match="expected 'umap' or 'tsne'"):
+        pl.embedding(results, method="pca", figure=Figure())
+    with pytest.raises(ValueError, match=r"no layer 'mean'; layers present: 'rate', 'denoised'"):
+        pl.embedding(results, layer="mean", figure=Figure())
+    with pytest.raises(ValueError, match="has no run 'other'"):
+        pl.embedding(results, key="other", figure=Figure())
+
+
+def test_groups_beyond_the_palette_change_marker_and_the_rest_are_grey():
+    groups = pd.Series([f"g{i:02d}" for i in range(30) for _ in range(30 - i)])
+    marks = pl._marks(groups)
+    assert len(set(marks.values())) == len(marks) == 25
+    assert marks["other"][0] == pl.GREY
+
+
+def test_an_estimate_is_brought_to_the_counts_scale_by_its_record(draw, trained):
+    """Own or common depth, counts or log1p: all are drawn at the same height."""
+    model, drawn = trained("nb"), []
+    for depth in ("own", "common"):
+        for scale in ("counts", "log1p"):
+            toy = draw()
+            model.impute(toy, depth=depth, scale=scale)
+            common = pl._Common.of(toy, None, None, "graphsci")
+            drawn.append(common.estimate("denoised"))
+    # two medians are in play, of the training counts and of the data: equal up to a factor
+    for other in drawn[1:]:
+        ratio = other.sum() / drawn[0].sum()
+        np.testing.assert_allclose(other, ratio * drawn[0], rtol=2e-4, atol=1e-6)
+
+
+def test_library_sizes_may_come_from_obs(results):
+    part = results[:, :30].copy()
+    part.obs["library"] = results.X.sum(1)
+    whole = pl._Common.of(results, None, None, "graphsci").counts()
+    again = pl._Common.of(part, None, "library", "graphsci").counts()
+    np.testing.assert_allclose(again, whole[:, :30])
+    with pytest.raises(ValueError, match="obs has no column 'nothing'"):
+        pl._Common.of(part, None, "nothing", "graphsci")
+
+
+def test_expression_shows_the_median_of_each_group(results):
+    figure = pl.expression(results, ["gene1", "gene2"], "group", figure=Figure())
+    assert len(figure.axes) == 4
+    names = results.obs["group"].value_counts().index
+    common = pl._Common.of(results, None, None, "graphsci")
+    values = np.log1p(common.counts([1])).ravel()
+    expected = [np.median(values[(results.obs["group"] == name).to_numpy()]) for name in names]
+    medians = figure.axes[0].get_lines()[-1].get_ydata()
+    np.testing.assert_allclose(medians, expected)
+    with pytest.raises(ValueError, match="nothing, expected names of genes"):
+        pl.expression(results, ["nothing"], "group", figure=figure)
+    with pytest.raises(ValueError, match="groupby: obs has no column 'x'"):
+        pl.expression(results, "gene1", "x", figure=figure)
+
+
+def test_mean_variance_draws_counts_estimate_and_the_poisson_line(results, ax):
+    pl.mean_variance(results, ax=ax)
+    counts, estimate, line = ax.get_lines()
+    assert len(counts.get_xdata()) == len(estimate.get_xdata()) == results.n_vars - 1
+    np.testing.assert_array_equal(line.get_xdata(), line.get_ydata())
+
+
+def test_dispersion_is_the_inverse_of_theta(results, ax):
+    pl.dispersion(results, ax=ax)
+    theta = results.var["graphsci_inverse_dispersion"].dropna()
+    np.testing.assert_allclose(np.sort(ax.get_lines()[0].get_ydata()), np.sort(1 / theta))
+    with pytest.raises(ValueError, match="'paper' learns a dispersion for every entry"):
+        pl.dispersion(AnnData(np.ones((3, 3))), ax=ax)
+
+
+def test_dropout_curve_draws_the_share_of_zeros(results, ax):
+    pl.dropout_curve(results, ax=ax)
+    zeros = 100 * (results.X == 0).mean(0)
+    drawn = ax.get_lines()[0].get_ydata()
+    np.testing.assert_allclose(np.sort(drawn), np.sort(zeros[results.X.sum(0) > 0]))
+
+
+def test_dropout_curve_draws_what_a_zinb_learned(draw, trained, ax):
+    toy = draw()
+    trained("zinb").impute(toy)
+    pl.dropout_curve(toy, ax=ax)
+    assert ax.get_lines()[-1].get_label() == "learned P(dropped)"
+
+
+def test_uncertainty_names_the_scale(results, ax):
+    pl.uncertainty(results, ax=ax)
+    assert ax.get_xlabel() == "denoised (counts)"
+    assert ax.get_legend().get_texts()[0].get_text().startswith("a Poisson count")
+
+
+def test_degrees_count_every_connected_gene_once(trained, results, ax):
+    pl.gene_graph_degree(results, ax=ax)
+    degree = np.diff(results.varp["graphsci_graph"].indptr)
+    assert sum(bar.get_height() for bar in ax.patches) == (degree > 0).sum() > 0
+    other = Figure().add_subplot()
+    pl.gene_graph_degree(trained("zinb"), ax=other)  # a graph without edges
+    assert other.get_title("left").startswith("Gene graph: 0 edges")
+    with pytest.raises(ValueError, match="no gene graph 'other_graph'"):
+        pl.gene_graph_degree(results, key="other", ax=ax)

@@ -1,0 +1,139 @@
+"""The report: what it says is the summary, and it needs nothing but itself."""
+
+import re
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from graphsci import report
+from graphsci.verdict import OURS, Score, Verdict
+
+
+def make_verdict(z: float, deviance: float = 0.9) -> Verdict:
+    scores = (
+        Score(OURS, deviance, 1 - deviance, 0.0, 0.1),
+        Score("gene means", 1.0, 0.0, -9.0, 0.0),
+        Score("pooling 30 neighbours", 0.95, 0.05, z, 0.0),
+    )
+    return Verdict(scores, 100, 1000, 0.1)
+
+
+def make_summary(model, verdict: dict, **changes) -> dict:
+    record = model.record(
+        names=("denoised", "denoised_sd"), depth="own", scale="counts", level=None
+    )
+    depth = {"lowest": 0.0, "median": 10.0, "highest": 20.0}
+    summary = {
+        "input": "counts.h5ad",
+        "outputs": {"imputed": "out.zarr"},
+        "data": {
+            "cells": 1200,
+            "genes": 60,
+            "genes_detected": 59,
+            "zeros": 0.5,
+            "total": 9.0,
+            "depth": depth,
+        },
+        "slots": {"denoised": 'layers["denoised"]', "denoised_sd": 'layers["denoised_sd"]'},
+        "key_added": "graphsci",
+        "gene_match": "59 of 59 genes matched by name.",
+        "notes": ["a note"],
+        "record": record,
+        "verdict": verdict,
+        "seconds": {"total": 1.5},
+        "peak_memory_mib": None,
+    }
+    return summary | changes
+
+
+@pytest.fixture
+def render(trained):
+    def rendered(verdict: dict, pictures=(), **changes) -> str:
+        model = trained("nb")
+        return report.render(make_summary(model, verdict, **changes), model.history, pictures)
+
+    return rendered
+
+
+@pytest.mark.parametrize(
+    ("z", "deviance", "status", "headline"),
+    [
+        (-9.0, 0.9, "good", "Imputation helps here: better than every simple method."),
+        (-1.0, 0.94, "doubtful", "Doubtful: no better than pooling 30 neighbours"),
+        (9.0, 0.99, "bad", "Do not use this imputation: pooling 30 neighbours predicts"),
+    ],
+)
+def test_the_verdict_comes_first_in_words(render, z, deviance, status, headline):
+    page = render(make_verdict(z, deviance).to_dict())
+    assert f'<section class="verdict {status}">' in page
+    assert headline in page
+    assert page.index(headline) < page.index("<table")
+
+
+def test_without_a_check_it_says_so(render):
+    page = render({})
+    assert '<section class="verdict none">' in page
+    assert "Run again without --no-check" in page
+
+
+def test_it_is_one_file(render):
+    picture = report.Picture("name", "Title", "Caption.", Figure(figsize=(1, 1)))
+    page = render(make_verdict(-9).to_dict(), [picture])
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert sources
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "@import" not in page
+    assert "<script" not in page
+
+
+def test_names_are_escaped(render):
+    page = render({}, input="<b>&.h5ad", notes=["<script>"])
+    assert "&lt;b&gt;&amp;.h5ad" in page
+    assert "<script>" not in page
+
+
+def test_settings_that_differ_from_the_preset_stand_out(render):
+    rows = re.findall(r'<tr class="(changed)?"><td><code>(\w+)</code>', render({}))
+    changed = {name for mark, name in rows if mark}
+    assert changed == {"max_epochs", "likelihood", "graph", "seed"}
+
+
+def test_every_estimate_has_its_scale_and_a_way_to_load_it(render):
+    page = render({})
+    assert page.count("counts, at each cell&#39;s own library size") >= 2
+    assert "anndata.read_zarr(&#34;out.zarr&#34;)" in page
+
+
+@pytest.mark.parametrize("name", ["nb", "zinb", "paper"])
+def test_figures_of_every_model(draw, trained, name):
+    model = trained(name)
+    small = report.sketch(model, draw(), label_key="group")
+    pictures = report.figures(model, small, label_key="group", genes=["gene3"])
+    names = [picture.name for picture in pictures]
+    assert {"embedding", "expression", "training", "uncertainty", "gene_graph"} <= set(names)
+    assert ("dispersion" in names) == (name != "paper")
+    assert all(picture.png().startswith(b"\x89PNG") for picture in pictures[:1])
+
+
+def test_a_sketch_holds_the_same_numbers_for_fewer_cells_and_genes(draw, trained, monkeypatch):
+    monkeypatch.setattr(report, "_SKETCH_CELLS", 50)
+    monkeypatch.setattr(report, "_SKETCH_ENTRIES", 50 * 20)
+    toy, model = draw(), trained("nb")
+    before = toy.copy()
+    small = report.sketch(model, toy, genes=["gene9"])
+    assert small.shape == (50, 20)
+    assert "gene9" in small.var_names
+    whole = toy.copy()
+    model.impute(whole)
+    part = whole[small.obs_names, small.var_names]
+    np.testing.assert_array_equal(small.X.toarray(), part.X)
+    np.testing.assert_allclose(small.layers["denoised"], part.layers["denoised"], rtol=1e-5)
+    np.testing.assert_allclose(small.obs[report.LIBRARY], toy[small.obs_names].X.sum(1))
+    np.testing.assert_array_equal(toy.X, before.X)
+    assert list(toy.layers) == list(before.layers)
+
+
+def test_a_sketch_needs_its_labels(draw, trained):
+    with pytest.raises(ValueError, match="obs has no column 'nothing'; it has 'group', 'batch'"):
+        report.sketch(trained("nb"), draw(), label_key="nothing")
