@@ -313,7 +313,7 @@ def test_correction_is_nearer_to_the_latent_correlation(noisy):
     raw = dense_correlation(counts / size_factors[:, None])
     logged = dense_correlation(np.log1p(counts / size_factors[:, None]))
     graph = noise_corrected_graph(
-        counts, size_factors=size_factors, gene_names=names_of(40), threshold=0.1
+        counts, size_factors=size_factors, gene_names=names_of(40), threshold=0.1, caution=0
     )
     assert_valid(graph)
     edges = graph.adjacency.nonzero()
@@ -350,11 +350,26 @@ def test_reliability_equals_its_formula(noisy):
     rho = 1 - noise / np.sum(e**2, axis=0)
     expected = np.clip((e / np.linalg.norm(e, axis=0)).T @ (e / np.linalg.norm(e, axis=0)), -1, 1)
     expected /= np.sqrt(np.outer(rho, rho))
-    graph = noise_corrected_graph(counts, size_factors=s, gene_names=names_of(40), threshold=0)
+    graph = noise_corrected_graph(
+        counts, size_factors=s, gene_names=names_of(40), threshold=0, caution=0
+    )
     edges = graph.adjacency.nonzero()
     np.testing.assert_allclose(
         graph.adjacency.toarray()[edges], np.clip(expected, -1, 1)[edges], atol=1e-4
     )
+
+
+def test_caution_corrects_less(noisy):
+    counts, size_factors, _ = noisy
+    options = {"size_factors": size_factors, "gene_names": names_of(40), "threshold": 0.1}
+    strength = [
+        np.abs(noise_corrected_graph(counts, caution=caution, **options).adjacency.toarray())
+        for caution in (0, 1, 1e9)
+    ]
+    edges = strength[2].nonzero()
+    assert np.all(strength[0][edges] >= strength[1][edges])
+    assert np.all(strength[1][edges] >= strength[2][edges])
+    assert strength[0].sum() > strength[1].sum() > strength[2].sum() > 0
 
 
 def test_pure_noise_and_shuffled_genes_have_no_edges(noisy):
@@ -604,6 +619,11 @@ def test_too_many_edges(monkeypatch, log_normalized):
 def test_bad_size_factors(size_factors, message):
     with pytest.raises(ValueError, match=message):
         noise_corrected_graph(X, size_factors=size_factors, gene_names=list("abc"))
+
+
+def test_negative_guards():
+    with pytest.raises(ValueError, match=r"must not be negative; got 3\.0 and -1"):
+        noise_corrected_graph(X, size_factors=np.ones(20), gene_names=list("abc"), caution=-1)
 
 
 def test_negative_counts():

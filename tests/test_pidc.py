@@ -270,17 +270,16 @@ def test_top_k_limits_the_edges(values):
     assert graph.adjacency.getnnz(axis=1).min() >= 2
 
 
-def test_direct_links_of_a_chain_come_first():
-    """A -> B -> C: the indirect pair A-C has the lowest confidence of the three."""
+def test_indirect_link_of_a_chain_is_the_least_unique():
+    """A -> B -> C: what A knows about C, B knows as well."""
     rng = np.random.default_rng(7)
     a = rng.standard_normal(800)
     b = a + 0.6 * rng.standard_normal(800)
     c = b + 0.6 * rng.standard_normal(800)
-    others = rng.standard_normal((800, 7))
-    scores = pidc_scores(np.column_stack([a, b, c, others]))
-    direct = min(scores.confidence[0, 1], scores.confidence[1, 2])
+    scores = pidc_scores(np.column_stack([a, b, c]))
+    unique = scores.unique_contribution
     assert scores.mutual_information[0, 2] > 0.2
-    assert scores.confidence[0, 2] < direct
+    assert unique[0, 2] < 0.5 * min(unique[0, 1], unique[1, 2])
 
 
 @pytest.mark.parametrize(

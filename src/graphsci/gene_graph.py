@@ -30,6 +30,7 @@ from scipy import linalg, sparse, special
 PAPER_THRESHOLD = 0.3  #: eq. 2 and the text above it; Fig. S5 tries 0.2-0.5
 MIN_COEXPRESSED_CELLS = 10  #: fewer cells and the standard error of r is above 1/3
 MIN_VARIANCE_Z = 3.0  #: we divide by this variance: know it to a third of its value
+CAUTION = 1.0  #: with 0 the strongest edges are those of the least known reliability
 MAX_EDGES = 50_000_000  #: 800 MB as symmetric CSR; beyond it the graph tells nothing
 CELL_CHUNK = 4096  #: cells per dense tile: 2048 genes x 4096 cells x 4 bytes = 32 MiB
 GENE_BLOCK = 2048  #: genes per dense tile; larger gains no speed
@@ -188,6 +189,7 @@ def noise_corrected_graph(
     top_k: int | None = None,
     false_discovery_rate: float = 0.01,
     min_variance_z: float = MIN_VARIANCE_Z,
+    caution: float = CAUTION,
     block_size: int | None = None,
 ) -> GeneGraph:
     r"""Join genes whose underlying *rates* correlate, seen through Poisson noise.
@@ -209,13 +211,16 @@ def noise_corrected_graph(
     reliability known from the Poisson law. a_i and b_i are fitted by least
     squares: depth itself joins no genes.
 
-    The correction amplifies noise as well as signal, hence two guards:
+    The correction amplifies noise as well as signal, hence three guards:
 
     1. a gene takes part only if its biological variance
        sum_c (e^2 - x/s) exceeds ``min_variance_z`` standard errors, the larger
        of the Poisson (Dean & Lawless) and the empirical one;
     2. an edge must be significant *before* correction, with
-       ``false_discovery_rate`` over all pairs of taking-part genes.
+       ``false_discovery_rate`` over all pairs of taking-part genes;
+    3. rho is taken ``caution`` of its standard errors above its estimate (at
+       most 1), so that an uncertain reliability corrects too little rather
+       than too much.
 
     Parameters
     ----------
@@ -231,6 +236,9 @@ def noise_corrected_graph(
         Expected share of edges between independent genes.
     min_variance_z
         Guard 1.
+    caution
+        Guard 3. 0 makes r unbiased; 1 ranks edges better, since correlations
+        divided by too small a reliability crowd the top otherwise.
 
     Returns
     -------
@@ -257,7 +265,12 @@ def noise_corrected_graph(
     _refuse_negative(values, "counts")
     names = _check_gene_names(gene_names, values.shape[1])
     depth = _check_size_factors(size_factors, values.shape[0])
-    residuals, reliability = _rate_residuals(values, depth, min_variance_z)
+    if min(min_variance_z, caution) < 0:
+        raise ValueError(
+            f"min_variance_z and caution count standard errors and must not be negative; got "
+            f"{min_variance_z} and {caution}."
+        )
+    residuals, reliability = _rate_residuals(values, depth, min_variance_z, caution)
     kernel = _StandardisedKernel(residuals, len(names), gain=1 / np.sqrt(reliability))
     edges = _find_edges(kernel, _EdgeRule(threshold, top_k, false_discovery_rate, block_size))
     edges = edges._replace(weight=np.clip(edges.weight, -1, 1))
@@ -266,6 +279,7 @@ def noise_corrected_graph(
         "top_k": top_k,
         "false_discovery_rate": false_discovery_rate,
         "min_variance_z": min_variance_z,
+        "caution": caution,
     }
     note = (
         f"{len(residuals.genes)} of {len(names)} genes vary by significantly more than "
@@ -593,19 +607,22 @@ def _scale_columns(values: sparse.csc_matrix, scale: FloatArray) -> sparse.csc_m
 
 
 def _rate_residuals(
-    counts: sparse.csc_matrix, size_factors: NDArray[np.float64], min_variance_z: float
+    counts: sparse.csc_matrix,
+    size_factors: NDArray[np.float64],
+    min_variance_z: float,
+    caution: float,
 ) -> tuple[_Standardised, NDArray[np.float64]]:
     """Return the residuals e of ``noise_corrected_graph`` and their reliability.
 
     Only genes whose excess variance is above ``min_variance_z`` standard
-    errors are kept.
+    errors are kept; their reliability is ``caution`` errors above its estimate.
     """
     root = np.sqrt(size_factors)
     residuals = _standardise(_scale_rows(counts, 1 / root), np.column_stack([root, 1 / root]))
     excess, error = _excess_variance(counts, residuals, size_factors)
     kept = excess > min_variance_z * error
-    reliability = excess[kept] / residuals.norms[kept] ** 2
-    return residuals.keep(kept), reliability
+    reliability = (excess + caution * error)[kept] / residuals.norms[kept] ** 2
+    return residuals.keep(kept), np.minimum(reliability, 1)
 
 
 def _excess_variance(
