@@ -83,7 +83,10 @@ class Config:
         high=0.5,
     )
     patience: int = _option(
-        30, "Stop after this many epochs without improvement; the best weights are kept.", low=1
+        0,
+        "Stop after this many epochs without improvement; 0 finishes the cycle of the learning "
+        "rate, whose last, small steps gain most. The best weights are kept in any case.",
+        low=0,
     )
     # -- the check ---------------------------------------------------------------------------
     check: bool = _option(
@@ -163,6 +166,7 @@ PAPER = Config(
     dropout_rate=0.2,
     learning_rate=0.01,
     validation_fraction=0.1,
+    patience=30,
 )
 PRESETS: Mapping[str, Config] = {"default": Config(), "paper": PAPER}
 

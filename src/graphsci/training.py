@@ -28,6 +28,7 @@ from graphsci.likelihood import (
     thinned_zinb_loss,
 )
 from graphsci.model import (
+    DENSE_ABOVE,
     CellBlock,
     CountDistribution,
     CountNetwork,
@@ -186,7 +187,7 @@ def train(
             best.consider(history[-1])
             if progress is not None:
                 progress(history[-1], n_epochs)
-            if epoch - best.epoch >= config.patience:
+            if 0 < config.patience <= epoch - best.epoch:
                 stopped = "no improvement"
                 break
     except KeyboardInterrupt:
@@ -377,7 +378,9 @@ class PaperObjective:
             self.n_cells, config.n_hidden, config.n_latent, config.dropout_rate
         ).to(device)
         self.network = torch.nn.ModuleDict({"decoder": network, "gene_encoder": self.gene_encoder})
-        self.expression = sparse_tensor(log_normalized[self.training].T, device)
+        self.expression = sparse_tensor(
+            log_normalized[self.training].T, device, dense_above=DENSE_ABOVE
+        )
         self.normalized_adjacency = sparse_tensor(normalized_adjacency, device)
         upper = sparse.triu(adjacency, k=1).tocoo()
         self.edges = torch.as_tensor(np.stack([upper.row, upper.col])).long().to(device)
@@ -455,9 +458,13 @@ def _block_nll(predicted: CountDistribution, block: CellBlock) -> Tensor:
     return block_nll(mean, theta, logits, block.rows(), block.genes, block.counts)
 
 
-def sparse_tensor(matrix: sparse.spmatrix, device: torch.device) -> Tensor:
-    """Coalesced COO tensor of a scipy matrix, float32."""
+def sparse_tensor(
+    matrix: sparse.spmatrix, device: torch.device, *, dense_above: float = 1.0
+) -> Tensor:
+    """Coalesced COO tensor of a scipy matrix, float32; dense if its density exceeds a bound."""
     coo = sparse.coo_matrix(matrix)
+    if coo.nnz > dense_above * coo.shape[0] * coo.shape[1]:
+        return torch.as_tensor(coo.toarray()).float().to(device)
     index = torch.as_tensor(np.stack([coo.row, coo.col])).long()
     values = torch.as_tensor(coo.data).float()
     tensor = torch.sparse_coo_tensor(index, values, coo.shape, check_invariants=True)

@@ -1,0 +1,92 @@
+"""The three estimates against numerical integration and their laws."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from graphsci import estimates as es
+from graphsci.model import CountDistribution
+
+
+def distribution(mean, theta, logits=None) -> CountDistribution:
+    as_block = lambda v: torch.tensor([[v]], dtype=torch.float64)  # noqa: E731
+    return CountDistribution(
+        as_block(mean),
+        torch.tensor([theta], dtype=torch.float64),
+        None if logits is None else as_block(logits),
+    )
+
+
+def integrated(x: int, mu: float, theta: float, pi: float) -> tuple[float, float]:
+    """Posterior mean and sd of the rate, by integrating prior times likelihood."""
+    rate = np.linspace(1e-8, 400, 2_000_001)
+    prior = stats.gamma.pdf(rate, theta, scale=mu / theta)
+    likelihood = (1 - pi) * stats.poisson.pmf(x, rate) + pi * (x == 0)
+    weight = prior * likelihood
+    weight /= np.trapezoid(weight, rate)
+    mean = np.trapezoid(weight * rate, rate)
+    return mean, np.sqrt(np.trapezoid(weight * (rate - mean) ** 2, rate))
+
+
+@pytest.mark.parametrize(("x", "mu", "theta"), [(0, 2.0, 1.5), (3, 2.0, 4.0), (40, 12.0, 2.5)])
+def test_denoised_matches_integration(x, mu, theta):
+    rate = es.posterior(distribution(mu, theta), torch.tensor([[float(x)]]).double())
+    mean, sd = integrated(x, mu, theta, pi=0.0)
+    assert es.denoised(rate).item() == pytest.approx(mean, rel=1e-4)
+    assert es.denoised_sd(rate).item() == pytest.approx(sd, rel=1e-4)
+    lower, upper = es.interval(rate, 0.9)
+    gamma = stats.gamma(x + theta, scale=mu / (mu + theta))
+    assert (lower.item(), upper.item()) == pytest.approx((gamma.ppf(0.05), gamma.ppf(0.95)))
+
+
+@pytest.mark.parametrize(("x", "pi"), [(0, 0.4), (0, 0.95), (2, 0.4)])
+def test_denoised_with_dropout_matches_integration(x, pi):
+    mu, theta = 3.0, 1.7
+    logit = float(np.log(pi / (1 - pi)))
+    rate = es.posterior(distribution(mu, theta, logit), torch.tensor([[float(x)]]).double())
+    mean, sd = integrated(x, mu, theta, pi)
+    assert es.denoised(rate).item() == pytest.approx(mean, rel=1e-4)
+    assert es.denoised_sd(rate).item() == pytest.approx(sd, rel=1e-4)
+
+
+def test_imputed_by_hand():
+    """mu = 3, theta = 1: NB(0) = 1/4. pi = 1/2: P(dropped | 0) = (1/2) / (1/2 + 1/8) = 0.8."""
+    rate = es.posterior(distribution(3.0, 1.0, 0.0), torch.zeros(1, 1).double())
+    assert es.imputed(rate).item() == pytest.approx(0.8 * 3.0)
+
+
+def test_imputed_preserves_measured_values_and_equals_counts_without_dropout():
+    counts = torch.tensor([[0.0, 1.0, 7.0]])
+    predicted = CountDistribution(torch.full((1, 3), 2.0), torch.ones(3), torch.zeros(1, 3))
+    assert torch.equal(es.imputed(es.posterior(predicted, counts))[0, 1:], counts[0, 1:])
+    no_dropout = predicted._replace(zero_inflation_logits=None)
+    assert torch.equal(es.imputed(es.posterior(no_dropout, counts)), counts)
+
+
+def test_denoised_limits():
+    counts = torch.tensor([[0.0, 5.0]]).double()
+    mean = torch.full((1, 2), 2.0).double()
+    certain = es.posterior(CountDistribution(mean, torch.full((2,), 1e12).double(), None), counts)
+    torch.testing.assert_close(es.denoised(certain), mean)
+    vague = es.posterior(CountDistribution(mean, torch.full((2,), 1e-9).double(), None), counts)
+    torch.testing.assert_close(es.denoised(vague), counts, atol=1e-8, rtol=1e-6)
+
+
+def test_rescale_common_depth_and_log():
+    values = {"denoised": np.array([[2.0, 4.0]]), "denoised_sd": np.array([[1.0, 1.0]])}
+    out = es.rescale(values, size_factors=np.array([2.0]), depth="common", scale="log1p")
+    np.testing.assert_allclose(out["denoised"], np.log1p([[1.0, 2.0]]))
+    np.testing.assert_allclose(out["denoised_sd"], [[0.5 / 2, 0.5 / 3]])
+    same = es.rescale(values, size_factors=np.array([2.0]), depth="own", scale="counts")
+    np.testing.assert_array_equal(same["denoised"], values["denoised"])
+
+
+def test_estimate_names():
+    assert es.estimate_names(("denoised", "imputed"), 0.9) == (
+        "denoised",
+        "denoised_sd",
+        "denoised_lower",
+        "denoised_upper",
+        "imputed",
+    )
