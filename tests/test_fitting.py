@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
-from scipy import sparse
+from scipy import sparse, stats
 
 from conftest import EMPTY_CELL, UNDETECTED_GENE
 from graphsci import fitting
@@ -13,6 +13,9 @@ from graphsci.config import Config, preset
 from graphsci.gene_graph import graph_from_edges, graph_from_matrix
 from graphsci.preprocessing import extract_counts
 from graphsci.simulation import SplatParams, simulate_splat
+
+CELLS = np.delete(np.arange(120), EMPTY_CELL)
+GENES = np.delete(np.arange(60), UNDETECTED_GENE)
 
 
 def fit(adata: AnnData, **options) -> fitting.Fitted:
@@ -36,26 +39,27 @@ def same_weights(one: fitting.Fitted, other: fitting.Fitted) -> bool:
 
 
 class Split:
-    """Stands for `thin_counts`: remembers its result, or alters the held-out part."""
+    """Stands for `thin_counts`: remembers its result, or gives one that is known already."""
 
-    def __init__(self, change=lambda held_out: held_out):
-        self.change, self.real = change, fitting.thin_counts
+    def __init__(self, given=None):
+        self.given, self.real = given, fitting.thin_counts
 
     def __call__(self, counts, *, fraction, rng):
-        self.kept, held_out = self.real(counts, fraction=fraction, rng=rng)
-        self.held_out = sparse.csr_matrix(self.change(held_out))
+        self.kept, self.held_out = self.real(counts, fraction=fraction, rng=rng)
+        if self.given is not None:
+            self.kept, self.held_out = self.given
+            assert (self.kept + self.held_out != counts).nnz == 0
         return self.kept, self.held_out
 
 
-def fit_with(monkeypatch, adata, change, **options):
-    """Fit with a changed held-out part; return the model, the split and who judges."""
-    split, heard = Split(change), {}
+def fit_split(monkeypatch, adata, given=None, **options):
+    """Fit with a known split; return the model, the split and what the judge was told."""
+    split, heard, real_judge = Split(given), {}, fitting.judge
 
     def judge(**arguments):
         heard.update(arguments)
         return real_judge(**arguments)
 
-    real_judge = fitting.judge
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "thin_counts", split)
         patch.setattr(fitting, "judge", judge)
@@ -63,29 +67,34 @@ def fit_with(monkeypatch, adata, change, **options):
     return fitted, split, heard
 
 
+def with_more_held_out(toy, split, cells, times):
+    """Return data with the same kept part and ``times`` the held-out molecules of ``cells``."""
+    scale = np.ones(split.kept.shape[0], dtype=np.float32)
+    scale[cells] = times
+    held_out = sparse.csr_matrix(sparse.diags_array(scale) @ split.held_out)
+    other = toy.copy()
+    other.X[np.ix_(CELLS, GENES)] = (split.kept + held_out).toarray()
+    return other, (split.kept, held_out)
+
+
 @pytest.mark.parametrize("name", ["default", "paper"])
-def test_what_the_judging_cells_held_out_reaches_nothing_that_is_learned(monkeypatch, toy, name):
-    """Two data sets with the same kept part: a hundred times the held-out molecules."""
-    options = {"preset": name, "graph": "pearson", "likelihood": "auto"}
-    same = lambda held_out: held_out  # noqa: E731
-    plain, split, heard = fit_with(monkeypatch, toy, same, **options)
-    judging = heard["cells"]
-    assert 0 < len(judging) < 119
-
-    def more(held_out):
-        scale = np.ones(held_out.shape[0], dtype=np.float32)
-        scale[judging] = 100
-        return sparse.diags_array(scale) @ held_out
-
-    changed, changed_split, _ = fit_with(monkeypatch, toy, more, **options)
-    assert (split.kept != changed_split.kept).nnz == 0
-    assert (split.held_out != changed_split.held_out).nnz > 0
+@pytest.mark.parametrize("graph", ["pearson", "noise"])
+def test_what_the_judging_cells_held_out_reaches_nothing_that_is_learned(
+    monkeypatch, toy, name, graph
+):
+    """Two data sets with the same kept part, one with a hundred times the held-out molecules."""
+    options = {"preset": name, "graph": graph, "likelihood": "auto"}
+    plain, split, heard = fit_split(monkeypatch, toy, **options)
+    assert 0 < len(heard["cells"]) < 119
+    other, parts = with_more_held_out(toy, split, heard["cells"], 100)
+    assert other.X.sum() > 5 * toy.X.sum()
+    changed, _, _ = fit_split(monkeypatch, other, parts, **options)
     assert same_weights(plain, changed)
-    one, other = plain.spec, changed.spec
-    assert (one.graph.adjacency != other.graph.adjacency).nnz == 0
-    assert one.median_library == other.median_library
-    assert one.likelihood == other.likelihood
-    assert np.array_equal(one.gene_proportions, other.gene_proportions)
+    one, two = plain.spec, changed.spec
+    assert (one.graph.adjacency != two.graph.adjacency).nnz == 0
+    assert one.median_library == two.median_library
+    assert np.array_equal(one.gene_proportions, two.gene_proportions)
+    assert plain.notes == changed.notes, "the likelihood's evidence and the graph"
     assert plain.best_epoch == changed.best_epoch
     without_time = lambda f: [record._replace(seconds=0) for record in f.history]  # noqa: E731
     assert without_time(plain) == without_time(changed)
@@ -94,43 +103,60 @@ def test_what_the_judging_cells_held_out_reaches_nothing_that_is_learned(monkeyp
 
 def test_without_deciding_cells_no_held_out_molecule_is_seen(monkeypatch, toy):
     options = {"validation_fraction": 0.0}
-    plain, _, heard = fit_with(monkeypatch, toy, lambda held: held, **options)
+    plain, split, heard = fit_split(monkeypatch, toy, **options)
     assert len(heard["cells"]) == 119
-    changed, _, _ = fit_with(monkeypatch, toy, lambda held: held * 50, **options)
+    other, parts = with_more_held_out(toy, split, heard["cells"], 50)
+    changed, _, _ = fit_split(monkeypatch, other, parts, **options)
     assert same_weights(plain, changed)
     assert all(np.isnan(record.validation_loss) for record in plain.history)
 
 
 def test_deciding_and_judging_cells_are_different_cells(monkeypatch, toy):
     """The deciding cells' held-out molecules are heard when it comes to stopping, only there."""
-    plain, _, heard = fit_with(monkeypatch, toy, lambda held: held)
-    judging = heard["cells"]
-    deciding = np.setdiff1d(np.arange(119), judging)
+    plain, split, heard = fit_split(monkeypatch, toy)
+    deciding = np.setdiff1d(np.arange(119), heard["cells"])
     assert len(deciding) == 20
-
-    def more(held_out):
-        scale = np.ones(held_out.shape[0], dtype=np.float32)
-        scale[deciding] = 3
-        return sparse.diags_array(scale) @ held_out
-
-    changed, _, _ = fit_with(monkeypatch, toy, more)
+    other, parts = with_more_held_out(toy, split, deciding, 3)
+    changed, _, _ = fit_split(monkeypatch, other, parts)
     losses = [[r.training_loss for r in f.history] for f in (plain, changed)]
     assert losses[0] == losses[1]
     assert plain.history[0].validation_loss != changed.history[0].validation_loss
 
 
 def test_the_verdict_predicts_from_the_kept_part_alone(monkeypatch, toy):
-    _, split, heard = fit_with(monkeypatch, toy, lambda held: held)
+    _, split, heard = fit_split(monkeypatch, toy)
     assert (heard["kept"] != split.kept).nnz == 0
     assert (heard["held_out"] != split.held_out).nnz == 0
-    total = extract_counts(toy).counts
-    assert heard["kept"].sum() + heard["held_out"].sum() == total.sum()
+    assert heard["kept"].sum() + heard["held_out"].sum() == toy.X.sum()
     ours = np.concatenate([block for _, block in heard["ours"]()])
     assert ours.shape == (119, 59)
     assert np.isfinite(ours).all()
     assert (ours >= 0).all()
     # a ninth of the kept molecules is expected to have been held out
     assert ours.sum() == pytest.approx(split.kept.sum() / 9, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["nb", "zinb"])
+def test_held_out_molecules_are_predicted_by_the_formula(trained, toy, name):
+    """The kept count k updates the rate; dropout acts on the count before it is split."""
+    from graphsci.training import cell_block
+
+    network, f = trained(name).fitted.network, 0.2
+    kept = sparse.csr_matrix(toy.X[np.ix_(CELLS, GENES)])
+    batch, device = np.zeros(119, np.int64), torch.device("cpu")
+    blocks = fitting.predict_held_out(network, kept, batch, fraction=f, device=device)
+    ours = np.concatenate([block for _, block in blocks])
+    with torch.no_grad():
+        cells = cell_block(kept, batch, np.arange(119), device)
+        full = network.decode(network.encode(cells), cells.library / (1 - f), cells.batch)
+    mu = (1 - f) * full.mean.double().numpy()
+    theta, k = full.inverse_dispersion.double().numpy(), kept.toarray()
+    rate = (k + theta) * mu / (mu + theta)
+    if name == "zinb":
+        pi = torch.sigmoid(full.zero_inflation_logits).double().numpy()
+        zero = stats.nbinom.pmf(0, theta, theta / (theta + mu))
+        rate *= np.where(k == 0, (1 - pi) * zero / (pi + (1 - pi) * zero), 1)
+    np.testing.assert_allclose(ours, rate * f / (1 - f), rtol=1e-4, atol=1e-8)
 
 
 def test_without_the_check_only_the_deciding_cells_pay(toy):
@@ -189,8 +215,7 @@ def test_undetected_genes_and_empty_cells_are_left_out(toy):
     notes = " ".join(fitted.notes)
     assert f"cell{EMPTY_CELL}" in notes
     assert f"gene{UNDETECTED_GENE}" in notes
-    without = np.delete(np.arange(120), EMPTY_CELL)
-    assert same_weights(fitted, fit(toy[without].copy()))
+    assert same_weights(fitted, fit(toy[CELLS].copy()))
 
 
 def test_fractional_counts_are_rounded_at_random_for_training():
@@ -371,9 +396,7 @@ def test_the_default_learns_the_cell_types(toy):
 
     model = GraphSCI(max_epochs=60).fit(toy)
     out = model.impute(toy, copy=True).layers["denoised"]
-    cells = np.delete(np.arange(120), EMPTY_CELL)
-    genes = np.delete(np.arange(60), UNDETECTED_GENE)
-    at = np.ix_(cells, genes)
+    at = np.ix_(CELLS, GENES)
     error = lambda x: np.abs(np.log1p(x[at]) - np.log1p(toy.layers["rate"][at])).mean()  # noqa: E731
     library = toy.X.sum(1, keepdims=True)
     means = library * toy.X.sum(0) / toy.X.sum()
