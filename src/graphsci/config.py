@@ -98,7 +98,9 @@ class Config:
     # -- the machine -------------------------------------------------------------------------
     device: str = _option("auto", "'auto' (GPU if there is one), 'cpu', 'cuda' or 'cuda:N'.")
     precision: Literal["float32", "bf16"] = _option(
-        "float32", "'bf16' does the matrix products in bfloat16; likelihoods stay in float32."
+        "float32",
+        "'bf16' does the matrix products in bfloat16, likelihoods stay in float32; faster on "
+        "recent GPUs; preset 'default' only.",
     )
     seed: int = _option(0, "Seed of every random choice.", low=0)
 
@@ -107,6 +109,10 @@ class Config:
         hints = get_type_hints(type(self))
         for field in fields(self):
             object.__setattr__(self, field.name, _checked(field, hints, getattr(self, field.name)))
+        if self.precision == "bf16" and self.preset == "paper":
+            raise ValueError(
+                "precision: got 'bf16' with preset 'paper', whose sparse products need 'float32'."
+            )
         if self.kept_low > self.kept_high:
             raise ValueError(
                 f"kept_low: got {self.kept_low}, expected at most kept_high = {self.kept_high}."

@@ -181,6 +181,7 @@ def build_network(spec: ModelSpec) -> Network:
         n_batches=max(1, len(spec.batch_names)),
         zero_inflated=zero_inflated,
         neighbours=_averaging_operator(spec.graph.adjacency),
+        bfloat16=config.precision == "bf16",
     )
 
 

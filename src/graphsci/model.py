@@ -297,6 +297,8 @@ class CountNetwork(nn.Module):
         Number of batches; 1 for none.
     neighbours
         Sparse (genes, genes) averaging operator of the gene graph, or None.
+    bfloat16
+        Do the products with the hidden layer and the loadings in bfloat16.
     """
 
     def __init__(
@@ -310,9 +312,11 @@ class CountNetwork(nn.Module):
         n_batches: int,
         zero_inflated: bool,
         neighbours: Tensor | None,
+        bfloat16: bool = False,
     ) -> None:
         super().__init__()
         n_genes = gene_proportions.shape[0]
+        self.bfloat16 = bfloat16
         self.median_library = median_library
         self.zero_inflated = zero_inflated
         self.input_weight = nn.Parameter(torch.randn(n_genes, n_hidden) * 0.02)
@@ -341,15 +345,22 @@ class CountNetwork(nn.Module):
 
     def encode(self, cells: CellBlock) -> Tensor:
         """Encode the molecules given, (cells, latent), standardised over the training cells."""
-        hidden = self._input_product(cells)  # (cells, hidden)
+        hidden = self._input_product(cells).float()  # (cells, hidden)
         hidden = F.relu(self.input_norm(hidden + self.input_batch[cells.batch]))
-        return self.latent_norm(self.to_latent(self.dropout(hidden)))  # (cells, latent)
+        z: Tensor = self.to_latent(self.dropout(hidden))
+        return self.latent_norm(z.float())  # (cells, latent)
+
+    def _autocast(self) -> torch.autocast:
+        """Context in which matrix products are done in bfloat16, if asked for."""
+        kind = self.input_weight.device.type
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bfloat16)
 
     def _input_product(self, cells: CellBlock) -> Tensor:
         """X W of the log-normalised block X: sparse, or dense where that is faster."""
         values, n_genes = cells.log_normalized(self.median_library), len(self.input_weight)
         if values.shape[0] > DENSE_ABOVE * cells.n_cells * n_genes:
-            return cells.dense(values, n_genes) @ self.input_weight
+            with self._autocast():
+                return cells.dense(values, n_genes) @ self.input_weight
         return F.embedding_bag(
             cells.genes,
             self.input_weight,
@@ -361,7 +372,9 @@ class CountNetwork(nn.Module):
 
     def decode(self, z: Tensor, library: Tensor, batch: Tensor) -> CountDistribution:
         """Counts at depth ``library`` (cells,) from the cell embedding (cells, latent)."""
-        logits = F.linear(z, self.gene_embedding(), self.bias)  # (cells, genes)
+        loadings = self.gene_embedding()
+        with self._autocast():
+            logits = F.linear(z, loadings, self.bias)  # (cells, genes)
         if self.batch_offset.shape[0] > 1:
             logits = logits + self.batch_offset[batch]
         mean = torch.softmax(logits.float(), 1) * library[:, None]
