@@ -373,6 +373,14 @@ def test_unknown_devices_are_refused():
         fitting.choose_device("cuda:77")
 
 
+def test_bfloat16_learns_what_float32_learns(toy):
+    half, full = (fit(toy, precision=p, max_epochs=10) for p in ("bf16", "float32"))
+    assert not same_weights(half, full)
+    last = [fitted.history[-1].validation_loss for fitted in (half, full)]
+    assert last[0] == pytest.approx(last[1], rel=0.02)
+    assert all(value.dtype != torch.bfloat16 for value in weights(half).values())
+
+
 def test_stages_are_told(toy):
     lines, epochs = [], []
     fitting.fit(

@@ -36,6 +36,12 @@ def block_of(counts: np.ndarray, batch: np.ndarray | None = None) -> gm.CellBloc
     )
 
 
+def block_for(network: nn.Module, counts: np.ndarray, batch=None) -> gm.CellBlock:
+    """Return a block in the network's own precision: the default network is float32 only."""
+    block, dtype = block_of(counts, batch), next(network.parameters()).dtype
+    return block._replace(counts=block.counts.to(dtype), library=block.library.to(dtype))
+
+
 def counts_of(n_cells=6, n_genes=9, seed=0, mean=2.0) -> np.ndarray:
     return np.random.default_rng(seed).poisson(mean, (n_cells, n_genes)).astype(float)
 
@@ -60,7 +66,7 @@ def count_network(n_genes=9, *, n_batches=1, zero_inflated=False, neighbours=Non
         neighbours=neighbours,
     )
     set_all(network)
-    return network.double().eval()
+    return network.eval()
 
 
 #: A chain 0 - 1 - 2 - ... of nine genes, both directions, and every gene with itself.
@@ -282,7 +288,7 @@ def test_graph_smoothing_by_hand():
 
 
 def test_smoothing_is_part_of_the_gene_embedding():
-    operator = as_sparse(CHAIN / CHAIN.sum(1, keepdims=True))
+    operator = as_sparse(CHAIN / CHAIN.sum(1, keepdims=True)).float()
     network = count_network(neighbours=operator)
     gate = torch.tanh(network.smoothing.gate)[:, None]
     truth = network.loadings + gate * (operator.to_dense() @ network.loadings)
@@ -294,7 +300,7 @@ def test_smoothing_is_part_of_the_gene_embedding():
 
 def test_mean_is_a_softmax_of_the_factor_model():
     network = count_network(n_batches=2)
-    z, library = random(5, 3), torch.tensor([1.0, 10.0, 100.0, 3.0, 0.0], dtype=DOUBLE)
+    z, library = random(5, 3).float(), torch.tensor([1.0, 10.0, 100.0, 3.0, 0.0])
     batch = torch.tensor([0, 1, 1, 0, 0])
     mean = network.decode(z, library, batch).mean
     logits = z @ network.loadings.T + network.bias + network.batch_offset[batch]
@@ -305,13 +311,15 @@ def test_mean_is_a_softmax_of_the_factor_model():
 
 @pytest.mark.parametrize("zero_inflated", [False, True])
 def test_doubling_the_library_doubles_means(zero_inflated):
-    network, block = count_network(zero_inflated=zero_inflated), block_of(counts_of())
+    network = count_network(zero_inflated=zero_inflated)
+    block = block_for(network, counts_of())
     single, double = network.expression(block), network.expression(block, 2.0)
-    torch.testing.assert_close(double.mean, 2 * single.mean)
+    torch.testing.assert_close(double.mean, 2 * single.mean, rtol=1e-5, atol=1e-7)
 
 
 def test_dropout_curve_is_logistic_in_the_log_mean():
-    network, block = count_network(zero_inflated=True), block_of(counts_of())
+    network = count_network(zero_inflated=True)
+    block = block_for(network, counts_of())
     mean, _, logits = network.expression(block)
     intercept, slope = network.dropout_curve
     torch.testing.assert_close(logits, intercept + slope * mean.log(), rtol=1e-5, atol=1e-6)
@@ -321,8 +329,7 @@ def test_dropout_curve_is_logistic_in_the_log_mean():
     assert count_network().expression(block).zero_inflation_logits is None
 
 
-def test_an_untrained_network_predicts_gene_means():
-    proportions = torch.tensor([0.7, 0.2, 0.1])
+def untrained(proportions: torch.Tensor, **options) -> gm.CountNetwork:
     network = gm.CountNetwork(
         gene_proportions=proportions,
         n_latent=2,
@@ -332,12 +339,28 @@ def test_an_untrained_network_predicts_gene_means():
         n_batches=1,
         zero_inflated=False,
         neighbours=None,
-    ).eval()
-    with torch.no_grad():
-        network.loadings.zero_()
-    library = torch.tensor([10.0, 50.0])
-    mean = network.decode(torch.randn(2, 2, generator=seeded()), library, torch.zeros(2).long())[0]
+        **options,
+    )
+    nn.init.zeros_(network.loadings)
+    return network.eval()
+
+
+def test_an_untrained_network_predicts_gene_means():
+    proportions, library = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([10.0, 50.0])
+    z = torch.randn(2, 2, generator=seeded())
+    mean = untrained(proportions).decode(z, library, torch.zeros(2).long()).mean
     torch.testing.assert_close(mean, library[:, None] * proportions)
+
+
+@pytest.mark.xfail(reason="reported: the bias, about -9, is rounded to 1/16 in bfloat16")
+def test_bfloat16_keeps_gene_means():
+    proportions = torch.rand(5000, generator=seeded()) + 0.1
+    proportions = proportions / proportions.sum()
+    z, library = torch.randn(2, 2, generator=seeded()), torch.tensor([1e4, 1e4])
+    with torch.inference_mode():
+        network = untrained(proportions, bfloat16=True)
+        mean = network.decode(z, library, torch.zeros(2).long()).mean
+    torch.testing.assert_close(mean, library[:, None] * proportions, rtol=2e-3, atol=0)
 
 
 @pytest.mark.parametrize("extreme", [-100.0, 100.0])
@@ -351,7 +374,8 @@ def test_theta_stays_in_its_range(extreme):
 
 
 def test_sparse_and_dense_input_products_agree(monkeypatch):
-    network, block = count_network(), block_of(counts_of(mean=0.7))
+    network = count_network()
+    block = block_for(network, counts_of(mean=0.7))
     results = []
     for threshold in (0.0, 1.0):  # always dense, always sparse
         monkeypatch.setattr(gm, "DENSE_ABOVE", threshold)
@@ -359,8 +383,8 @@ def test_sparse_and_dense_input_products_agree(monkeypatch):
         (gradient,) = torch.autograd.grad(product.square().sum(), network.input_weight)
         results.append((product, gradient))
     truth = block.dense(block.log_normalized(20.0), 9) @ network.input_weight
-    torch.testing.assert_close(results[0][0], truth)
-    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(results[0][0], truth, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["loadings", "batch_offset"])
@@ -372,14 +396,16 @@ def test_penalty_is_the_gaussian_prior_up_to_a_constant(name):
     with torch.no_grad():
         parameter.mul_(-1.5).add_(0.2)
     change = prior.logpdf(old).sum() - prior.logpdf(parameter.detach().numpy()).sum()
-    assert network.penalty(0.3).item() - before == pytest.approx(change)
+    assert network.penalty(0.3).item() - before == pytest.approx(change, rel=1e-4)
 
 
 def test_batches_differ_by_their_offsets_alone():
     network = count_network(n_batches=2)
     counts = counts_of()
     nn.init.zeros_(network.input_batch)
-    first, second = (network.expression(block_of(counts, np.full(6, code))).mean for code in (0, 1))
+    first, second = (
+        network.expression(block_for(network, counts, np.full(6, code))).mean for code in (0, 1)
+    )
     ratio = (second / first).log()
     ratio = ratio - ratio[:, :1]
     offset = network.batch_offset[1] - network.batch_offset[0]
@@ -404,10 +430,11 @@ def permuted_count_network(network: gm.CountNetwork, order: torch.Tensor) -> gm.
 
 def test_permuting_genes_permutes_the_default_networks_output():
     order = torch.randperm(9, generator=seeded(1))
-    operator = as_sparse(CHAIN / CHAIN.sum(1, keepdims=True))
+    operator = as_sparse(CHAIN / CHAIN.sum(1, keepdims=True)).float()
     network = count_network(zero_inflated=True, neighbours=operator)
     other, counts = permuted_count_network(network, order), counts_of()
-    one, two = network.expression(block_of(counts)), other.expression(block_of(counts[:, order]))
+    one = network.expression(block_for(network, counts))
+    two = other.expression(block_for(other, counts[:, order]))
     torch.testing.assert_close(two.mean, one.mean[:, order], rtol=1e-5, atol=1e-9)
     torch.testing.assert_close(two.inverse_dispersion, one.inverse_dispersion[order])
     torch.testing.assert_close(
@@ -429,14 +456,16 @@ def test_permuting_genes_permutes_the_paper_networks_output():
     state["head_bias"] = state["head_bias"][:, order]
     other.load_state_dict(state)
     other.freeze_genes(network.gene_mean[order])
-    one, two = network.expression(block_of(counts)), other.expression(block_of(counts[:, order]))
+    one = network.expression(block_for(network, counts))
+    two = other.expression(block_for(other, counts[:, order]))
     for value, permuted in zip(one, two, strict=True):
         torch.testing.assert_close(permuted, value[:, order])
 
 
 @pytest.mark.parametrize("build", [count_network, paper_network])
 def test_evaluation_is_deterministic_and_training_is_not(build):
-    network, block = build(), block_of(counts_of())
+    network = build()
+    block = block_for(network, counts_of())
     first, second = network.expression(block), network.expression(block)
     assert torch.equal(first.mean, second.mean)
     with torch.random.fork_rng():
@@ -448,9 +477,9 @@ def test_evaluation_is_deterministic_and_training_is_not(build):
 @pytest.mark.parametrize("build", [count_network, paper_network])
 def test_a_cell_does_not_depend_on_the_others(build):
     network, counts = build(), counts_of()
-    together = network.expression(block_of(counts)).mean
-    alone = network.expression(block_of(counts[2:3])).mean
-    torch.testing.assert_close(alone[0], together[2])
+    together = network.expression(block_for(network, counts)).mean
+    alone = network.expression(block_for(network, counts[2:3])).mean
+    torch.testing.assert_close(alone[0], together[2], rtol=1e-4, atol=1e-6)
 
 
 # --- splitting molecules --------------------------------------------------------------

@@ -129,6 +129,13 @@ def test_patience_stops_and_keeps_the_best():
     assert objective.network.weight.item() == objective.after_epoch[1]
 
 
+def test_no_patience_is_endless_patience():
+    objective = Scripted([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    result = run(objective, patience=0)
+    assert (result.best_epoch, result.stopped, len(result.history)) == (1, "finished", 6)
+    assert objective.network.weight.item() == objective.after_epoch[0]
+
+
 def test_without_validation_the_last_weights_stay():
     objective = Scripted([math.nan] * 6)
     result = run(objective, patience=1)
