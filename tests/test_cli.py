@@ -6,11 +6,13 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot
 from scipy import sparse
 from typer.testing import CliRunner
 
@@ -394,6 +396,40 @@ def test_python_m_graphsci_runs():
     command = [sys.executable, "-m", "graphsci", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"graphsci {graphsci.__version__}"
+
+
+# --- the README -------------------------------------------------------------------------
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_readmes_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("python")
+    assert "GraphSCI(seed=0)" in code
+    exec(code.replace("GraphSCI(seed=0)", "GraphSCI(seed=0, max_epochs=2)"), {})
+    pyplot.close("all")
+    assert files(tmp_path) == ["embedding.png", "imputed.h5ad", "model"]
+    assert set(anndata.read_h5ad("imputed.h5ad").layers) == {"mean", "denoised", "denoised_sd"}
+
+
+def test_the_readme_names_only_flags_that_exist():
+    _, impute = run("impute", "--help")
+    _, apply = run("apply", "--help")
+    flags = set(re.findall(r"--[a-z][a-z-]+", "".join(README.split("```")[4:])))
+    assert "--report" in flags
+    assert flags <= set(re.findall(r"--[a-z][a-z0-9-]+", impute + apply))
+
+
+def test_the_readme_has_the_two_commands():
+    commands = "".join(blocks("bash")).splitlines()
+    start = "python3 -m venv .venv && .venv/bin/pip install -q torch==2.13.0 "
+    assert sum(line == start + ". && .venv/bin/graphsci demo" for line in commands) == 1
+    assert sum(line.startswith(start) and line.endswith("pytest -q") for line in commands) == 1
 
 
 # --- info -------------------------------------------------------------------------------

@@ -164,6 +164,10 @@ class _Reporter:
         losses = f"loss {record.training_loss:.2f}"
         if record.validation_loss == record.validation_loss:
             losses += f", validation {record.validation_loss:.2f}"
+        if not self.console.is_terminal:  # a log file: a line now and then
+            if record.epoch % max(1, n_epochs // 10) == 0:
+                self.console.print(f"epoch {record.epoch} of {n_epochs}: {losses}")
+            return
         assert self._task is not None
         self._bar.update(self._task, completed=record.epoch, losses=losses)
 

@@ -206,7 +206,7 @@ def figures(
     for name, function in by_gene.items():
         figure = Figure(figsize=_SIZE, layout="constrained")
         function(small, library_key=LIBRARY, ax=figure.add_subplot())
-        add(name, titles[name], _CAPTIONS[name], figure)
+        add(name, titles[name], _caption(name, small, model), figure)
     figure = _draw(_SIZE, lambda ax: pl.uncertainty(small, ax=ax))
     add("uncertainty", "Uncertainty", _CAPTIONS["uncertainty"], figure)
     figure = _draw(_SIZE, lambda ax: pl.gene_graph_degree(model, ax=ax))
@@ -242,7 +242,10 @@ _CAPTIONS = {
 
 
 def _caption(name: str, small: AnnData, model: GraphSCI) -> str:
-    return f"{_CAPTIONS[name]} Drawn: {small.n_obs:,} cells."
+    drawn = f"Drawn: {small.n_obs:,} cells"
+    if small.n_vars < len(model.gene_names):
+        drawn += f" and {small.n_vars:,} genes, the most variable ones and a random choice"
+    return f"{_CAPTIONS[name]} {drawn}."
 
 
 def _draw(size: tuple[float, float], draw: Callable[..., Any]) -> Figure:
