@@ -524,9 +524,11 @@ class _Standardised(NamedTuple):
         values = self.values[:, block].tocsr()
         loadings = self.loadings[:, block]
         for chunk in _blocks(values.shape[0], CELL_CHUNK):
-            tile = values[chunk].toarray()
-            tile -= self.design[chunk] @ loadings
-            yield tile
+            tile = values[chunk].toarray(order="C")  # (chunk, block)
+            # tile -= design @ loadings in place: a temporary as large costs more than the product
+            yield linalg.blas.sgemm(
+                -1, loadings.T, self.design[chunk].T, beta=1, c=tile.T, overwrite_c=True
+            ).T
 
     def keep(self, kept: NDArray[np.bool_]) -> "_Standardised":
         """Return the columns where ``kept`` is true."""
