@@ -11,10 +11,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphsci import pl, tl
     from graphsci.config import Config, preset
     from graphsci.imputer import GraphSCI
     from graphsci.io import read_counts
+
+    from . import pl, tl
 
 __version__ = "0.1.0"
 __all__ = ["Config", "GraphSCI", "__version__", "pl", "preset", "read_counts", "tl"]

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
+
+import numpy as np
 
 
 def _option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -64,7 +67,10 @@ class Config:
         0, "Passes over the cells; 0 chooses: enough passes for a steady number of steps.", low=0
     )
     batch_size: int = _option(
-        0, "Cells per step; 0 chooses: a twentieth of the cells, between 32 and 128.", low=0
+        0,
+        "Cells per step; 0 chooses: a twentieth of the cells, between 32 and 128. Batch norm "
+        "needs at least 2.",
+        low=0,
     )
     learning_rate: float = _option(0.01, "Peak learning rate of Adam (paper: 0.01).", low=0.0)
     kept_low: float = _option(
@@ -113,14 +119,24 @@ class Config:
             raise ValueError(
                 "precision: got 'bf16' with preset 'paper', whose sparse products need 'float32'."
             )
+        if self.batch_size == 1:
+            raise ValueError("batch_size: got 1, expected 0 (chosen for you) or at least 2 cells.")
         if self.kept_low > self.kept_high:
             raise ValueError(
                 f"kept_low: got {self.kept_low}, expected at most kept_high = {self.kept_high}."
             )
 
     def replace(self, **changes: Any) -> Config:
-        """Return a copy with some fields changed; an unknown name is refused."""
+        """Return a copy with some fields changed; an unknown name is refused.
+
+        The preset itself cannot be changed: its sizes come with it. Use :func:`preset`.
+        """
         _refuse_unknown(changes)
+        if changes.get("preset", self.preset) != self.preset:
+            raise ValueError(
+                f"preset: this configuration is {self.preset!r}; start from "
+                f"graphsci.preset({changes['preset']!r}) to get that preset's sizes."
+            )
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,6 +156,8 @@ def _refuse_unknown(names: Mapping[str, Any]) -> None:
 def _checked(field: dataclasses.Field[Any], hints: Mapping[str, Any], value: Any) -> Any:
     """Return ``value`` as the field's type, or raise an error that names the field."""
     kind, choices = hints[field.name], get_args(hints[field.name])
+    if isinstance(value, np.generic):
+        value = value.item()
     if choices:
         if value not in choices:
             expected = " or ".join(repr(choice) for choice in choices)
@@ -150,9 +168,11 @@ def _checked(field: dataclasses.Field[Any], hints: Mapping[str, Any], value: Any
     if type(value) is not kind:
         raise TypeError(f"{field.name}: got {value!r}, expected a value of type {kind.__name__}.")
     low, high = field.metadata["low"], field.metadata["high"]
-    if kind in (int, float) and not _within(value, low, high):
+    if kind in (int, float) and not (math.isfinite(value) and _within(value, low, high)):
         low_text, high_text = ("-inf" if low is None else low), ("inf" if high is None else high)
-        raise ValueError(f"{field.name}: got {value}, expected a value in [{low_text}, {high_text}].")
+        raise ValueError(
+            f"{field.name}: got {value}, expected a value in [{low_text}, {high_text}]."
+        )
     return value
 
 
@@ -193,8 +213,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
         If the file is not TOML or names an unknown hyper-parameter.
     """
     try:
-        values = tomllib.loads(Path(path).read_text())
-    except tomllib.TOMLDecodeError as error:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}.") from error
     _refuse_unknown(values)
     return values

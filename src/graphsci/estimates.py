@@ -35,7 +35,7 @@ Scale = Literal["counts", "log1p"]
 ESTIMATES: tuple[Estimate, ...] = ("mean", "denoised", "imputed")
 
 MEANINGS = {
-    "mean": "expected count of the entry as the network predicts it from the cell",
+    "mean": "expected count (before dropout) of the entry as the network predicts it from the cell",
     "denoised": "posterior mean of the expression rate given the measured count",
     "denoised_sd": "posterior standard deviation of the expression rate",
     "denoised_lower": "lower end of the central posterior interval of the expression rate",
@@ -98,7 +98,7 @@ def expected_measured(rate: Posterior) -> Tensor:
 
 
 def imputed(rate: Posterior) -> Tensor:
-    """x where x > 0; at a zero, P(dropped | x = 0) mu. Equal to x without dropout."""
+    """X where x > 0; at a zero, P(dropped | x = 0) mu. Equal to x without dropout."""
     if rate.dropped is None:
         return rate.counts
     return rate.counts + rate.dropped * rate.mean
@@ -147,9 +147,7 @@ def compute_estimates(
 ) -> dict[str, np.ndarray]:
     """Compute the named matrices for a block of cells, at own depth, on the count scale."""
     simple = {"denoised": denoised, "denoised_sd": denoised_sd, "imputed": imputed}
-    values = {
-        name: simple[name](rate).numpy(force=True) for name in names if name in simple
-    }
+    values = {name: simple[name](rate).numpy(force=True) for name in names if name in simple}
     if "mean" in names:
         values["mean"] = rate.mean.numpy(force=True)
     if "denoised_lower" in names:

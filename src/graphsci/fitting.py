@@ -37,6 +37,10 @@ from graphsci.zero_inflation import detect_zero_inflation
 
 #: Fewest cells whose held-out molecules can say when to stop; below, all of them decide.
 _FEWEST_DECIDING_CELLS = 20
+#: Fewest cells whose scores can be compared: their spread gives the standard error.
+_FEWEST_JUDGING_CELLS = 3
+#: Fewest cells for a correlation.
+_FEWEST_GRAPH_CELLS = 3
 #: Added to every gene's molecules so that its starting log proportion is finite.
 _PSEUDO_MOLECULES = 0.1
 
@@ -48,7 +52,8 @@ class ModelSpec(NamedTuple):
 
     config: Config
     likelihood: str  #: "nb" or "zinb"
-    median_library: float
+    median_library: float  #: of the molecules trained on; what inputs are normalised to
+    common_depth: float  #: median library size of the training cells, all molecules counted
     batch_names: tuple[str, ...]  #: empty without batches
     gene_names: NDArray[np.str_]  #: (genes,) the genes of the model, in order
     gene_proportions: NDArray[np.float32]  #: (genes,) share of all training molecules
@@ -138,6 +143,7 @@ def fit(
         config=config,
         likelihood=likelihood,
         median_library=fit_median_library_size(split.kept),
+        common_depth=fit_median_library_size(counts),
         batch_names=data.batch_names,
         gene_names=data.gene_names[genes],
         gene_proportions=(molecules / molecules.sum()).astype(np.float32),
@@ -149,11 +155,12 @@ def fit(
         network = build_network(spec).to(device)
         objective = _objective(network, split, batch, spec, device)
         result = training.train(objective, config, device=device, progress=progress)
-    notes += (*data.notes, reason, describe_graph(graph))
-    verdict = None
-    if config.check and split.held_out is not None and result.history:
+    notes += (*data.notes, reason, describe_graph(graph), *graph.notes)
+    verdict, missing = None, tuple[str, ...]()
+    if config.check:
         log("checking against held-out molecules")
-        verdict = _judge(network, spec, split, batch, device)
+        verdict, missing = _judge(network, spec, split, batch, device)
+    notes += missing
     return Fitted(
         spec, network.eval(), result.history, result.best_epoch, result.stopped, verdict, notes
     )
@@ -287,7 +294,7 @@ def _gene_graph(
         "threshold": config.graph_threshold,
         "top_k": config.graph_top_k or None,
     }
-    if config.graph == "none":
+    if config.graph == "none" or int((counts.getnnz(axis=1) > 0).sum()) < _FEWEST_GRAPH_CELLS:
         empty = sparse.csr_matrix((len(genes), len(genes)), dtype=np.float32)
         return GeneGraph(empty, names, "none", {})
     median = fit_median_library_size(counts)
@@ -376,16 +383,26 @@ def _judge(
     split: _Split,
     batch: NDArray[np.int64],
     device: torch.device,
-) -> Verdict:
+) -> tuple[Verdict | None, tuple[str, ...]]:
+    """The verdict, or None and a note that says why there is none."""
     assert split.held_out is not None
+    if len(split.judging) < _FEWEST_JUDGING_CELLS or split.held_out[split.judging].nnz == 0:
+        return None, (
+            f"no verdict: {len(split.judging)} cells with held-out molecules are too few to "
+            f"compare methods (at least {_FEWEST_JUDGING_CELLS})",
+        )
     fraction = spec.config.held_out_fraction
-    return judge(
-        kept=split.kept,
-        held_out=split.held_out,
-        ours=lambda: predict_held_out(
-            network.eval(), split.kept, batch, fraction=fraction, device=device
-        ),
-        cells=split.judging,
-        fraction=fraction,
-        seed=spec.config.seed,
-    )
+    try:
+        verdict = judge(
+            kept=split.kept,
+            held_out=split.held_out,
+            ours=lambda: predict_held_out(
+                network.eval(), split.kept, batch, fraction=fraction, device=device
+            ),
+            cells=split.judging,
+            fraction=fraction,
+            seed=spec.config.seed,
+        )
+    except KeyboardInterrupt:
+        return None, ("no verdict: the check was interrupted; the trained model is kept",)
+    return verdict, ()

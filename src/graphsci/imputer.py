@@ -42,6 +42,8 @@ class Cells(NamedTuple):
     """Cells prepared for a trained model: its genes, its batches, its depth."""
 
     counts: sparse.csr_matrix  #: (cells, model genes)
+    all_counts: sparse.csr_matrix  #: (cells, genes of the data), as they came
+    gene_names: NDArray[np.str_]  #: genes of the data
     batch: NDArray[np.int64]  #: (cells,)
     measured_share: float  #: share of the training molecules in the genes that were measured
     library: NDArray[np.float64]  #: (cells,) counts in the model's genes
@@ -116,8 +118,8 @@ class GraphSCI:
         gene_graph
             A network to use instead of one computed from the counts: a
             :class:`~graphsci.gene_graph.GeneGraph`, a (genes, genes) sparse matrix in the
-            order of ``adata.var_names``, or a table of edges whose first two columns are gene
-            names and whose third, if any, is a weight.
+            order of ``adata.var_names``, or a table of edges with the columns ``gene_a``,
+            ``gene_b`` and, if there are weights, ``weight``.
         progress, log
             Called after every epoch with its record and the number planned; called with one
             line before every stage.
@@ -126,14 +128,14 @@ class GraphSCI:
         ------
         ValueError, TypeError
             If the values are no raw counts; the message says what was found and what to do.
+        KeyboardInterrupt
+            If interrupted before the first epoch ended; later, the best weights so far are kept.
         """
         data = extract_counts(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
         graph = None if gene_graph is None else _user_graph(gene_graph, data)
-        self._fitted = fitting.fit(
-            data, self.config, user_graph=graph, progress=progress, log=log
-        )
+        self._fitted = fitting.fit(data, self.config, user_graph=graph, progress=progress, log=log)
         return self
 
     @property
@@ -174,7 +176,7 @@ class GraphSCI:
         return pd.DataFrame(values, index=self.gene_names)
 
     def inverse_dispersion(self) -> pd.Series | None:
-        """theta of each gene (variance = mu + mu^2 / theta); None where it varies by cell."""
+        """Theta of each gene (variance = mu + mu^2 / theta); None where it varies by cell."""
         network = self.fitted.network
         if not isinstance(network, CountNetwork):
             return None
@@ -216,8 +218,9 @@ class GraphSCI:
             Any of ``mean``, ``denoised`` and ``imputed``; see :mod:`graphsci.estimates`.
             ``denoised`` brings ``denoised_sd``.
         genes
-            Estimate these genes only. They land in ``obsm[key_added + "_" + estimate]`` as
-            tables (cells, chosen genes) instead of layers.
+            Estimate these genes only. They land in
+            ``obsm[key_added + "_" + prefix + estimate]`` as tables (cells, chosen genes) instead
+            of layers.
         depth
             ``own``: at each cell's own library size. ``common``: at the median library size
             of the training cells.
@@ -237,22 +240,29 @@ class GraphSCI:
         -------
         None, or the copy. Written are
 
-        - ``layers[estimate]``: dense float32 (cells, genes), 4 bytes per entry and estimate;
-          0 for genes that training never saw expressed, NaN for genes unknown to the model;
+        - ``layers[estimate]``: dense float32 (cells, genes), 4 bytes per entry and estimate.
+          Where the model knows nothing of a gene (not in its training data, or never seen
+          expressed there) ``imputed`` keeps the measured counts, and all estimates are 0
+          for a gene unexpressed in training where it is unexpressed again, NaN otherwise;
         - ``obsm["X_" + key_added]``: cell embedding;
         - ``varm[key_added]``, ``varp[key_added + "_graph"]``, ``var[key_added +
           "_inverse_dispersion"]``: gene embedding, graph and theta;
         - ``uns[key_added]``: what each number means, with parameters, versions and verdict.
         """
+        request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
+        slots, names = keys(key_added, prefix=prefix), request.names
+        if genes is None and layer in [slots.layer(name) for name in names]:
+            raise ValueError(
+                f"layer: the counts are in layers[{layer!r}], where an estimate would be written; "
+                "give a prefix."
+            )
+        cells = self.prepare(
+            adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
+        )
         adata = adata.copy() if copy else adata
-        slots = keys(key_added, prefix=prefix)
-        cells = self._prepare(adata, layer, batch_key, allow_fractional)
-        names = es.estimate_names(_checked_estimates(estimates, interval), interval)
-        columns = _columns(adata.var_names, genes)
-        shape = (adata.n_obs, len(columns))
-        values = {name: np.empty(shape, dtype=np.float32) for name in names}
-        blocks = self._blocks(cells, adata.var_names[columns], names, depth, scale, interval)
-        for block in blocks:
+        columns = request.columns
+        values = {name: np.empty((adata.n_obs, len(columns)), np.float32) for name in names}
+        for block in self._blocks(cells, request):
             for name, part in block.values.items():
                 values[name][block.start : block.start + len(part)] = part
         for name in names:
@@ -282,10 +292,11 @@ class GraphSCI:
 
         Memory: one block of 512 cells. Use it where cells x genes would not fit.
         """
-        cells = self._prepare(adata, layer, batch_key, allow_fractional)
-        names = es.estimate_names(_checked_estimates(estimates, interval), interval)
-        wanted = adata.var_names[_columns(adata.var_names, genes)]
-        return self._blocks(cells, wanted, names, depth, scale, interval)
+        request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
+        cells = self.prepare(
+            adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
+        )
+        return self._blocks(cells, request)
 
     def latent(
         self,
@@ -296,7 +307,9 @@ class GraphSCI:
         allow_fractional: bool = False,
     ) -> NDArray[np.float32]:
         """Cell embedding of ``adata``, (cells, latent)."""
-        return self._latent(self._prepare(adata, layer, batch_key, allow_fractional))
+        return self._latent(
+            self.prepare(adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional)
+        )
 
     def match(self, adata: AnnData) -> GeneMatch:
         """How the genes of ``adata`` match those of the model, by name."""
@@ -346,8 +359,11 @@ class GraphSCI:
         )
         adata.varp[slots.gene_graph] = sparse.csr_matrix(place @ spec.graph.adjacency @ place.T)
         theta = self.inverse_dispersion()
+        adata.var.drop(columns=slots.inverse_dispersion, errors="ignore", inplace=True)
         if theta is not None:
-            adata.var[slots.inverse_dispersion] = np.where(known, theta.to_numpy()[position], np.nan)
+            adata.var[slots.inverse_dispersion] = np.where(
+                known, theta.to_numpy()[position], np.nan
+            )
         adata.uns[slots.uns] = self.record(names=names, depth=depth, scale=scale, level=level)
         adata.uns[slots.uns]["gene_match"] = cells.match.summary()
 
@@ -356,16 +372,14 @@ class GraphSCI:
     ) -> dict[str, Any]:
         """The run record that travels with every output, as plain values."""
         fitted = self.fitted
-        scales = es.describe_scale(depth, scale, median_library=fitted.spec.median_library)
+        scales = es.describe_scale(depth, scale, median_library=fitted.spec.common_depth)
         return {
-            "estimates": {
-                name: {"meaning": es.MEANINGS[name], **scales} for name in names
-            },
+            "estimates": {name: {"meaning": es.MEANINGS[name], **scales} for name in names},
             **({} if level is None else {"interval_level": level}),
             "config": fitted.spec.config.to_dict(),
             "seed": fitted.spec.config.seed,
             "likelihood": fitted.spec.likelihood,
-            "median_library": fitted.spec.median_library,
+            "common_depth": fitted.spec.common_depth,
             "dropout_curve": self.dropout_curve() or {},
             "training": {
                 "epochs": len(fitted.history),
@@ -386,27 +400,21 @@ class GraphSCI:
         allow_fractional: bool = False,
     ) -> Cells:
         """Check the counts of ``adata`` and bring them to the model's genes and batches."""
-        return self._prepare(adata, layer, batch_key, allow_fractional)
-
-    def _prepare(
-        self, adata: AnnData, layer: str | None, batch_key: str | None, allow_fractional: bool
-    ) -> Cells:
         spec = self.fitted.spec
-        if not spec.batch_names:
-            batch_key = None
-        elif batch_key is None:
+        if spec.batch_names and batch_key is None:
             raise ValueError(
                 f"The model was trained with batches ({', '.join(spec.batch_names)}): "
                 "give batch_key, the column of obs that holds them."
             )
-        data = extract_counts(adata, layer=layer, allow_fractional=allow_fractional)
+        batch = _batch_codes(adata, batch_key, spec.batch_names)
+        data = extract_counts(adata, layer=layer, allow_fractional=allow_fractional, min_cells=1)
         match = match_genes(spec.gene_names, data.gene_names)
         counts = align_counts(data.counts, match)
-        share = float(spec.gene_proportions[match.positions >= 0].sum())
-        batch = np.zeros(adata.n_obs, np.int64)
-        if batch_key is not None:
-            batch = _batch_codes(adata, batch_key, spec.batch_names)
-        return Cells(counts, batch, share, library_sizes(counts), match)
+        measured = match.positions >= 0
+        share = 1.0 if measured.all() else float(spec.gene_proportions[measured].sum(dtype=float))
+        return Cells(
+            counts, data.counts, data.gene_names, batch, share, library_sizes(counts), match
+        )
 
     def _row_blocks(self, cells: Cells) -> Iterator[tuple[int, Any]]:
         device = next(self.fitted.network.parameters()).device
@@ -424,33 +432,51 @@ class GraphSCI:
             ]
         return np.concatenate(parts)
 
-    def _blocks(
-        self,
-        cells: Cells,
-        wanted: pd.Index,
-        names: tuple[str, ...],
-        depth: es.Depth,
-        scale: es.Scale,
-        level: float | None,
-    ) -> Iterator[EstimateBlock]:
+    def _blocks(self, cells: Cells, request: Request) -> Iterator[EstimateBlock]:
         spec = self.fitted.spec
-        _check_scale(depth, scale)
-        place = _Placement.of(wanted, spec)
-        factors = cells.library / cells.measured_share / spec.median_library
+        place = _Placement.of(cells.gene_names[request.columns], spec)
+        outside = cells.all_counts[:, request.columns[place.outside]]
+        factors = cells.library / cells.measured_share / spec.common_depth
         for start, block in self._row_blocks(cells):
+            rows = slice(start, start + block.n_cells)
             with torch.inference_mode():
                 predicted = self.fitted.network.expression(block)
                 dense = block.dense(block.counts, len(spec.gene_names))
                 rate = es.posterior(*_chosen(predicted, dense, place.model_genes))
-                values = es.compute_estimates(rate, names, interval_level=level)
+                values = es.compute_estimates(rate, request.names, interval_level=request.interval)
+            measured = outside[rows].toarray()
+            empty = cells.library[rows] == 0
+            values = {name: place.fill(name, v, measured, empty) for name, v in values.items()}
             values = es.rescale(
-                values,
-                size_factors=factors[start : start + block.n_cells],
-                depth=depth,
-                scale=scale,
+                values, size_factors=factors[rows], depth=request.depth, scale=request.scale
             )
-            empty = cells.library[start : start + block.n_cells] == 0
-            yield EstimateBlock(start, {n: place.fill(v, empty) for n, v in values.items()})
+            yield EstimateBlock(start, values)
+
+
+class Request(NamedTuple):
+    """What is to be estimated, checked before any work."""
+
+    names: tuple[str, ...]  #: matrices to make, e.g. denoised and denoised_sd
+    columns: NDArray[np.int64]  #: positions of the genes wanted
+    depth: es.Depth
+    scale: es.Scale
+    interval: float | None
+
+    @classmethod
+    def of(
+        cls,
+        adata: AnnData,
+        estimates: Sequence[es.Estimate],
+        genes: Sequence[str] | None,
+        *,
+        depth: es.Depth = "own",
+        scale: es.Scale = "counts",
+        interval: float | None = None,
+    ) -> Request:
+        """Check a request; each fault is one ValueError that names it."""
+        _check_scale(depth, scale)
+        names = es.estimate_names(_checked_estimates(estimates, interval), interval)
+        return cls(names, _columns(adata.var_names, genes), depth, scale, interval)
 
 
 class _Placement(NamedTuple):
@@ -458,25 +484,35 @@ class _Placement(NamedTuple):
 
     model_genes: NDArray[np.int64]  # positions in the model
     columns: NDArray[np.int64]  # their columns in the output
-    unknown: NDArray[np.int64]  # columns of genes that the model never met
-    n_columns: int
+    outside: NDArray[np.int64]  # columns of genes that the model knows nothing of
+    unexpressed: NDArray[np.bool_]  # which of those training saw, without a molecule
 
     @classmethod
-    def of(cls, wanted: pd.Index, spec: fitting.ModelSpec) -> _Placement:
-        position = pd.Index(spec.gene_names).get_indexer(wanted)
-        unknown = (position < 0) & ~wanted.isin(spec.undetected)
-        known = np.flatnonzero(position >= 0)
-        return cls(position[known], known, np.flatnonzero(unknown), len(wanted))
+    def of(cls, wanted: NDArray[np.str_], spec: fitting.ModelSpec) -> _Placement:
+        position = pd.Index(spec.gene_names).get_indexer(pd.Index(wanted))
+        known, outside = np.flatnonzero(position >= 0), np.flatnonzero(position < 0)
+        return cls(position[known], known, outside, np.isin(wanted[outside], spec.undetected))
 
-    def fill(self, values: NDArray[np.floating], empty: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def fill(
+        self,
+        name: str,
+        values: NDArray[np.floating],
+        measured: NDArray[np.floating],
+        empty: NDArray[np.bool_],
+    ) -> NDArray[np.float32]:
         """Spread ``values`` (cells, model genes) over the output's columns.
 
-        Undetected genes and empty cells are 0; unknown genes are NaN.
+        ``measured`` (cells, outside genes) are the counts of genes that the model knows nothing
+        of: `imputed` keeps them. What cannot be said is NaN: anything else about them, but for
+        zeros of genes that had none in training either. Empty cells are 0.
         """
-        out = np.zeros((len(values), self.n_columns), dtype=np.float32)
+        out = np.zeros((len(values), len(self.columns) + len(self.outside)), dtype=np.float32)
         out[:, self.columns] = values
         out[empty] = 0.0
-        out[:, self.unknown] = np.nan
+        silent = (measured == 0) & self.unexpressed
+        kept = measured if name == "imputed" else np.full_like(measured, np.nan)
+        kept = np.where((measured == 0) & ~self.unexpressed, np.nan, kept)
+        out[:, self.outside] = np.where(silent, 0.0, kept)
         return out
 
 
@@ -500,12 +536,15 @@ def _chosen(predicted: Any, dense: torch.Tensor, genes: NDArray[np.int64]) -> tu
 
 def _user_graph(graph: Any, data: CountData) -> GeneGraph:
     if isinstance(graph, GeneGraph):
-        if not np.array_equal(graph.gene_names, data.gene_names):
+        if len(graph.gene_names) != len(data.gene_names) or not np.array_equal(
+            graph.gene_names, data.gene_names
+        ):
             raise ValueError(
                 "gene_graph: its genes differ from adata.var_names. Build it over the same genes "
                 "in the same order, or give a table of edges, which is matched by name."
             )
-        return graph
+        checked = graph_from_matrix(graph.adjacency, gene_names=data.gene_names)
+        return graph._replace(adjacency=checked.adjacency, notes=graph.notes + checked.notes)
     if isinstance(graph, pd.DataFrame):
         return graph_from_edges(graph, gene_names=data.gene_names)
     if sparse.issparse(graph):
@@ -516,9 +555,7 @@ def _user_graph(graph: Any, data: CountData) -> GeneGraph:
     )
 
 
-def _checked_estimates(
-    estimates: Sequence[str], interval: float | None
-) -> tuple[es.Estimate, ...]:
+def _checked_estimates(estimates: Sequence[str], interval: float | None) -> tuple[es.Estimate, ...]:
     chosen = (estimates,) if isinstance(estimates, str) else tuple(estimates)
     unknown = [name for name in chosen if name not in es.ESTIMATES]
     if unknown or not chosen:
@@ -529,7 +566,9 @@ def _checked_estimates(
     if interval is not None and not 0 < interval < 1:
         raise ValueError(f"interval: got {interval}, expected a level between 0 and 1, e.g. 0.9.")
     if interval is not None and "denoised" not in chosen:
-        raise ValueError("interval: it belongs to the estimate 'denoised', which was not asked for.")
+        raise ValueError(
+            "interval: it belongs to the estimate 'denoised', which was not asked for."
+        )
     return tuple(name for name in es.ESTIMATES if name in chosen)
 
 
@@ -546,6 +585,10 @@ def _columns(names: pd.Index, genes: Sequence[str] | None) -> NDArray[np.int64]:
         return np.arange(len(names))
     if isinstance(genes, str):
         genes = [genes]
+    repeated = pd.Index(genes)[pd.Index(genes).duplicated()]
+    if not len(genes) or len(repeated):
+        found = f"{repeated[0]!r} more than once" if len(repeated) else "no gene"
+        raise ValueError(f"genes: got {found}, expected one or more different genes.")
     positions = names.get_indexer(pd.Index(genes))
     missing = [gene for gene, position in zip(genes, positions, strict=True) if position < 0]
     if missing:
@@ -556,11 +599,18 @@ def _columns(names: pd.Index, genes: Sequence[str] | None) -> NDArray[np.int64]:
     return np.asarray(positions, dtype=np.int64)
 
 
-def _batch_codes(adata: AnnData, batch_key: str, names: tuple[str, ...]) -> NDArray[np.int64]:
+def _batch_codes(
+    adata: AnnData, batch_key: str | None, names: tuple[str, ...]
+) -> NDArray[np.int64]:
+    """Batch of each cell, (cells,); all 0 for a model without batches."""
+    if batch_key is None:
+        return np.zeros(adata.n_obs, np.int64)
     if batch_key not in adata.obs:
         raise ValueError(
             f"batch_key: obs has no column {batch_key!r}; it has {', '.join(adata.obs.columns)}."
         )
+    if not names:
+        return np.zeros(adata.n_obs, np.int64)
     codes = pd.Index(names).get_indexer(adata.obs[batch_key].astype(str))
     if (codes < 0).any():
         unknown = sorted(set(adata.obs[batch_key].astype(str)[codes < 0]))

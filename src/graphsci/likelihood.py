@@ -27,7 +27,7 @@ LARGE_THETA = 1e4
 
 
 def _log_gamma_ratio(theta: Tensor, x: Tensor) -> Tensor:
-    """log Gamma(theta + x) - log Gamma(theta) in float64, for any theta > 0 and x >= 0."""
+    """Log Gamma(theta + x) - log Gamma(theta) in float64, for any theta > 0 and x >= 0."""
     large = theta.clamp_min(LARGE_THETA)
     series = x * large.log() + (large + x - 0.5) * torch.log1p(x / large) - x
     series = series + (1 / (large + x) - 1 / large) / 12
@@ -65,7 +65,7 @@ def nb_log_prob(counts: Tensor, *, mean: Tensor, inverse_dispersion: Tensor) -> 
 
 
 def nb_log_zero(mean: Tensor, inverse_dispersion: Tensor) -> Tensor:
-    """log NB(0 | mu, theta) = -theta log(1 + mu / theta), without log-gammas."""
+    """Log NB(0 | mu, theta) = -theta log(1 + mu / theta), without log-gammas."""
     return -inverse_dispersion * torch.log1p(mean / inverse_dispersion)
 
 
@@ -154,7 +154,7 @@ _ENTRIES_IN_CACHE = 1 << 17
 
 
 def _nb_loss_at_zero(mean: Tensor, theta: Tensor, f: float) -> tuple[Tensor, Tensor, Tensor]:
-    """theta log[(theta + mu) / (theta + f mu)] of every entry, and its derivatives.
+    """Theta log[(theta + mu) / (theta + f mu)] of every entry, and its derivatives.
 
     ::
 
@@ -179,8 +179,11 @@ def _nb_loss_at_zero(mean: Tensor, theta: Tensor, f: float) -> tuple[Tensor, Ten
         torch.add(mu, theta, out=a)
         torch.add(theta, mu, alpha=f, out=b)
         torch.mul(a, b, out=out).reciprocal_()
-        log_ratio += a.div_(b).log_().sum(0)
-        share += torch.mul(mu, out, out=b).sum(0)
+        torch.mul(mu, out, out=b)  # mu / [(theta + mu) (theta + f mu)]
+        share += b.sum(0)
+        # log[(theta + mu) / (theta + f mu)] = log1p[(1 - f) mu / (theta + f mu)]: no digit is
+        # lost where theta is far above mu
+        log_ratio += a.mul_(b).mul_(1 - f).log1p_().sum(0)
         out.mul_(numerator)
     theta64 = theta.double()
     return by_mean, (log_ratio * theta64).sum(), log_ratio - (1 - f) * theta64 * share
@@ -196,7 +199,7 @@ class _FusedThinnedNB(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: torch.autograd.function.FunctionCtx,
         mean: Tensor,
         inverse_dispersion: Tensor,
@@ -213,7 +216,7 @@ class _FusedThinnedNB(torch.autograd.Function):
         return (loss + extra.double().sum()).to(mean.dtype)
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
     ) -> tuple[Tensor, Tensor, None]:
         by_mean, by_theta = ctx.saved_tensors  # type: ignore[attr-defined]
@@ -231,9 +234,10 @@ def _nb_excess(mu: Tensor, theta: Tensor, thinned: ThinnedBlock) -> tuple[Tensor
     f, k, t = thinned.fraction, thinned.kept.to(mu.dtype), thinned.target.to(mu.dtype)
     full, part = theta + mu, theta + f * mu
     log_choose, slope = log_rising_factorial(theta + k, t)
-    loss = k * torch.log(full / part) + t * torch.log(full / ((1 - f) * mu)) - log_choose
-    by_mean = k * (1 / full - f / part) + t * (1 / full - 1 / mu)
-    by_theta = k * (1 / full - 1 / part) + t / full - slope
+    gain = (1 - f) * mu / part  # (theta + mu) / (theta + f mu) - 1
+    loss = k * torch.log1p(gain) + t * torch.log(full / ((1 - f) * mu)) - log_choose
+    by_mean = theta / full * (k * (1 - f) / part - t / mu)
+    by_theta = (t - k * gain) / full - slope
     return loss, by_mean, by_theta
 
 
@@ -306,7 +310,7 @@ class _MeasuredExcess(torch.autograd.Function):
     """:func:`_nb_excess` with its own derivatives."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: torch.autograd.function.FunctionCtx, mu: Tensor, theta: Tensor, thinned: ThinnedBlock
     ) -> Tensor:
         loss, by_mean, by_theta = _nb_excess(mu, theta, thinned)
@@ -314,7 +318,7 @@ class _MeasuredExcess(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
     ) -> tuple[Tensor, Tensor, None]:
         by_mean, by_theta = ctx.saved_tensors  # type: ignore[attr-defined]
@@ -344,12 +348,13 @@ def thinned_zinb_loss(
     logits = zero_inflation_logits
     zero, zero_part = (nb_log_zero(m, inverse_dispersion) for m in (mean, f * mean))
     part = F.softplus(logits - zero_part)
-    at_zero = (zero_part - zero) + part - F.softplus(logits - zero)
+    log_ratio = torch.log1p((1 - f) * mean / (inverse_dispersion + f * mean))
+    at_zero = inverse_dispersion * log_ratio + part - F.softplus(logits - zero)
 
     mu = mean[at].clamp_min(SMALLEST_MEAN)
     theta = inverse_dispersion[thinned.columns]
     excess = _MeasuredExcess.apply(mu, theta, thinned)
-    given_kept = excess + theta * torch.log((theta + mu) / (theta + f * mu))
+    given_kept = excess + theta * torch.log1p((1 - f) * mu / (theta + f * mu))
     # at k = 0 the denominator is the mixture, not NB(0 | f mu) alone
     measured = given_kept + torch.where(thinned.kept > 0, 0.0, part[at])
     return at_zero.sum() + (measured - at_zero[at]).sum().to(mean.dtype)

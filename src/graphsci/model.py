@@ -108,13 +108,13 @@ class GeneEncoder(nn.Module):
 
 
 class _MaskedProduct(torch.autograd.Function):
-    """X (W .* A) with the weights of the edges only."""
+    """X (W .* A) with the weights of the edges only; X is data and gets no gradient."""
 
     #: (edge, cell) products formed at once in the backward pass: 2^24 floats are 64 MiB
     products_at_once = 1 << 24
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: torch.autograd.function.FunctionCtx, features: Tensor, weight: Tensor, edges: Tensor
     ) -> Tensor:
         n_genes = features.shape[1]
@@ -126,7 +126,7 @@ class _MaskedProduct(torch.autograd.Function):
         return torch.sparse.mm(operator, features.T).T
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
     ) -> tuple[None, Tensor, None]:
         features, edges = ctx.saved_tensors  # type: ignore[attr-defined]
@@ -150,6 +150,8 @@ class MaskedGraphLinear(nn.Module):
     edges
         (2, edges) ordered pairs (i, j), both directions; i = j where a gene keeps itself.
     """
+
+    edges: Tensor
 
     def __init__(self, n_genes: int, edges: Tensor) -> None:
         super().__init__()
@@ -188,6 +190,9 @@ class PaperNetwork(nn.Module):
     zero_inflated
         ZINB if true, NB otherwise.
     """
+
+    gene_mean: Tensor
+    edge_mask: Tensor
 
     def __init__(
         self,
@@ -267,6 +272,8 @@ class GraphSmoothing(nn.Module):
     signed by it; g in (-1, 1) is one gate per gene, starting at 0.
     """
 
+    neighbours: Tensor
+
     def __init__(self, neighbours: Tensor) -> None:
         super().__init__()
         # rebuilt from the graph when a model is loaded
@@ -316,7 +323,7 @@ class CountNetwork(nn.Module):
     ) -> None:
         super().__init__()
         n_genes = gene_proportions.shape[0]
-        self.bfloat16 = bfloat16
+        self.use_bfloat16 = bfloat16
         self.median_library = median_library
         self.zero_inflated = zero_inflated
         self.input_weight = nn.Parameter(torch.randn(n_genes, n_hidden) * 0.02)
@@ -345,15 +352,15 @@ class CountNetwork(nn.Module):
 
     def encode(self, cells: CellBlock) -> Tensor:
         """Encode the molecules given, (cells, latent), standardised over the training cells."""
-        hidden = self._input_product(cells).float()  # (cells, hidden)
+        hidden = self._input_product(cells).to(self.bias.dtype)  # (cells, hidden)
         hidden = F.relu(self.input_norm(hidden + self.input_batch[cells.batch]))
         z: Tensor = self.to_latent(self.dropout(hidden))
-        return self.latent_norm(z.float())  # (cells, latent)
+        return self.latent_norm(z)  # (cells, latent)
 
     def _autocast(self) -> torch.autocast:
         """Context in which matrix products are done in bfloat16, if asked for."""
         kind = self.input_weight.device.type
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bfloat16)
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.use_bfloat16)
 
     def _input_product(self, cells: CellBlock) -> Tensor:
         """X W of the log-normalised block X: sparse, or dense where that is faster."""
@@ -374,10 +381,11 @@ class CountNetwork(nn.Module):
         """Counts at depth ``library`` (cells,) from the cell embedding (cells, latent)."""
         loadings = self.gene_embedding()
         with self._autocast():
-            logits = F.linear(z, loadings, self.bias)  # (cells, genes)
+            logits = F.linear(z, loadings)  # (cells, genes)
+        logits = logits.to(self.bias.dtype) + self.bias  # log proportions need their digits
         if self.batch_offset.shape[0] > 1:
             logits = logits + self.batch_offset[batch]
-        mean = torch.softmax(logits.float(), 1) * library[:, None]
+        mean = torch.softmax(logits, 1) * library[:, None]
         if not self.zero_inflated:
             return CountDistribution(mean, self.inverse_dispersion, None)
         mean = mean * self.log_scale.exp()  # counts before dropout exceed those measured
@@ -390,7 +398,7 @@ class CountNetwork(nn.Module):
         return self.encode(cells)
 
     def expression(self, cells: CellBlock, depth: float = 1.0) -> CountDistribution:
-        """Counts of ``cells``, encoded from all of their molecules, at ``depth`` x their library."""
+        """Counts of ``cells``, encoded from all their molecules, at ``depth`` x their library."""
         return self.decode(self.encode(cells), cells.library * depth, cells.batch)
 
     def penalty(self, loading_scale: float) -> Tensor:

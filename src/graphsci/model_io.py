@@ -44,6 +44,7 @@ def save_model(fitted: Fitted, path: str | Path, *, versions: dict[str, str]) ->
         "config": spec.config.to_dict(),
         "likelihood": spec.likelihood,
         "median_library": spec.median_library,
+        "common_depth": spec.common_depth,
         "batch_names": list(spec.batch_names),
         "gene_names": spec.gene_names.tolist(),
         "undetected": spec.undetected.tolist(),
@@ -87,6 +88,18 @@ def load_model(path: str | Path, *, device: torch.device) -> Fitted:
         tensors = load_file(folder / WEIGHTS, device="cpu")
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged: {error}.") from error
+    try:
+        return _assemble(record, tensors, device)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{folder} is damaged: its two files do not describe one model ({error}). "
+            "Copy the folder again, or train again."
+        ) from error
+
+
+def _assemble(
+    record: dict[str, Any], tensors: dict[str, torch.Tensor], device: torch.device
+) -> Fitted:
     spec = _spec(record, tensors)
     network = build_network(spec)
     state = {k.removeprefix(_NETWORK): v for k, v in tensors.items() if k.startswith(_NETWORK)}
@@ -105,8 +118,8 @@ def load_model(path: str | Path, *, device: torch.device) -> Fitted:
 def _read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
-        version = record["schema_version"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        version = int(record["schema_version"])
+    except (KeyError, TypeError, ValueError) as error:  # JSON and Unicode errors are ValueErrors
         raise ValueError(f"{path} is damaged: {error}.") from error
     if version > SCHEMA_VERSION:
         raise ValueError(
@@ -125,6 +138,7 @@ def _spec(record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> ModelSpec
         config=Config(**record["config"]),
         likelihood=record["likelihood"],
         median_library=record["median_library"],
+        common_depth=record["common_depth"],
         batch_names=tuple(record["batch_names"]),
         gene_names=genes,
         gene_proportions=tensors["gene_proportions"].numpy(),

@@ -74,6 +74,7 @@ def extract_counts(
     layer: str | None = None,
     batch_key: str | None = None,
     allow_fractional: bool = False,
+    min_cells: int = 2,
 ) -> CountData:
     """Take raw counts out of an AnnData and check every one of them.
 
@@ -90,6 +91,8 @@ def extract_counts(
     allow_fractional
         Accept non-integral values: ambient-corrected or expected counts. They must be
         non-negative and finite all the same.
+    min_cells
+        Fewest cells: 2 to learn from, 1 to apply a trained model to.
 
     Returns
     -------
@@ -107,7 +110,7 @@ def extract_counts(
     _check_is_anndata(adata)
     matrix = _find_matrix(adata, layer)
     where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-    _check_shape(matrix.shape, where)
+    _check_shape(matrix.shape, where, min_cells)
     _check_dtype(matrix, where)
     cell_names = _checked_names(adata.obs_names, "cell", "adata.obs_names_make_unique()")
     gene_names = _checked_names(adata.var_names, "gene", "adata.var_names_make_unique()")
@@ -161,12 +164,12 @@ def _layers_present(adata: AnnData) -> str:
     return f"layers present: {', '.join(map(repr, adata.layers))}."
 
 
-def _check_shape(shape: tuple[int, ...], where: str) -> None:
+def _check_shape(shape: tuple[int, ...], where: str, min_cells: int) -> None:
     n_cells, n_genes = shape
-    if n_cells < 2 or n_genes < 2:
+    if n_cells < min_cells or n_genes < 2:
         raise ValueError(
-            f"{where} is {n_cells:,} cells x {n_genes:,} genes, expected at least 2 cells and "
-            "2 genes: genes are predicted from each other across cells. "
+            f"{where} is {n_cells:,} cells x {n_genes:,} genes, "
+            f"expected at least {min_cells} cells and 2 genes: genes are predicted from each other across cells. "
             "Check that the file was read fully and in the right orientation."
         )
 

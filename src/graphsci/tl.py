@@ -12,7 +12,7 @@ from graphsci._keys import DEFAULT_KEY
 from graphsci.config import Config
 from graphsci.estimates import Depth, Estimate, Scale
 from graphsci.gene_graph import GeneGraph
-from graphsci.imputer import GraphSCI
+from graphsci.imputer import GraphSCI, Request
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -59,6 +59,8 @@ def impute(
     >>> print(adata.uns["graphsci"]["verdict"]["line"])
     >>> sc.pl.umap(adata, color="LYZ", layer="denoised")
     """
+    # what is asked for is checked before the long work
+    Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
     model = GraphSCI(config, **options).fit(
         adata,
         layer=layer,

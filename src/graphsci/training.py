@@ -70,14 +70,19 @@ class TrainingResult(NamedTuple):
 class Progress(Protocol):
     """Called after every epoch with the number of epochs planned."""
 
-    def __call__(self, record: EpochRecord, n_epochs: int) -> None: ...
+    def __call__(self, record: EpochRecord, n_epochs: int) -> None:
+        """Report an epoch."""
 
 
 class Objective(Protocol):
     """What the loop needs to know of a model and its data."""
 
-    network: torch.nn.Module
     n_cells: int
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """What is trained; its weights are kept and restored."""
+        ...
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters for the optimiser; ``rate`` multiplies the learning rate."""
@@ -87,8 +92,8 @@ class Objective(Protocol):
         """Loss of a minibatch, in nats per cell, to be minimised."""
         ...
 
-    def validation_loss(self) -> float:
-        """Loss on withheld data, in nats per cell; nan if nothing was withheld."""
+    def validation_loss(self) -> float | None:
+        """Loss on withheld data, in nats per cell; None if nothing was withheld."""
         ...
 
 
@@ -138,7 +143,8 @@ def train(
 ) -> TrainingResult:
     """Minimise an objective; leave the best weights in its network.
 
-    Ctrl-C ends training after the current step and keeps the best weights so far.
+    Ctrl-C ends training at once and keeps the best weights so far; before the end of the first
+    epoch there are none, and the interrupt goes on to the caller.
 
     Parameters
     ----------
@@ -154,7 +160,7 @@ def train(
     Raises
     ------
     FloatingPointError
-        If the loss is not finite: the best weights so far are kept in the network.
+        If the loss is not finite.
     """
     batch_size = batch_size_for(objective.n_cells, config.batch_size)
     n_epochs = n_epochs_for(objective.n_cells, batch_size, config.max_epochs)
@@ -173,7 +179,7 @@ def train(
             for cells in minibatches(objective.n_cells, batch_size, order):
                 loss = objective.step_loss(cells, generator)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 scheduler.step()
                 losses.append(loss.detach())
@@ -182,15 +188,18 @@ def train(
             validation = objective.validation_loss()
             rate = optimizer.param_groups[0]["lr"]
             seconds = time.perf_counter() - start
-            history.append(EpochRecord(epoch, training, validation, rate, seconds))
+            shown = math.nan if validation is None else validation
+            history.append(EpochRecord(epoch, training, shown, rate, seconds))
             _refuse_divergence(history[-1])
-            best.consider(history[-1])
+            best.consider(epoch, validation)
             if progress is not None:
                 progress(history[-1], n_epochs)
             if 0 < config.patience <= epoch - best.epoch:
                 stopped = "no improvement"
                 break
     except KeyboardInterrupt:
+        if not history:
+            raise
         stopped = "interrupted"
     finally:
         best.restore()
@@ -214,11 +223,11 @@ class _BestWeights:
         self.network, self.epoch, self.loss = network, 0, math.inf
         self.weights: dict[str, Tensor] | None = None
 
-    def consider(self, record: EpochRecord) -> None:
-        if math.isnan(record.validation_loss):
-            self.epoch = record.epoch
-        elif record.validation_loss < self.loss:
-            self.epoch, self.loss = record.epoch, record.validation_loss
+    def consider(self, epoch: int, validation_loss: float | None) -> None:
+        if validation_loss is None:
+            self.epoch = epoch
+        elif validation_loss < self.loss:  # false for nan
+            self.epoch, self.loss = epoch, validation_loss
             state = self.network.state_dict()
             self.weights = {name: tensor.detach().clone() for name, tensor in state.items()}
 
@@ -281,10 +290,15 @@ class ThinningObjective:
         device: torch.device,
         held_out: HeldOut | None,
     ) -> None:
-        self.network, self.config, self.device = network, config, device
+        self.model, self.config, self.device = network, config, device
         self.counts, self.batch, self.held_out = counts, batch, held_out
         self.n_cells = counts.shape[0]
         self.draw = torch.Generator().manual_seed(config.seed)
+
+    @property
+    def network(self) -> CountNetwork:
+        """The network, all of which is trained."""
+        return self.model
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Weights at the learning rate; dispersions and dropout curve faster."""
@@ -306,10 +320,10 @@ class ThinningObjective:
         return loss + (1 - fraction) * prior
 
     @torch.no_grad()
-    def validation_loss(self) -> float:
+    def validation_loss(self) -> float | None:
         """Loss of the withheld molecules of the deciding cells, per cell."""
         if self.held_out is None:
-            return math.nan
+            return None
         held, total = self.held_out, 0.0
         for start in range(0, len(held.cells), EVALUATION_CELLS):
             part = slice(start, start + EVALUATION_CELLS)
@@ -377,7 +391,7 @@ class PaperObjective:
         self.gene_encoder = GeneEncoder(
             self.n_cells, config.n_hidden, config.n_latent, config.dropout_rate
         ).to(device)
-        self.network = torch.nn.ModuleDict({"decoder": network, "gene_encoder": self.gene_encoder})
+        self.both = torch.nn.ModuleDict({"decoder": network, "gene_encoder": self.gene_encoder})
         self.expression = sparse_tensor(
             log_normalized[self.training].T, device, dense_above=DENSE_ABOVE
         )
@@ -386,6 +400,11 @@ class PaperObjective:
         self.edges = torch.as_tensor(np.stack([upper.row, upper.col])).long().to(device)
         self.edge_keys = torch.sort(self.edges[0] * self.n_genes + self.edges[1]).values
         self.n_pairs = self.n_genes * (self.n_genes - 1) / 2
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network together with the gene encoder, which is dropped after training."""
+        return self.both
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """All weights at the learning rate."""
@@ -406,12 +425,12 @@ class PaperObjective:
         return per_cell / block.n_cells + genes / self.n_cells + self._l2()
 
     @torch.no_grad()
-    def validation_loss(self) -> float:
+    def validation_loss(self) -> float | None:
         """Expression likelihood of the withheld cells plus edge cross-entropy, per cell."""
         gene_mean, _ = self.gene_encoder(self.expression, self.normalized_adjacency)
         self.decoder.freeze_genes(gene_mean)
         if not len(self.validation):
-            return math.nan
+            return None
         total = 0.0
         for start in range(0, len(self.validation), EVALUATION_CELLS):
             cells = self.validation[start : start + EVALUATION_CELLS]
@@ -424,9 +443,7 @@ class PaperObjective:
     def _edge_loss(self, z_gene: Tensor, generator: torch.Generator) -> Tensor:
         """Cross-entropy of all gene pairs, from all edges and as many sampled non-edges."""
         n_sample = max(1000, self.edges.shape[1])
-        pairs = torch.randint(
-            self.n_genes, (2, n_sample), generator=generator, device=self.device
-        )
+        pairs = torch.randint(self.n_genes, (2, n_sample), generator=generator, device=self.device)
         pairs = torch.stack([pairs.amin(0), pairs.amax(0)])
         keys = pairs[0] * self.n_genes + pairs[1]
         is_edge = torch.isin(keys, self.edge_keys, assume_unique=False)

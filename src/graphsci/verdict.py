@@ -1,4 +1,4 @@
-"""The check on the user's own data: does the model predict molecules that it never saw?"""
+"""The check on the user's own data: whether the model predicts molecules that it never saw."""
 
 from __future__ import annotations
 
@@ -68,15 +68,14 @@ class Verdict(NamedTuple):
         against = ", ".join(f"{s.deviance:.4f} {s.method}" for s in rest)
         numbers = (
             f"Poisson deviance of {self.n_molecules:,} held-out molecules {ours.deviance:.4f} "
-            f"against {against}; {ours.d2:.1%} below gene means"
+            f"against {against}; {abs(ours.d2):.1%} {'below' if ours.d2 >= 0 else 'above'} "
+            "gene means"
         )
         if self.passed:
             return f"Imputation helps here: better than every simple method. {numbers}."
-        best = rest[0]
-        if best.z > SIGNIFICANT:
-            return (
-                f"Do not use this imputation: {best.method} predicts this data better. {numbers}."
-            )
+        better = " and ".join(s.method for s in rest if s.z > SIGNIFICANT)
+        if better:
+            return f"Do not use this imputation: {better} predicted this data better. {numbers}."
         unbeaten = " and ".join(s.method for s in rest if s.method not in self.beaten)
         return f"Doubtful: no better than {unbeaten}, within the error. {numbers}."
 
@@ -88,8 +87,10 @@ class Verdict(NamedTuple):
             "n_cells": self.n_cells,
             "n_molecules": self.n_molecules,
             "fraction": self.fraction,
-            "scores": {s.method: {k: v for k, v in s._asdict().items() if k != "method"}
-                       for s in self.scores},
+            "scores": {
+                s.method: {k: v for k, v in s._asdict().items() if k != "method"}
+                for s in self.scores
+            },
         }
 
 

@@ -23,13 +23,16 @@ _MOST_CELLS = 3000
 #: off in another would look dropped. A group needs this many cells for its moments.
 _CELLS_PER_GROUP = 30
 _MOST_GROUPS = 10
+#: Fewer cells make no two groups, and a mixture of two cell types looks like dropout.
+FEWEST_CELLS = 2 * _CELLS_PER_GROUP
 
 
 class ZeroInflation(NamedTuple):
     """Evidence for dropout beyond sampling."""
 
     excess: float  #: median over genes of observed minus expected share of zeros
-    n_genes: int  #: genes looked at
+    n_genes: int  #: genes looked at, once per group of cells
+    n_cells: int  #: cells looked at
     zero_inflated: bool
 
     @property
@@ -39,6 +42,11 @@ class ZeroInflation(NamedTuple):
 
     def reason(self) -> str:
         """One sentence for the user."""
+        if self.n_cells < FEWEST_CELLS:
+            return (
+                f"likelihood nb: {self.n_cells} cells are too few to tell dropout from cell types "
+                f"(at least {FEWEST_CELLS}); choose zinb yourself for reads with dropout"
+            )
         if self.n_genes == 0:
             return (
                 "likelihood nb: no gene has enough counts to tell dropout from sampling "
@@ -70,6 +78,8 @@ def detect_zero_inflation(counts: sparse.csr_matrix, *, seed: int = 0) -> ZeroIn
     rng = np.random.default_rng(seed)
     library = library_sizes(counts)
     cells = np.flatnonzero(library > 0)
+    if len(cells) < FEWEST_CELLS:
+        return ZeroInflation(0.0, 0, len(cells), False)
     if len(cells) > _MOST_CELLS:
         cells = np.sort(rng.choice(cells, _MOST_CELLS, replace=False))
     counts = counts[cells]
@@ -80,18 +90,16 @@ def detect_zero_inflation(counts: sparse.csr_matrix, *, seed: int = 0) -> ZeroIn
     ]
     pooled = np.concatenate(excess) if excess else np.zeros(0)
     if not len(pooled):
-        return ZeroInflation(0.0, 0, False)
+        return ZeroInflation(0.0, 0, len(cells), False)
     median = float(np.median(pooled))
-    return ZeroInflation(median, len(pooled), median > THRESHOLD)
+    return ZeroInflation(median, len(pooled), len(cells), median > THRESHOLD)
 
 
 def _similar_cells(
     counts: sparse.csr_matrix, size_factor: NDArray[np.float64], seed: int
 ) -> list[NDArray[np.int64]]:
-    """Group cells by K-means on principal components; one group if there are few cells."""
+    """Group cells by K-means on principal components."""
     n_groups = min(_MOST_GROUPS, counts.shape[0] // _CELLS_PER_GROUP)
-    if n_groups < 2:
-        return [np.arange(counts.shape[0])]
     from sklearn.cluster import KMeans
 
     from graphsci.evaluation.controls import principal_components
