@@ -169,7 +169,8 @@ def _check_shape(shape: tuple[int, ...], where: str, min_cells: int) -> None:
     if n_cells < min_cells or n_genes < 2:
         raise ValueError(
             f"{where} is {n_cells:,} cells x {n_genes:,} genes, "
-            f"expected at least {min_cells} cells and 2 genes: genes are predicted from each other across cells. "
+            f"expected at least {min_cells} cells and 2 genes: "
+            "genes are predicted from each other across cells. "
             "Check that the file was read fully and in the right orientation."
         )
 
