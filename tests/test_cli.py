@@ -205,7 +205,7 @@ def test_quiet_prints_nothing(counts, tmp_path):
         (("--layer", "nothing"), "no layer 'nothing'; layers present: 'rate'"),
         (("--layer", "rate"), "whole numbers|integ|not raw counts|not counts"),
         (("--batch-key", "nothing"), "no batch column 'nothing'"),
-        (("--genes", "gene3,GENE4"), "1 of 2 are not in the input: GENE4"),
+        (("--genes", "gene3,GENE4"), "1 of 2 are not in var_names: GENE4"),
         (("--genes", ","), "names none"),
         (("--genes-in", "rows"), "only tables"),
         (("--interval", "0.9", "--estimate", "mean"), "belongs to the estimate 'denoised'"),
@@ -261,6 +261,15 @@ def test_an_output_is_replaced_only_on_request(counts, tmp_path):
     )
     run("impute", out, "-o", out, *SHORT, "--overwrite", "--no-check")  # in place
     assert {"rate", "denoised", "denoised_sd"} == set(anndata.read_h5ad(out).layers)
+
+
+def test_the_counts_are_never_overwritten(tmp_path, draw):
+    toy = draw()
+    toy.layers["denoised"] = toy.X
+    toy.write_h5ad(tmp_path / "counts.h5ad")
+    args = ("impute", tmp_path / "counts.h5ad", "-o", tmp_path / "out.h5ad", "--overwrite")
+    _, said = run(*args, "--layer", "denoised", exit_code=cli.BAD_INPUT)
+    assert "the counts are in layers['denoised'], where an estimate would be written" in said
 
 
 def test_two_outputs_cannot_share_a_path(counts, tmp_path):
@@ -337,7 +346,7 @@ def test_ctrl_c_before_there_is_anything_to_keep(counts, tmp_path, monkeypatch):
     monkeypatch.setattr("graphsci.training.ThinningObjective.step_loss", lambda *a: _press())
     args = ("impute", counts, "-o", tmp_path / "out.h5ad", *SHORT)
     _, said = run(*args, exit_code=cli.STOPPED)
-    assert "interrupted before the first epoch ended: nothing was written" in said
+    assert "stopped by Ctrl-C; unfinished outputs were removed" in said
     assert files(tmp_path) == ["counts.h5ad"]
 
 

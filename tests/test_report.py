@@ -61,7 +61,7 @@ def render(trained):
     [
         (-9.0, 0.9, "good", "Imputation helps here: better than every simple method."),
         (-1.0, 0.94, "doubtful", "Doubtful: no better than pooling 30 neighbours"),
-        (9.0, 0.99, "bad", "Do not use this imputation: pooling 30 neighbours predicts"),
+        (9.0, 0.99, "bad", "Do not use this imputation: pooling 30 neighbours predicted"),
     ],
 )
 def test_the_verdict_comes_first_in_words(render, z, deviance, status, headline):
@@ -74,7 +74,7 @@ def test_the_verdict_comes_first_in_words(render, z, deviance, status, headline)
 def test_without_a_check_it_says_so(render):
     page = render({})
     assert '<section class="verdict none">' in page
-    assert "Run again without --no-check" in page
+    assert "There was no check against held-out molecules" in page
 
 
 def test_it_is_one_file(render):

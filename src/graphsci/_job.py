@@ -22,7 +22,7 @@ from graphsci._keys import DEFAULT_KEY, Keys, keys
 from graphsci.config import Config
 from graphsci.estimates import ESTIMATES, Depth, Estimate, Scale, estimate_names
 from graphsci.gene_sets import read_network
-from graphsci.imputer import Cells, GraphSCI
+from graphsci.imputer import Cells, GraphSCI, Request
 from graphsci.model_io import RECORD as MODEL_RECORD
 from graphsci.preprocessing import extract_counts
 
@@ -154,8 +154,8 @@ def impute(
     ------
     ValueError, TypeError, OSError
         Whatever is wrong with outputs, request, or counts.
-    InterruptedError
-        Training was interrupted before there was anything to keep.
+    KeyboardInterrupt
+        Interrupted before there was anything to keep; later, training ends and work goes on.
     """
     check_outputs(job)
     run = _Run(job, log=log)
@@ -167,8 +167,6 @@ def impute(
         model = GraphSCI(config).fit(
             adata, **job.counts, gene_graph=network, progress=progress, log=log
         )
-    if not model.fitted.history:
-        raise InterruptedError("interrupted before the first epoch ended: nothing was written.")
     return _finish(run, model, adata)
 
 
@@ -231,9 +229,11 @@ def _read(run: _Run, adata: AnnData | None) -> AnnData:
 
 def _check_request(job: Job, adata: AnnData) -> None:
     """Refuse what the model would only refuse after training."""
-    if job.interval is not None and "denoised" not in job.estimates:
+    Request.of(adata, **job.request)
+    if job.genes is None and job.layer in [job.slots.layer(name) for name in job.names]:
         raise ValueError(
-            "interval (--interval) belongs to the estimate 'denoised', which was not asked for."
+            f"layer: the counts are in layers[{job.layer!r}], where an estimate would be written. "
+            "Give a prefix (--prefix)."
         )
     if job.label_key is not None and job.label_key not in adata.obs:
         present = ", ".join(map(repr, adata.obs.columns)) or "none"
@@ -241,13 +241,6 @@ def _check_request(job: Job, adata: AnnData) -> None:
             f"label_key (--label-key): obs has no column {job.label_key!r}; columns present: "
             f"{present}."
         )
-    if job.genes is not None:
-        missing = [gene for gene in job.genes if gene not in adata.var_names]
-        if missing:
-            raise ValueError(
-                f"genes: {len(missing)} of {len(job.genes)} are not in the input: "
-                f"{', '.join(missing[:5])}. Check spelling and case."
-            )
     taken = [] if job.overwrite else _taken_slots(job, adata)
     if taken:
         raise ValueError(

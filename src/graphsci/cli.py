@@ -107,8 +107,8 @@ def _one_line_errors(debug: bool) -> Iterator[None]:
     """Say what is wrong in one line; the exit code says whose mistake it is."""
     try:
         yield
-    except (KeyboardInterrupt, InterruptedError) as error:
-        said = str(error) or "stopped by Ctrl-C; unfinished outputs were removed."
+    except KeyboardInterrupt:
+        said = "stopped by Ctrl-C; unfinished outputs were removed."
         raise _failure(said, STOPPED, debug) from None
     except MemoryError:
         raise _failure("out of memory.", OUR_BUG, debug) from None
@@ -148,19 +148,19 @@ class _Reporter:
     """Tells on stderr what happens: a line for each stage, a bar for the epochs."""
 
     def __init__(self, quiet: bool) -> None:
-        self.console, self.quiet = _stderr(quiet=quiet), quiet
+        self.console = _stderr(quiet=quiet)
+        self.said: set[str] = set()
+        self.training = False  #: there are weights worth keeping, and training goes on
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
     def log(self, message: str) -> None:
         self.close()
+        self.said.add(message)
         self.console.print(message, style="dim", soft_wrap=True)
 
     def progress(self, record: EpochRecord, n_epochs: int) -> None:
-        if self._bar is None:
-            self._bar = _training_bar(self.console)
-            self._bar.start()
-            self._task = self._bar.add_task("training", total=n_epochs, losses="")
+        self.training = True
         losses = f"loss {record.training_loss:.2f}"
         if record.validation_loss == record.validation_loss:
             losses += f", validation {record.validation_loss:.2f}"
@@ -168,18 +168,18 @@ class _Reporter:
             if record.epoch % max(1, n_epochs // 10) == 0:
                 self.console.print(f"epoch {record.epoch} of {n_epochs}: {losses}")
             return
-        assert self._task is not None
+        if self._bar is None or self._task is None:
+            self._bar = _training_bar(self.console)
+            self._bar.start()
+            self._task = self._bar.add_task("training", total=n_epochs, losses="")
         self._bar.update(self._task, completed=record.epoch, losses=losses)
 
-    @property
-    def training(self) -> bool:
-        """Whether there are weights worth keeping and training goes on."""
-        return self._bar is not None
-
     def close(self) -> None:
+        """End the bar: training is over."""
+        self.training = False
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
+            self._bar = self._task = None
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -192,7 +192,7 @@ class _Reporter:
                 self.close()
                 self.console.print(
                     "Ctrl-C: training ends here, with the best weights so far. "
-                    "Ctrl-C again stops everything.",
+                    "Another one skips the check, or stops everything.",
                     style="bold yellow",
                     soft_wrap=True,
                 )
@@ -232,8 +232,10 @@ def _training_bar(console: Console) -> Progress:
 # --- what a run says at its end ---------------------------------------------------------
 
 
-def _tell(outcome: Outcome, *, json_to_stdout: bool, quiet: bool) -> None:
-    """Print the verdict, notes and a table; or JSON for machines."""
+def _tell(
+    outcome: Outcome, *, said: set[str], json_to_stdout: bool = False, quiet: bool = False
+) -> None:
+    """Print notes that were not said before, a table and the verdict; JSON for machines."""
     if json_to_stdout:
         sys.stdout.write(json.dumps(outcome.summary, indent=2, default=_plain) + "\n")
     console = Console(stderr=json_to_stdout, highlight=False, markup=False, quiet=quiet)
@@ -246,10 +248,10 @@ def _tell(outcome: Outcome, *, json_to_stdout: bool, quiet: bool) -> None:
             style="bold yellow",
             soft_wrap=True,
         )
-    for note in outcome.summary["notes"]:
+    for note in [note for note in outcome.summary["notes"] if note not in said]:
         console.print(f"note: {note}", soft_wrap=True)
     console.print(_summary_table(outcome.summary))
-    line = verdict.get("line", "Not checked (--no-check): no verdict on these estimates.")
+    line = verdict.get("line", "No verdict: these estimates were not checked.")
     style = "bold green" if verdict.get("passed") else "bold yellow"
     console.print(line, style=style, soft_wrap=True)
 
@@ -540,7 +542,7 @@ def impute(
     reporter = _Reporter(quiet)
     with reporter.listening():
         outcome = _job.impute(job, chosen, progress=reporter.progress, log=reporter.log)
-    _tell(outcome, json_to_stdout=json_to == STANDARD_OUTPUT, quiet=quiet)
+    _tell(outcome, said=reporter.said, json_to_stdout=json_to == STANDARD_OUTPUT, quiet=quiet)
 
 
 @_command
@@ -598,8 +600,9 @@ def apply(
         overwrite=overwrite,
     )
     _use_threads(threads)
-    outcome = _job.apply(job, model, device=device, log=_Reporter(quiet).log)
-    _tell(outcome, json_to_stdout=json_to == STANDARD_OUTPUT, quiet=quiet)
+    reporter = _Reporter(quiet)
+    outcome = _job.apply(job, model, device=device, log=reporter.log)
+    _tell(outcome, said=reporter.said, json_to_stdout=json_to == STANDARD_OUTPUT, quiet=quiet)
 
 
 @_command
@@ -638,7 +641,7 @@ def demo(
             progress=reporter.progress,
             log=reporter.log,
         )
-    _tell(outcome, json_to_stdout=False, quiet=quiet)
+    _tell(outcome, said=reporter.said, quiet=quiet)
     console = Console(highlight=False, markup=False, quiet=quiet)
     console.print("\nWritten:")
     for path, what in demonstration.contents(out_dir, outcome).items():

@@ -129,7 +129,7 @@ def _sketch_genes(
     counts: Any, model: GraphSCI, wanted: Sequence[str], n_genes: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Positions of genes of the model: those wanted, the most variable ones, some others."""
-    logged = log_normalize(counts, median_library_size=model.fitted.spec.median_library)
+    logged = log_normalize(counts, median_library_size=model.fitted.spec.common_depth)
     mean = np.asarray(logged.mean(0)).ravel()
     variance = np.asarray(logged.multiply(logged).mean(0)).ravel() - mean**2
     measured = np.flatnonzero(mean > 0)
@@ -320,8 +320,9 @@ def _verdict_words(verdict: Mapping[str, Any]) -> _Words:
         return _Words(
             "none",
             "Not checked.",
-            "The check against held-out molecules was switched off, so nothing here says whether "
-            "these estimates are better than the counts. Run again without --no-check.",
+            "There was no check against held-out molecules (--no-check, too few cells, or "
+            "interrupted), so nothing here says whether these estimates are better than the "
+            "counts.",
         )
     headline, details = str(verdict["line"]).split(". ", 1)
     line = str(verdict["line"])
