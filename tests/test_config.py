@@ -55,6 +55,37 @@ def test_nan_is_refused_and_whole_numbers_are_taken_as_float(name):
         assert type(getattr(Config(**{name: 1}), name)) is float
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("name", [n for n, f in FIELDS.items() if type(f.default) is float])
+def test_infinity_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: got {value}, expected a value in"):
+        Config(**{name: value})
+
+
+def test_numpy_scalars_are_taken_as_plain_values():
+    config = Config(
+        seed=np.int64(3),
+        max_epochs=np.uint8(7),
+        learning_rate=np.float32(0.5),
+        dropout_rate=np.float64(0.25),
+        loading_scale=np.int32(1),
+        check=np.bool_(False),
+        graph=np.str_("none"),
+        device=np.str_("cpu"),
+    )
+    assert config == Config(
+        seed=3,
+        max_epochs=7,
+        learning_rate=0.5,
+        dropout_rate=0.25,
+        loading_scale=1.0,
+        check=False,
+        graph="none",
+        device="cpu",
+    )
+    assert {type(value) for value in config.to_dict().values()} <= {str, int, float, bool}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -65,6 +96,13 @@ def test_nan_is_refused_and_whole_numbers_are_taken_as_float(name):
             {"kept_low": 0.9, "kept_high": 0.8},
             "kept_low: got 0.9, expected at most kept_high = 0.8",
         ),
+        (
+            {"batch_size": 1},
+            r"batch_size: got 1, expected 0 \(chosen for you\) or at least 2 cells",
+        ),
+        ({"batch_size": np.int64(1)}, "batch_size: got 1, expected 0"),
+        ({"learning_rate": np.float32("nan")}, "learning_rate: got nan"),
+        ({"n_latent": np.int64(0)}, "n_latent: got 0, expected a value in"),
     ],
 )
 def test_wrong_choices_are_refused(options, message):
@@ -81,6 +119,9 @@ def test_wrong_choices_are_refused(options, message):
         ({"dropout_rate": True}, "dropout_rate: got True, expected a value of type float"),
         ({"check": 1}, "check: got 1, expected a value of type bool"),
         ({"device": 0}, "device: got 0, expected a value of type str"),
+        ({"seed": np.float64(1.0)}, r"seed: got 1\.0, expected a value of type int"),
+        ({"seed": np.bool_(True)}, "seed: got True, expected a value of type int"),
+        ({"check": np.int64(1)}, "check: got 1, expected a value of type bool"),
     ],
 )
 def test_wrong_types_are_refused(options, message):
@@ -105,6 +146,17 @@ def test_replace_changes_a_copy_and_checks_it():
         config.replace(n_latent=0)
     with pytest.raises(FrozenInstanceError):
         config.seed = 1
+
+
+@pytest.mark.parametrize(("config", "other"), [(Config(), "paper"), (PAPER, "default")])
+def test_replace_does_not_change_the_preset(config, other):
+    """Its sizes come with it: a half-changed preset would be called by the wrong name."""
+    message = rf"preset: this configuration is '{config.preset}'; .*graphsci\.preset\('{other}'\)"
+    with pytest.raises(ValueError, match=message):
+        config.replace(preset=other)
+    with pytest.raises(ValueError, match=message):
+        preset(config.preset, preset=other, seed=1)
+    assert config.replace(preset=config.preset, seed=2) == config.replace(seed=2)
 
 
 @pytest.mark.parametrize("config", [*PRESETS.values(), Config(seed=9, likelihood="zinb")])
@@ -151,6 +203,9 @@ def test_toml_is_read(tmp_path):
 def test_bad_toml_is_refused(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text("n_latent = \n")
+    with pytest.raises(ValueError, match=r"run\.toml is not valid TOML: "):
+        read_config(path)
+    path.write_bytes(b"graph = '\xff'\n")
     with pytest.raises(ValueError, match=r"run\.toml is not valid TOML: "):
         read_config(path)
     path.write_text("n_latnt = 3\n")

@@ -352,7 +352,6 @@ def test_an_untrained_network_predicts_gene_means():
     torch.testing.assert_close(mean, library[:, None] * proportions)
 
 
-@pytest.mark.xfail(reason="reported: the bias, about -9, is rounded to 1/16 in bfloat16")
 def test_bfloat16_keeps_gene_means():
     proportions = torch.rand(5000, generator=seeded()) + 0.1
     proportions = proportions / proportions.sum()

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from graphsci.zero_inflation import THRESHOLD, ZeroInflation, detect_zero_inflation
+from graphsci.zero_inflation import (
+    FEWEST_CELLS,
+    THRESHOLD,
+    ZeroInflation,
+    detect_zero_inflation,
+)
 
 
 def negative_binomial(rng, mean: np.ndarray, theta: float) -> np.ndarray:
@@ -31,6 +36,7 @@ def test_negative_binomial_counts_are_nb(theta):
     assert found.likelihood == "nb"
     assert abs(found.excess) < 0.02
     assert found.n_genes > 50
+    assert found.n_cells == 300
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -62,12 +68,36 @@ def test_more_dropout_is_a_larger_excess():
     assert excess[0] < excess[1] < excess[2]
 
 
-def test_few_cells_empty_cells_and_rare_genes():
-    counts = simulate(n_cells=12)
+@pytest.mark.parametrize("n_cells", [2, 12, 59])
+def test_few_cells_are_nb_for_that_reason(n_cells):
+    """With dropout, without, or with two cell types: it cannot be told."""
+    mixed = simulate(n_types=2, fold=5.0, n_cells=n_cells)
+    dropped = simulate(n_cells=n_cells) * (np.random.default_rng(1).random((n_cells, 80)) > 0.5)
+    for counts in (simulate(n_cells=n_cells), mixed, dropped):
+        found = detect(counts)
+        assert found == ZeroInflation(0.0, 0, n_cells, False)
+        assert found.likelihood == "nb"
+        assert found.reason() == (
+            f"likelihood nb: {n_cells} cells are too few to tell dropout from cell types "
+            "(at least 60); choose zinb yourself for reads with dropout"
+        )
+
+
+def test_empty_cells_do_not_count():
+    counts = simulate(n_cells=FEWEST_CELLS)
+    assert FEWEST_CELLS == 60
+    assert detect(counts).n_genes > 0
     counts[3] = 0
-    assert detect(counts).likelihood in ("nb", "zinb")
-    rare = detect(np.eye(40, dtype=np.float32))
-    assert (rare.n_genes, rare.likelihood) == (0, "nb")
+    assert detect(counts) == ZeroInflation(0.0, 0, 59, False)
+    more = simulate(n_cells=70)
+    more[3] = 0
+    assert detect(more).n_cells == 69
+    assert detect(more).likelihood == "nb"
+
+
+def test_rare_genes():
+    rare = detect(np.eye(80, dtype=np.float32))
+    assert (rare.n_genes, rare.n_cells, rare.likelihood) == (0, 80, "nb")
     assert "no gene has enough counts to tell dropout from sampling" in rare.reason()
 
 
@@ -77,8 +107,9 @@ def test_the_seed_decides():
 
 
 def test_reasons():
-    assert ZeroInflation(0.081, 500, True).reason() == (
+    assert ZeroInflation(0.081, 500, 90, True).reason() == (
         "likelihood zinb: zeros exceed what a negative binomial predicts "
         "(median excess +8.1% of entries over 500 genes; zinb above 3%)"
     )
-    assert "likelihood nb: zeros match what" in ZeroInflation(-0.002, 9, False).reason()
+    assert "likelihood nb: zeros match what" in ZeroInflation(-0.002, 9, 60, False).reason()
+    assert "59 cells are too few" in ZeroInflation(0.0, 0, 59, False).reason()
