@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy import sparse, stats
 
-from graphsci import gene_graph as gg
+from graphsci import _correlation as kernels
 from graphsci.gene_graph import (
     GeneGraph,
     combine_graphs,
@@ -92,7 +92,7 @@ def test_pearson_equals_numpy(log_normalized, block_size):
 
 def test_cells_are_read_in_chunks(log_normalized, monkeypatch):
     whole = correlation_graph(log_normalized, gene_names=names_of(60))
-    monkeypatch.setattr(gg, "CELL_CHUNK", 7)
+    monkeypatch.setattr(kernels, "CELL_CHUNK", 7)
     chunked = correlation_graph(log_normalized, gene_names=names_of(60))
     np.testing.assert_allclose(whole.adjacency.toarray(), chunked.adjacency.toarray(), atol=1e-5)
 
@@ -225,11 +225,11 @@ def shuffled(x, seed):
 def bound_of(x, y):
     """The bound on log p for two genes."""
     z = np.column_stack([(v - v.mean()) / v.std() for v in (x, y)])
-    products = gg._Moments(
-        np.array([[np.prod(np.mean(z**k, axis=0))] for k in gg.ORDERS]),
+    products = kernels._Moments(
+        np.array([[np.prod(np.mean(z**k, axis=0))] for k in kernels.ORDERS]),
         np.array([np.prod(np.abs(z).max(axis=0))]),
     )
-    return gg._log_p_chernoff(np.mean(z[:, :1] * z[:, 1:], axis=0), products, len(x))[0]
+    return kernels._log_p_chernoff(np.mean(z[:, :1] * z[:, 1:], axis=0), products, len(x))[0]
 
 
 def test_p_values_of_rare_genes_bound_the_exact_ones():
@@ -271,7 +271,7 @@ def test_benjamini_hochberg_equals_scipy():
     p = np.concatenate([rng.uniform(size=900), rng.uniform(size=100) * 1e-4])
     judge = stats.false_discovery_control(p) <= 0.05
     listed = p <= 0.05  # only these are collected; the others still count as tests
-    accepted = gg._benjamini_hochberg(np.log(p[listed]), len(p), 0.05)
+    accepted = kernels._benjamini_hochberg(np.log(p[listed]), len(p), 0.05)
     np.testing.assert_array_equal(accepted, judge[listed])
     assert accepted.sum() > 50
 
@@ -603,7 +603,7 @@ def test_bad_matrix(matrix, options, message):
 
 
 def test_too_many_edges(monkeypatch, log_normalized):
-    monkeypatch.setattr(gg, "MAX_EDGES", 100)
+    monkeypatch.setattr(kernels, "MAX_EDGES", 100)
     with pytest.raises(ValueError, match=r"More than 100 gene pairs .* raise threshold, set top_k"):
         correlation_graph(log_normalized, gene_names=names_of(60), threshold=0)
 

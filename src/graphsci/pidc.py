@@ -28,15 +28,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, special
 
-from graphsci.gene_graph import (
-    GeneGraph,
-    _cells_by_genes,
-    _check_gene_names,
-    _check_options,
-    _Edges,
-    _strongest,
-    _symmetric,
-)
+from graphsci._correlation import _Edges, _strongest, _symmetric
+from graphsci.gene_graph import GeneGraph, _cells_by_genes, _check_gene_names, _check_options
 
 MAX_GENES = 5_000  #: five dense genes x genes float64 matrices: 1 GB at 5,000 genes
 MAX_EQUAL_BINS = 10  #: more bins than this leave few cells per pair of bins
