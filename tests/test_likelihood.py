@@ -61,7 +61,9 @@ def test_zinb_without_dropout_is_nb():
 
 def test_nb_with_large_theta_is_poisson():
     x, mu, _ = grid(torch.float64)
-    nb = lk.nb_log_prob(x[x < 500], mean=mu[x < 500], inverse_dispersion=torch.tensor(1e12).double())
+    nb = lk.nb_log_prob(
+        x[x < 500], mean=mu[x < 500], inverse_dispersion=torch.tensor(1e12).double()
+    )
     poisson = stats.poisson.logpmf(x[x < 500].numpy(), mu[x < 500].numpy())
     np.testing.assert_allclose(nb.numpy(), poisson, rtol=1e-4, atol=1e-4)
 
@@ -73,14 +75,14 @@ def test_densities_have_right_gradients():
     logits = torch.tensor([-1.0, 0.5, 2.0, -3.0], dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda m, t: lk.nb_log_prob(x, mean=m, inverse_dispersion=t), (mu, theta))
     assert gradcheck(
-        lambda m, t, z: lk.zinb_log_prob(
-            x, mean=m, inverse_dispersion=t, zero_inflation_logits=z
-        ),
+        lambda m, t, z: lk.zinb_log_prob(x, mean=m, inverse_dispersion=t, zero_inflation_logits=z),
         (mu, theta, logits),
     )
 
 
-def block(fraction: float = 0.7, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, lk.ThinnedBlock]:
+def block(
+    fraction: float = 0.7, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, lk.ThinnedBlock]:
     """Kept and target counts of 5 cells x 4 genes, dense and as measured entries."""
     rng = np.random.default_rng(seed)
     x = rng.poisson(rng.gamma(0.8, 3.0, size=(5, 4)))
@@ -135,9 +137,7 @@ def test_fused_gradient():
     _, _, thinned = block()
     mean, theta, logits = parameters()
     assert gradcheck(lambda m, t: lk.thinned_nb_loss(m, t, thinned), (mean, theta))
-    assert gradcheck(
-        lambda m, t, z: lk.thinned_zinb_loss(m, t, z, thinned), (mean, theta, logits)
-    )
+    assert gradcheck(lambda m, t, z: lk.thinned_zinb_loss(m, t, z, thinned), (mean, theta, logits))
 
 
 def test_thinned_zinb_is_the_ratio_of_joint_to_marginal():
