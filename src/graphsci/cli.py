@@ -679,3 +679,8 @@ def info(
 def main() -> None:
     """Run the command line."""
     app()
+
+
+# commands with a module of their own; they use what is above
+from graphsci import _cli_evaluate as _cli_evaluate  # noqa: E402
+from graphsci import _cli_simulate as _cli_simulate  # noqa: E402

@@ -5,9 +5,11 @@ Read from ``openproblems-bio/task_denoising`` (``src/metrics``), its forerunners
 benchmark holds out 10 % of the molecules; ``denoised`` is a method's output at the depth of the
 kept counts and ``held_out`` the test counts.
 
-Both are quoted, not trusted. The Poisson loss of v1, v2 and of the published leaderboard calls
-``poisson_nll_loss(y_pred, y_true)`` with the test counts first, so that an empty matrix scores
-0, the best value it reports. (``task_denoising`` at commit 2008913 puts the arguments right.)
+Both are quoted, not trusted. The Poisson loss calls ``poisson_nll_loss(y_pred, y_true)``. Read
+in v1 and in ``openproblems-v2`` it is called with the test counts first: the arguments are
+swapped, so that an empty matrix scores 0, the best value it reports. Read in ``task_denoising``
+at commit 2008913 they are in order. Which of the two made the published leaderboard we could not
+verify; both are here.
 The mean squared error compares a prediction with log1p of a 10 % sample, most of which is zero
 by chance, so it rewards under-estimation.
 """
@@ -48,7 +50,7 @@ def openproblems_mse(
 
 
 def openproblems_poisson_swapped(*, denoised: Matrix, held_out: Matrix, train_sum: float) -> float:
-    """Return Open Problems' Poisson loss as its leaderboard computed it: arguments swapped.
+    """Return Open Problems' Poisson loss as v1 and ``openproblems-v2`` code it: swapped arguments.
 
     ``mean(y - d log(y + 1e-6))`` with ``d = denoised * sum(y) / train_sum``. Where ``y`` is 0,
     nearly everywhere, each predicted molecule costs 13.8; where it is above 1, more is better
@@ -73,8 +75,7 @@ def openproblems_poisson_swapped(*, denoised: Matrix, held_out: Matrix, train_su
 def openproblems_poisson(*, denoised: Matrix, held_out: Matrix, train_sum: float) -> float:
     """Return the same loss with its arguments in order: ``mean(d - y log(d + 1e-6))``.
 
-    As in ``task_denoising`` since commit 2008913; the leaderboard's published numbers are older.
-    Parameters and errors as :func:`openproblems_poisson_swapped`.
+    As in ``task_denoising`` at commit 2008913. Parameters and errors as :func:`openproblems_poisson_swapped`.
     """
     test, scaled = _checked(held_out, _rescaled(denoised, held_out, train_sum))
     return _poisson_nll(y_pred=scaled, y_true=test)

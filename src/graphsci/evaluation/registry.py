@@ -230,11 +230,11 @@ METRICS: dict[str, Metric] = {
         "under-estimation",
     ),
     "openproblems_poisson_swapped": Metric(
-        "Open Problems Poisson, as on the leaderboard",
+        "Open Problems Poisson, arguments swapped",
         "lower",
         (0, _INF),
         _COUNTS,
-        _OP,
+        _OP + "; v1 and openproblems-v2, whether the published leaderboard could not be verified",
         openproblems.openproblems_poisson_swapped,
         "its two arguments are swapped: an empty matrix beats the truth",
     ),

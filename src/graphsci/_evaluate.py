@@ -1,0 +1,389 @@
+"""``graphsci evaluate`` on files: read, hold out, let every method predict, compare, keep.
+
+The model is trained on the kept molecules alone, without its own check: the held-out molecules
+of a study are not seen by anything that learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+
+from graphsci import estimates as es
+from graphsci import fitting, io, training
+from graphsci.config import Config
+from graphsci.evaluation import CONTROLS, PROTOCOLS, study
+from graphsci.imputer import GraphSCI, versions
+from graphsci.preprocessing import extract_counts
+
+if TYPE_CHECKING:
+    from graphsci.training import Progress
+
+Log = Callable[[str], None]
+
+OURS = "graphsci"
+#: Where ``--write-split`` puts the held-out molecules.
+HELD_OUT_LAYER = "held_out"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to evaluate, on what, and where to keep the results."""
+
+    source: Path
+    layer: str | None = None
+    held_out: str | None = None  #: layer of held-out molecules, if they were held out before
+    labels: str | None = None  #: column of obs
+    genes_in: io.GenesIn | None = None
+    make_names_unique: bool = False
+    methods: tuple[str, ...] = ()  #: ours, controls, layers; all but layers if empty
+    design: study.Design = "molecules"
+    fraction: float = 0.1
+    depth: float | None = None
+    seeds: int = 1
+    level: float = 0.9
+    protocol: str = "tsne-kmeans"
+    clustering_seeds: int = 5
+    shuffled: int = 0  #: shuffled genes for the score of false signal; 0: no score
+    output: Path | None = None
+
+
+class Data(NamedTuple):
+    """The input, checked."""
+
+    counts: sparse.csr_matrix  #: (cells, genes) all of them, or what was kept
+    held_out: sparse.csr_matrix | None
+    labels: np.ndarray | None
+    layers: dict[str, Any]  #: estimates that somebody made from the kept counts
+
+
+class Outcome(NamedTuple):
+    """A finished study."""
+
+    runs: list[study.Run]
+    summaries: tuple[study.Summary, ...]
+    sentence: str
+    n_new: int  #: runs that were not in the folder before
+    notes: tuple[str, ...]
+
+
+# --- our method -------------------------------------------------------------------------
+
+
+def graphsci_method(
+    config: Config, *, progress: Progress | None = None, log: Log = lambda message: None
+) -> study.Method:
+    """Return a fit of the model, without check, as a method of a study."""
+
+    def predict(task: study.Task) -> Iterator[study.Expected]:
+        chosen = config.replace(check=False, seed=config.seed + task.seed)
+        names = pd.DataFrame(index=[str(gene) for gene in range(task.training.shape[1])])
+        adata = AnnData(sparse.csr_matrix(task.training, dtype=np.float32), var=names)
+        model = GraphSCI(chosen).fit(adata, progress=progress, log=log)
+        yield from expected_counts(model.fitted, task)
+
+    return predict
+
+
+def expected_counts(fitted: fitting.Fitted, task: study.Task) -> Iterator[study.Expected]:
+    """Yield the expected held-out counts of a model trained on the task's genes.
+
+    The posterior of the rate given the kept count, times ``ratio``. Without dropout the rate is
+    Gamma, and its standard deviation comes with it.
+    """
+    network = fitted.network
+    device = next(network.parameters()).device
+    kept = sparse.csr_matrix(task.kept, dtype=np.float32)
+    batch = np.zeros(kept.shape[0], np.int64)
+    for start in range(0, kept.shape[0], training.EVALUATION_CELLS):
+        rows = np.arange(start, min(start + training.EVALUATION_CELLS, kept.shape[0]))
+        block = training.cell_block(kept, batch, rows, device)
+        with torch.inference_mode():
+            rate = es.posterior(network.expression(block), block.dense(block.counts, kept.shape[1]))
+            counts = es.expected_measured(rate).numpy(force=True) * task.ratio
+            sd = es.denoised_sd(rate).numpy(force=True) * task.ratio
+        empty = np.asarray(kept[rows].sum(1)).ravel() == 0
+        counts[empty], sd[empty] = 0.0, 0.0
+        yield study.Expected(start, counts, sd if rate.dropped is None else None)
+
+
+# --- a study ----------------------------------------------------------------------------
+
+
+def evaluate(
+    job: Job,
+    config: Config,
+    *,
+    progress: Progress | None = None,
+    log: Log = lambda message: None,
+) -> Outcome:
+    """Run what is missing of a study, and compare.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        Whatever is wrong with the request or the counts, before anything is trained.
+    """
+    _check_request(job)
+    log(f"reading {job.source}")
+    data = read_data(job)
+    names = job.methods or (OURS, *CONTROLS)
+    layers = [name for name in names if name in data.layers]
+    decisive = {"data": study.fingerprint(data.counts), **_decisive(job, data)}
+    store, runs, n_new = study.Store(job.output), list[study.Run](), 0
+    for seed in range(job.seeds):
+        case = None
+        for name in names:
+            key = store.key(**decisive, method=_described(name, config, data), seed=seed)
+            run = store.find(key)
+            if run is None:
+                case = _case(job, data, seed) if case is None else case
+                log(f"{name}, seed {seed}")
+                method = _method(name, config, data, case, progress=progress, log=log)
+                run = _run(job, data, name, method, case, false_signal=name not in layers)
+                store.keep(key, run, decisive=decisive, versions=versions())
+                n_new += 1
+            runs.append(run)
+    summaries = study.summarise(runs)
+    return Outcome(runs, summaries, study.sentence(summaries, OURS), n_new, _notes(job, data))
+
+
+def read_data(job: Job) -> Data:
+    """Read and check the input.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        If counts, labels, layers or methods are not what they must be.
+    """
+    adata = io.read_counts(
+        job.source, genes_in=job.genes_in, make_names_unique=job.make_names_unique
+    )
+    counts = extract_counts(adata, layer=job.layer).counts
+    held_out = None
+    if job.held_out is not None:
+        held_out = extract_counts(adata, layer=job.held_out, min_cells=1).counts
+    layers = {}
+    for name in job.methods:
+        if name not in (OURS, *CONTROLS):
+            layers[name] = _layer(job, adata, name)
+    return Data(counts, held_out, _labels(job, adata), layers)
+
+
+def write_split(job: Job, path: Path, *, seed: int = 0, overwrite: bool = False) -> AnnData:
+    """Write the kept counts as ``X`` and the held-out ones as a layer, for others' methods."""
+    _check_request(job)
+    io.check_writable(path, suffixes=io.ANNDATA_SUFFIXES, overwrite=overwrite)
+    adata = io.read_counts(
+        job.source, genes_in=job.genes_in, make_names_unique=job.make_names_unique
+    )
+    counts = extract_counts(adata, layer=job.layer).counts
+    case = study.make_case(
+        counts, design=job.design, fraction=job.fraction, depth=job.depth, seed=seed
+    )
+    if case.task.new_cells:
+        raise ValueError("design: 'cells' has no one file of kept counts; use 'molecules'.")
+    adata = AnnData(
+        sparse.csr_matrix(case.task.kept, dtype=np.float32),
+        obs=adata.obs,
+        var=adata.var.iloc[case.genes],
+        layers={HELD_OUT_LAYER: sparse.csr_matrix(case.held_out, dtype=np.float32)},
+    )
+    io.write_anndata(adata, path)
+    return adata
+
+
+def _check_request(job: Job) -> None:
+    if job.seeds < 1:
+        raise ValueError(f"seeds: got {job.seeds}, expected at least 1.")
+    if job.held_out is not None and (job.seeds > 1 or job.design != "molecules"):
+        raise ValueError(
+            f"held_out: the molecules in layers[{job.held_out!r}] are held out already, once; "
+            "leave out --design and --seeds."
+        )
+    if job.labels is not None and job.design == "cells":
+        raise ValueError("labels: clustering is scored with the designs 'molecules' and 'depth'.")
+    if job.shuffled and job.design == "cells":
+        raise ValueError("shuffled: false signal needs the designs 'molecules' or 'depth'.")
+    if job.protocol not in PROTOCOLS:
+        raise ValueError(f"protocol: got {job.protocol!r}, expected one of {', '.join(PROTOCOLS)}.")
+    if not 0 < job.level < 1:
+        raise ValueError(f"level: got {job.level}, expected a number between 0 and 1.")
+
+
+def _layer(job: Job, adata: AnnData, name: str) -> Any:
+    """Return someone's estimate; refuse one that may have seen the held-out molecules."""
+    if name not in adata.layers:
+        raise ValueError(
+            f"method: got {name!r}, expected {OURS}, a control ({', '.join(CONTROLS)}) or a layer "
+            f"of the input ({', '.join(adata.layers) or 'it has none'})."
+        )
+    if job.held_out is None:
+        raise ValueError(
+            f"method: layers[{name!r}] was made from the counts that would be held out, so it has "
+            "seen the answer. Write the kept counts with --write-split FILE, run the other method "
+            "on that file's X, add its estimate as a layer, and evaluate that file with "
+            f"--held-out {HELD_OUT_LAYER}."
+        )
+    values = adata.layers[name]
+    data = values.data if sparse.issparse(values) else np.asarray(values)
+    if not np.isfinite(data).all() or (data < 0).any():
+        raise ValueError(
+            f"method: layers[{name!r}] holds negative or non-finite values, expected counts at "
+            "each cell's own depth; undo any logarithm and scaling first."
+        )
+    return values
+
+
+def _labels(job: Job, adata: AnnData) -> np.ndarray | None:
+    if job.labels is None:
+        return None
+    if job.labels not in adata.obs:
+        present = ", ".join(map(repr, adata.obs.columns)) or "none"
+        raise ValueError(f"labels: obs has no column {job.labels!r}; columns present: {present}.")
+    column = adata.obs[job.labels]
+    labels = column.astype(str).to_numpy(dtype=object)
+    labels[(column.isna() | column.astype(str).isin(["nan", ""])).to_numpy()] = None
+    known = [label for label in labels if label is not None]
+    if len(set(known)) < 2:
+        raise ValueError(
+            f"labels: obs[{job.labels!r}] has {len(set(known))} kinds of label, expected at least "
+            "two."
+        )
+    return labels
+
+
+def _case(job: Job, data: Data, seed: int) -> study.Case:
+    if data.held_out is not None:
+        return study.given_case(data.counts, data.held_out, seed=seed)
+    return study.make_case(
+        data.counts, design=job.design, fraction=job.fraction, depth=job.depth, seed=seed
+    )
+
+
+def _method(
+    name: str,
+    config: Config,
+    data: Data,
+    case: study.Case,
+    *,
+    progress: Progress | None,
+    log: Log,
+) -> study.Method:
+    if name == OURS:
+        return graphsci_method(config, progress=progress, log=log)
+    if name in data.layers:
+        return study.estimate_at_own_depth(data.layers[name], case)
+    return study.control(name)
+
+
+def _run(
+    job: Job,
+    data: Data,
+    name: str,
+    method: study.Method,
+    case: study.Case,
+    *,
+    false_signal: bool,
+) -> study.Run:
+    judge = None
+    if data.labels is not None:
+        known = np.flatnonzero(data.labels != None)  # noqa: E711 (element by element)
+        of_labels = study.clustering_judge(
+            data.labels[known].astype(str),
+            protocol=job.protocol,
+            n_seeds=job.clustering_seeds,
+            seed=case.task.seed,
+        )
+
+        def judge(values: Any) -> dict[str, float]:
+            return of_labels(values[known])
+
+    run = study.run_method(name, method, case, level=job.level, judge=judge)
+    if job.shuffled and false_signal:
+        run.scores["shuffled_correlation"] = study.shuffled_correlation(
+            method, case, n_copies=job.shuffled
+        )
+    return run
+
+
+def _decisive(job: Job, data: Data) -> dict[str, Any]:
+    """Return what decides every run of a study, beside the counts and the method."""
+    found: dict[str, Any] = {"design": job.design, "fraction": job.fraction, "depth": job.depth}
+    found |= {"level": job.level, "shuffled": job.shuffled}
+    if data.held_out is not None:
+        found["held_out"] = study.fingerprint(data.held_out)
+    if data.labels is not None:
+        found["labels"] = "\n".join(map(str, data.labels))
+        found |= {"protocol": job.protocol, "clustering_seeds": job.clustering_seeds}
+    return found
+
+
+def _described(name: str, config: Config, data: Data) -> dict[str, Any]:
+    """Return what decides a method's answer."""
+    if name == OURS:
+        return {"name": name, "config": config.to_dict(), "versions": versions()}
+    if name in data.layers:
+        values = sparse.csr_matrix(data.layers[name])
+        return {"name": name, "values": study.fingerprint(values)}
+    return {"name": name, "versions": {"graphsci": versions()["graphsci"]}}
+
+
+def _notes(job: Job, data: Data) -> tuple[str, ...]:
+    notes = []
+    if data.labels is not None:
+        n_missing = int(np.sum(data.labels == None))  # noqa: E711
+        if n_missing:
+            notes.append(f"{n_missing:,} cells without a label are left out of the clustering.")
+        notes.append(
+            "If the labels were found by clustering these counts, they favour methods that change "
+            "little."
+        )
+    if job.shuffled and data.layers:
+        notes.append("False signal is not scored for layers: it needs the method itself.")
+    return tuple(notes)
+
+
+def summary(job: Job, config: Config, outcome: Outcome) -> dict[str, Any]:
+    """Return everything as plain values, for JSON."""
+    methods = {}
+    for found in outcome.summaries:
+        against = {name: gap._asdict() for name, gap in found.against.items()}
+        methods[found.method] = {
+            "scores": found.scores,
+            "sd_over_seeds": found.spread,
+            "n_seeds": found.n_seeds,
+            "deviance_difference": against,
+        }
+    return {
+        "input": str(job.source),
+        "design": {
+            "name": job.design if job.held_out is None else "given",
+            "fraction": job.fraction,
+            "depth": job.depth,
+            "seeds": job.seeds,
+        },
+        "methods": methods,
+        "sentence": outcome.sentence,
+        "notes": list(outcome.notes),
+        "config": config.to_dict(),
+        "versions": versions(),
+    }
+
+
+def table(outcome: Outcome) -> pd.DataFrame:
+    """Return one row per run and score: method, seed, score, value."""
+    return pd.DataFrame(list(study.tidy(outcome.runs)))
+
+
+def method_names(methods: Sequence[str]) -> tuple[str, ...]:
+    """Return methods without repeats, in the order given."""
+    return tuple(dict.fromkeys(methods))
