@@ -75,7 +75,8 @@ def openproblems_poisson_swapped(*, denoised: Matrix, held_out: Matrix, train_su
 def openproblems_poisson(*, denoised: Matrix, held_out: Matrix, train_sum: float) -> float:
     """Return the same loss with its arguments in order: ``mean(d - y log(d + 1e-6))``.
 
-    As in ``task_denoising`` at commit 2008913. Parameters and errors as :func:`openproblems_poisson_swapped`.
+    As in ``task_denoising`` at commit 2008913. Parameters and errors as
+    :func:`openproblems_poisson_swapped`.
     """
     test, scaled = _checked(held_out, _rescaled(denoised, held_out, train_sum))
     return _poisson_nll(y_pred=scaled, y_true=test)
