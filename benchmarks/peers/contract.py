@@ -1,0 +1,52 @@
+"""The file contract of a peer: kept counts in, expected counts at each cell's own depth out.
+
+    python run_NAME.py IN.h5ad OUT.npz --variant V --seed N
+
+IN.h5ad has the kept counts in ``X``, (cells, genes), no cell and no gene without a molecule.
+OUT.npz has ``estimate``, (cells, genes) float32: the expected count of every entry in a
+repetition of the same measurement at the same depth. Needs numpy, scipy and anndata alone, so
+that it runs in every peer's environment.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import anndata
+import numpy as np
+from scipy import sparse
+
+Floats = np.ndarray
+
+
+def main(estimate: Callable[[sparse.csr_matrix, str, int], Floats]) -> None:
+    """Run a peer: ``estimate(kept counts, variant, seed)`` returns the dense matrix."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("source")
+    parser.add_argument("target")
+    parser.add_argument("--variant", default="")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    counts = sparse.csr_matrix(anndata.read_h5ad(args.source).X)
+    found = np.asarray(estimate(counts, args.variant, args.seed), dtype=np.float32)
+    if found.shape != counts.shape or not np.isfinite(found).all() or (found < 0).any():
+        raise ValueError(
+            f"the estimate has shape {found.shape} for counts {counts.shape}, and must be finite "
+            "and at least 0"
+        )
+    np.savez(args.target, estimate=found)
+
+
+def library_sizes(counts: sparse.csr_matrix) -> Floats:
+    """Return (cells, 1) molecules of each cell."""
+    return np.asarray(counts.sum(1), dtype=np.float64).reshape(-1, 1)
+
+
+def per_cell(counts: sparse.csr_matrix, target: float) -> Floats:
+    """Return dense counts scaled to ``target`` per cell."""
+    return counts.toarray().astype(np.float64) * (target / library_sizes(counts))
+
+
+def at_own_depth(values: Floats, counts: sparse.csr_matrix) -> Floats:
+    """Scale each cell's values (at least 0) to its own library size."""
+    totals = values.sum(1, keepdims=True)
+    return values * (library_sizes(counts) / np.where(totals > 0, totals, 1.0))
