@@ -248,10 +248,10 @@ def test_tiny_data_train(draw, name, n_cells, n_genes):
     assert np.isfinite(fitted.history[-1].training_loss)
     if n_cells == 10:
         assert fitted.verdict.n_molecules > 0
-    else:  # one cell decides, two are left
+    else:  # one cell decides; of the two that are left, one has a molecule held out
         assert fitted.verdict is None
         assert (
-            "no verdict: 2 cells with held-out molecules are too few to compare methods "
+            "no verdict: 1 cells with held-out molecules are too few to compare methods "
             "(at least 3)"
         ) in fitted.notes
     assert (

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import os
 import signal
 import sys
 import traceback
@@ -677,7 +678,13 @@ def info(
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line.
+
+    Threads that wait for each other sleep instead of spinning, unless the environment says
+    otherwise: on a shared machine spinning made an epoch of two threads ten times slower
+    (benchmarks/lab/log.md). It must be said before torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
 

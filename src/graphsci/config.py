@@ -169,10 +169,9 @@ def _checked(field: dataclasses.Field[Any], hints: Mapping[str, Any], value: Any
         raise TypeError(f"{field.name}: got {value!r}, expected a value of type {kind.__name__}.")
     low, high = field.metadata["low"], field.metadata["high"]
     if kind in (int, float) and not (math.isfinite(value) and _within(value, low, high)):
-        low_text, high_text = ("-inf" if low is None else low), ("inf" if high is None else high)
-        raise ValueError(
-            f"{field.name}: got {value}, expected a value in [{low_text}, {high_text}]."
-        )
+        at_least = "(-inf" if low is None else f"[{low}"
+        at_most = "inf)" if high is None else f"{high}]"
+        raise ValueError(f"{field.name}: got {value}, expected a value in {at_least}, {at_most}.")
     return value
 
 

@@ -386,10 +386,11 @@ def _judge(
 ) -> tuple[Verdict | None, tuple[str, ...]]:
     """The verdict, or None and a note that says why there is none."""
     assert split.held_out is not None
-    if len(split.judging) < _FEWEST_JUDGING_CELLS or split.held_out[split.judging].nnz == 0:
+    n_cells = int((split.held_out[split.judging].getnnz(axis=1) > 0).sum())
+    if n_cells < _FEWEST_JUDGING_CELLS:
         return None, (
-            f"no verdict: {len(split.judging)} cells with held-out molecules are too few to "
-            f"compare methods (at least {_FEWEST_JUDGING_CELLS})",
+            f"no verdict: {n_cells} cells with held-out molecules are too few to compare methods "
+            f"(at least {_FEWEST_JUDGING_CELLS})",
         )
     fraction = spec.config.held_out_fraction
     try:

@@ -25,6 +25,8 @@ from graphsci.preprocessing import (
     CountData,
     GeneMatch,
     align_counts,
+    check_is_anndata,
+    checked_names,
     extract_counts,
     library_sizes,
     match_genes,
@@ -251,11 +253,8 @@ class GraphSCI:
         """
         request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
         slots, names = keys(key_added, prefix=prefix), request.names
-        if genes is None and layer in [slots.layer(name) for name in names]:
-            raise ValueError(
-                f"layer: the counts are in layers[{layer!r}], where an estimate would be written; "
-                "give a prefix."
-            )
+        if genes is None:
+            request.refuse_overwriting(layer, slots)
         cells = self.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
@@ -401,6 +400,7 @@ class GraphSCI:
     ) -> Cells:
         """Check the counts of ``adata`` and bring them to the model's genes and batches."""
         spec = self.fitted.spec
+        check_is_anndata(adata)
         if spec.batch_names and batch_key is None:
             raise ValueError(
                 f"The model was trained with batches ({', '.join(spec.batch_names)}): "
@@ -474,9 +474,18 @@ class Request(NamedTuple):
         interval: float | None = None,
     ) -> Request:
         """Check a request; each fault is one ValueError that names it."""
+        check_is_anndata(adata)
         _check_scale(depth, scale)
         names = es.estimate_names(_checked_estimates(estimates, interval), interval)
         return cls(names, _columns(adata.var_names, genes), depth, scale, interval)
+
+    def refuse_overwriting(self, layer: str | None, slots: Keys) -> None:
+        """Refuse to write a layer over the counts it is made from."""
+        if layer in [slots.layer(name) for name in self.names]:
+            raise ValueError(
+                f"layer: the counts are in layers[{layer!r}], where an estimate would be written; "
+                "give a prefix."
+            )
 
 
 class _Placement(NamedTuple):
@@ -589,6 +598,7 @@ def _columns(names: pd.Index, genes: Sequence[str] | None) -> NDArray[np.int64]:
     if not len(genes) or len(repeated):
         found = f"{repeated[0]!r} more than once" if len(repeated) else "no gene"
         raise ValueError(f"genes: got {found}, expected one or more different genes.")
+    checked_names(names, "gene", "adata.var_names_make_unique()")
     positions = names.get_indexer(pd.Index(genes))
     missing = [gene for gene, position in zip(genes, positions, strict=True) if position < 0]
     if missing:

@@ -89,24 +89,24 @@ def load_model(path: str | Path, *, device: torch.device) -> Fitted:
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged: {error}.") from error
     try:
-        return _assemble(record, tensors, device)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        fitted = _assemble(record, tensors)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{folder} is damaged: its two files do not describe one model ({error}). "
             "Copy the folder again, or train again."
         ) from error
+    fitted.network.to(device)
+    return fitted
 
 
-def _assemble(
-    record: dict[str, Any], tensors: dict[str, torch.Tensor], device: torch.device
-) -> Fitted:
+def _assemble(record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitted:
     spec = _spec(record, tensors)
     network = build_network(spec)
     state = {k.removeprefix(_NETWORK): v for k, v in tensors.items() if k.startswith(_NETWORK)}
     network.load_state_dict(state)
     return Fitted(
         spec=spec,
-        network=network.to(device).eval(),
+        network=network.eval(),
         history=[EpochRecord(**_numbers(entry)) for entry in record["history"]],
         best_epoch=record["best_epoch"],
         stopped=record["stopped"],

@@ -107,13 +107,13 @@ def extract_counts(
         The values are not raw counts (negative, not finite, not integral, too large, all
         zero), names repeat, there is a single cell or gene, or a layer or batch is missing.
     """
-    _check_is_anndata(adata)
+    check_is_anndata(adata)
     matrix = _find_matrix(adata, layer)
     where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     _check_shape(matrix.shape, where, min_cells)
     _check_dtype(matrix, where)
-    cell_names = _checked_names(adata.obs_names, "cell", "adata.obs_names_make_unique()")
-    gene_names = _checked_names(adata.var_names, "gene", "adata.var_names_make_unique()")
+    cell_names = checked_names(adata.obs_names, "cell", "adata.obs_names_make_unique()")
+    gene_names = checked_names(adata.var_names, "gene", "adata.var_names_make_unique()")
     batch, batch_names, notes = _extract_batch(adata, batch_key)
     counts, found = _to_checked_csr(matrix)
     _check_values(found, where, adata, layer, counts, allow_fractional)
@@ -132,7 +132,8 @@ def extract_counts(
     )
 
 
-def _check_is_anndata(adata: object) -> None:
+def check_is_anndata(adata: object) -> None:
+    """Refuse anything but an AnnData with a TypeError that says what to do."""
     import anndata
 
     if not isinstance(adata, anndata.AnnData):
@@ -192,7 +193,7 @@ def _check_dtype(matrix: Any, where: str) -> None:
         )
 
 
-def _checked_names(index: pd.Index, kind: str, remedy: str) -> Names:
+def checked_names(index: pd.Index, kind: str, remedy: str) -> Names:
     """Return names as a numpy str array; refuse duplicates."""
     if not index.is_unique:
         repeated = index[index.duplicated()].unique()
@@ -715,8 +716,8 @@ def match_genes(
         versions, or symbols against Ensembl ids is the reason.
     """
     reference_index, index = pd.Index(reference, dtype=object), pd.Index(names, dtype=object)
-    _checked_names(reference_index, "reference gene", "adata.var_names_make_unique()")
-    _checked_names(index, "gene", "adata.var_names_make_unique()")
+    checked_names(reference_index, "reference gene", "adata.var_names_make_unique()")
+    checked_names(index, "gene", "adata.var_names_make_unique()")
     positions = index.get_indexer(reference_index).astype(np.int64)
     found = positions >= 0
     n_matched = int(found.sum())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from scipy import sparse
 
-from graphsci._keys import DEFAULT_KEY
+from graphsci._keys import DEFAULT_KEY, keys
 from graphsci.config import Config
 from graphsci.estimates import Depth, Estimate, Scale
 from graphsci.gene_graph import GeneGraph
@@ -60,7 +60,9 @@ def impute(
     >>> sc.pl.umap(adata, color="LYZ", layer="denoised")
     """
     # what is asked for is checked before the long work
-    Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
+    request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
+    if genes is None:
+        request.refuse_overwriting(layer, keys(key_added, prefix=prefix))
     model = GraphSCI(config, **options).fit(
         adata,
         layer=layer,
