@@ -296,7 +296,8 @@ def _run(
 ) -> study.Run:
     judge = None
     if data.labels is not None:
-        known = np.flatnonzero(data.labels != None)  # noqa: E711 (element by element)
+        expressed = np.asarray(case.task.kept.sum(1)).ravel() > 0
+        known = np.flatnonzero(expressed & (data.labels != None))  # noqa: E711 (each element)
         of_labels = study.clustering_judge(
             data.labels[known].astype(str),
             protocol=job.protocol,

@@ -36,6 +36,8 @@ TEST_CELLS = 0.2
 #: Coverage is measured where a method expects at least this many held-out molecules. Nearly all
 #: other entries are zero whatever happens, and any interval covers them.
 COVERAGE_FROM = 0.5
+#: Spread, against 1 + its maximum, below which a gene's float32 log expression is constant.
+FLAT = 1e-6
 #: A difference counts if it is this many standard errors (over cells) from 0.
 SIGNIFICANT = 2.0
 
@@ -335,8 +337,10 @@ def clustering_judge(
     """Return a judge for :func:`run_method`: how well clusters agree with labels (cells,)."""
 
     def judge(log_values: Floats) -> dict[str, float]:
+        # a gene that varies in its last digits alone, as in gene means, does not vary
+        flat = np.ptp(log_values, axis=0) <= FLAT * (1 + log_values.max(0))
         found = evaluate_clustering(
-            log_values=log_values,
+            log_values=np.where(flat, log_values[0], log_values),
             labels=labels,
             protocol=protocol,
             n_seeds=n_seeds,
@@ -406,6 +410,8 @@ class _Coverage:
 
     def _add(self, start: int, counts: Floats, sd: Floats) -> None:
         rows, columns = np.nonzero((counts >= COVERAGE_FROM) & (sd > 0))
+        if not rows.size:
+            return
         held_out = np.asarray(self.case.held_out[start + rows, columns], dtype=float).ravel()
         covered = predictive_coverage(
             held_out=held_out,

@@ -1,0 +1,227 @@
+"""``graphsci evaluate``: from counts to table, again without work, and what it must refuse."""
+
+import json
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from typer.testing import CliRunner
+
+from graphsci import GraphSCI, _evaluate, cli
+from graphsci.config import Config
+from graphsci.evaluation import CONTROLS, study
+
+SHORT = ("--max-epochs", "3", "--threads", "1", "--likelihood", "nb", "--graph", "none")
+CHEAP = ("--method", "nothing", "--method", "gene_mean")
+
+
+def run(*args, exit_code=0):
+    result = CliRunner().invoke(cli.app, ["evaluate", *map(str, args)])
+    said = " ".join((result.stdout + " " + result.stderr).split())
+    assert result.exit_code == exit_code, (said, result.exception)
+    return result, said
+
+
+def state(folder):
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def source(tmp_path, draw):
+    path = tmp_path / "counts.h5ad"
+    draw().write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, draw):
+    """One study with everything in it; tests look at it and do not change it."""
+    folder = tmp_path_factory.mktemp("study")
+    draw().write_h5ad(folder / "counts.h5ad")
+    args = (folder / "counts.h5ad", "-o", folder / "out", *SHORT, "--seeds", "2")
+    args += ("--labels", "group", "--protocol", "pca-kmeans", "--clustering-seeds", "1")
+    args += (
+        "--shuffled-genes",
+        "10",
+    )
+    before = (folder / "counts.h5ad").read_bytes()
+    result, said = run(*args, "--json", "-")
+    assert (folder / "counts.h5ad").read_bytes() == before
+    return folder, args, json.loads(result.stdout), said
+
+
+# --- a study ----------------------------------------------------------------------------
+
+
+def test_every_method_gets_every_score_on_every_seed(finished):
+    folder, _, _, _ = finished
+    table = pd.read_csv(folder / "out" / "scores.csv")
+    assert list(table.columns) == ["method", "seed", "score", "value"]
+    wide = table.pivot(index=["method", "seed"], columns="score", values="value")
+    assert sorted(set(wide.index)) == sorted(
+        (m, s) for m in ("graphsci", *CONTROLS) for s in (0, 1)
+    )
+    for score in ("deviance", "d2", "d2_rare", "ari", "nmi", "shuffled_correlation"):
+        assert np.isfinite(wide[score]).all()
+    assert (wide.loc["gene_mean", "d2"] == 0).all()
+    assert (wide.loc["gene_mean", "ari"] == 0).all()
+    assert wide.loc["graphsci", "coverage"].between(0, 1).all()
+    assert wide["coverage"].notna().sum() == 2
+
+
+def test_the_summary_compares_in_pairs_and_ends_in_one_sentence(finished):
+    folder, _, printed, said = finished
+    summary = json.loads((folder / "out" / "summary.json").read_text())
+    assert summary == printed
+    assert summary["sentence"] in said
+    ours = summary["methods"]["graphsci"]
+    assert ours["n_seeds"] == 2
+    gap = ours["deviance_difference"]["nothing"]
+    other = summary["methods"]["nothing"]
+    assert gap["difference"] == pytest.approx(
+        ours["scores"]["deviance"] - other["scores"]["deviance"]
+    )
+    assert gap["z"] == pytest.approx(gap["difference"] / gap["standard_error"])
+    assert other["deviance_difference"]["graphsci"]["difference"] == pytest.approx(
+        -gap["difference"]
+    )
+
+
+def test_again_does_nothing_and_says_so(finished):
+    folder, args, _, _ = finished
+    before = state(folder / "out")
+    _, said = run(*args)
+    assert "Nothing to do: all 12 runs were in" in said
+    assert "epoch" not in said
+    assert state(folder / "out") == before
+
+
+def test_only_what_changed_is_computed(finished):
+    _, args, _, _ = finished
+    _, said = run(*args, "--seed", "5")  # another model, the same controls
+    assert "Nothing to do" not in said
+    assert "graphsci, seed 0" in said
+    assert "gene_mean, seed 0" not in said
+
+
+def test_our_method_is_the_posterior_of_a_model_of_the_kept_counts(draw):
+    """Outside judge: the public interface on the same kept counts."""
+    counts = sparse.csr_matrix(draw().X)
+    case = study.make_case(counts, seed=2)
+    config = Config(max_epochs=3, likelihood="nb", graph="none", seed=1)
+    blocks = list(_evaluate.graphsci_method(config)(case.task))
+    adata = anndata.AnnData(sparse.csr_matrix(case.task.kept, dtype=np.float32))
+    GraphSCI(config.replace(check=False, seed=3)).fit(adata).impute(adata)
+    for name, layer in (("counts", "denoised"), ("sd", "denoised_sd")):
+        said = np.concatenate([getattr(block, name) for block in blocks])
+        np.testing.assert_allclose(said, case.task.ratio * adata.layers[layer], rtol=1e-4)
+
+
+@pytest.mark.parametrize("design", [("cells",), ("depth", "--depth", "60")])
+def test_other_designs(source, tmp_path, design):
+    csv = tmp_path / "scores.csv"
+    _, said = run(source, "--design", *design, *SHORT, "--csv", csv)
+    table = pd.read_csv(csv).set_index(["method", "score"])["value"]
+    assert table["gene_mean", "d2"] == 0
+    assert table["empty", "d2"] < table["nothing", "d2"] < table["graphsci", "d2"]
+    assert "D2" in said
+
+
+def test_zero_inflation_is_expected_to_drop_again(source, tmp_path):
+    csv = tmp_path / "scores.csv"
+    run(source, *SHORT[:-4], "--likelihood", "zinb", "--graph", "none", "--csv", csv)
+    table = pd.read_csv(csv).set_index(["method", "score"])["value"]
+    assert table["graphsci", "d2"] > table["nothing", "d2"]
+    assert ("graphsci", "coverage") not in table
+
+
+# --- estimates of other programs --------------------------------------------------------
+
+
+def test_another_programs_estimate_of_the_kept_counts_is_scored(source, tmp_path):
+    split = tmp_path / "split.h5ad"
+    _, said = run(source, "--write-split", split)
+    assert "layers['held_out'] the others" in said
+    adata = anndata.read_h5ad(split)
+    whole = adata.X + adata.layers["held_out"]
+    original = anndata.read_h5ad(source)[:, adata.var_names]
+    np.testing.assert_array_equal(whole.toarray(), original.X)
+    adata.layers["theirs"] = adata.X.copy()  # as good as nothing
+    adata.write_h5ad(split)
+    csv = tmp_path / "scores.csv"
+    given = ("--held-out", "held_out", "--method", "theirs", *CHEAP)
+    run(split, *given, "--csv", csv, "-o", tmp_path / "out")
+    table = pd.read_csv(csv).set_index(["method", "score"])["value"]
+    assert table["theirs", "deviance"] == pytest.approx(table["nothing", "deviance"])
+    _, said = run(split, *given, "-o", tmp_path / "out")
+    assert "Nothing to do" in said
+
+
+# --- bad requests -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "rate"), "has seen the answer. Write the kept counts with --write-split"),
+        (("--method", "magic"), "method: got 'magic', expected graphsci, a control (nothing,"),
+        (("--labels", "type"), "labels: obs has no column 'type'; columns present: 'group'"),
+        (("--design", "depth"), "the design 'depth' needs the median library size"),
+        (("--held-out", "rate", "--seeds", "2"), "held out already, once"),
+        (("--held-out", "other"), "other"),
+        (("--protocol", "eye"), "protocol: got 'eye', expected one of tsne-kmeans"),
+        (("--level", "1.5"), "level: got 1.5"),
+        (("--design", "cells", "--labels", "group"), "clustering is scored with the designs"),
+        (("--design", "cells", "--shuffled-genes", "5"), "false signal needs the designs"),
+        (("--design", "cells", "--write-split", "x.h5ad"), "has no one file of kept counts"),
+    ],
+)
+def test_bad_requests_are_refused_before_training(source, tmp_path, options, message):
+    _, said = run(source, "-o", tmp_path / "out", *options, *SHORT, exit_code=cli.BAD_INPUT)
+    assert message in said
+    assert "epoch" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_negative_or_logged_layer_is_refused(source, tmp_path):
+    split = tmp_path / "split.h5ad"
+    run(source, "--write-split", split)
+    adata = anndata.read_h5ad(split)
+    adata.layers["theirs"] = -adata.X.toarray()
+    adata.write_h5ad(split)
+    _, said = run(split, "--held-out", "held_out", "--method", "theirs", exit_code=cli.BAD_INPUT)
+    assert "holds negative or non-finite values, expected counts at each cell's own depth" in said
+
+
+def test_outputs_are_not_replaced_unasked(source, tmp_path):
+    (tmp_path / "scores.csv").write_text("mine")
+    args = (source, *CHEAP, "--csv", tmp_path / "scores.csv")
+    _, said = run(*args, exit_code=cli.BAD_INPUT)
+    assert "exists" in said
+    assert (tmp_path / "scores.csv").read_text() == "mine"
+    run(*args, "--overwrite")
+    assert (tmp_path / "scores.csv").read_text().startswith("method,seed,score,value")
+
+
+def test_a_label_column_of_one_kind_is_refused(source):
+    adata = anndata.read_h5ad(source)
+    adata.obs["one"] = "a"
+    adata.write_h5ad(source)
+    _, said = run(source, "--labels", "one", *CHEAP, exit_code=cli.BAD_INPUT)
+    assert "has 1 kinds of label, expected at least two" in said
+
+
+def test_cells_without_a_label_are_left_out_of_the_clustering(source):
+    adata = anndata.read_h5ad(source)
+    adata.obs["group"] = adata.obs["group"].astype(object)
+    adata.obs.iloc[:10, adata.obs.columns.get_loc("group")] = np.nan
+    adata.write_h5ad(source)
+    labels = ("--labels", "group", "--protocol", "pca-kmeans", "--clustering-seeds", "1")
+    _, said = run(source, *labels, *CHEAP)
+    assert "10 cells without a label are left out of the clustering" in said

@@ -1,0 +1,78 @@
+"""``graphsci simulate``: flags from the dataclass, files that equal the library's result."""
+
+import dataclasses
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from graphsci import _cli_simulate, cli
+from graphsci.simulation import PRESETS, SplatParams, simulate_splat
+
+SMALL = ("--cells", "60", "--genes", "40", "--seed", "3")
+
+
+def run(*args, exit_code=0):
+    result = CliRunner().invoke(cli.app, ["simulate", *map(str, args)])
+    said = " ".join((result.stdout + " " + result.stderr).split())
+    assert result.exit_code == exit_code, (said, result.exception)
+    return said
+
+
+def test_every_parameter_of_splat_is_a_flag_with_help():
+    names = [field.name for field in dataclasses.fields(SplatParams)]
+    assert sorted(_cli_simulate.HELP) == sorted(names)
+    said = run("--help")
+    for name in names:
+        assert "--" + name.replace("_", "-") in said
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, "splat"])
+def test_the_file_holds_what_the_library_simulates(tmp_path, preset):
+    said = run(preset, "-o", tmp_path / "sim.h5ad", *SMALL)
+    found = anndata.read_h5ad(tmp_path / "sim.h5ad")
+    start = SplatParams() if preset == "splat" else PRESETS[preset]
+    params = dataclasses.replace(start, batch_cells=(60,), n_genes=40)
+    expected = simulate_splat(params, seed=3)
+    assert (found.X != expected.X).nnz == 0
+    assert (found.layers["TrueCounts"] != expected.layers["TrueCounts"]).nnz == 0
+    assert list(found.obs["Group"]) == list(expected.obs["Group"])
+    zeros = 1 - expected.X.nnz / (60 * 40)
+    assert f"60 cells x 40 genes, {zeros:.1%} zeros" in said
+
+
+def test_lists_and_numbers_are_read(tmp_path):
+    options = ("--batch-cells", "30,20", "--group-prob", "0.25,0.75", "--lib-loc", "8")
+    run("splat", "-o", tmp_path / "sim.h5ad", "--genes", "40", *options, "--no-true-counts", "-q")
+    found = anndata.read_h5ad(tmp_path / "sim.h5ad")
+    assert found.obs["Batch"].value_counts().to_dict() == {"Batch1": 30, "Batch2": 20}
+    assert "TrueCounts" not in found.layers
+    np.testing.assert_array_equal(found.uns["sim"]["params"]["group_prob"], [0.25, 0.75])
+    assert found.uns["sim"]["params"]["lib_loc"] == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--group-prob", "0.5,x"), "group_prob: got '0.5,x', expected numbers separated"),
+        (("--cells", "1.5"), "batch_cells: got '1.5', expected numbers separated by commas"),
+        (("--group-prob", "0.5,0.6"), r"group_prob is (0.5, 0.6), expected numbers"),
+        (("--de-prob", "2"), "de_prob is 2.0, expected a number between 0 and 1"),
+    ],
+)
+def test_bad_parameters_are_named(tmp_path, options, message):
+    said = run("sim-t2", "-o", tmp_path / "sim.h5ad", *options, exit_code=cli.BAD_INPUT)
+    assert message in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_outputs_are_checked_before_the_work(tmp_path):
+    said = run("sim-t2", "-o", tmp_path / "sim.csv", exit_code=cli.BAD_INPUT)
+    assert ".h5ad" in said
+    Path(tmp_path / "sim.h5ad").write_text("mine")
+    run("sim-t2", "-o", tmp_path / "sim.h5ad", *SMALL, exit_code=cli.BAD_INPUT)
+    assert (tmp_path / "sim.h5ad").read_text() == "mine"
+    run("sim-t2", "-o", tmp_path / "sim.h5ad", *SMALL, "--overwrite")
+    assert anndata.read_h5ad(tmp_path / "sim.h5ad").shape == (60, 40)

@@ -1,0 +1,293 @@
+"""Studies: cases without leaks, methods, scores against outside judges, runs on disk."""
+
+import numpy as np
+import pytest
+from scipy import sparse, stats
+
+from graphsci.evaluation import CONTROLS, metrics, study
+
+
+@pytest.fixture(scope="module")
+def rates():
+    """Rates of 90 cells in three groups and 40 genes; the last gene is silent."""
+    rng = np.random.default_rng(0)
+    profile = rng.gamma(0.6, 4.0, (3, 40)) + 0.05
+    profile[:, -1] = 0
+    return profile[np.arange(90) % 3] * rng.lognormal(0, 0.3, 90)[:, None]
+
+
+@pytest.fixture(scope="module")
+def counts(rates):
+    return sparse.csr_matrix(np.random.default_rng(1).poisson(rates).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def case(counts):
+    return study.make_case(counts, seed=0)
+
+
+def constant(value, *, sd=None):
+    """A method that expects the same everywhere."""
+
+    def predict(task):
+        full = np.full(task.kept.shape, float(value))
+        yield study.Expected(0, full, None if sd is None else np.full(task.kept.shape, float(sd)))
+
+    return predict
+
+
+def run_of(method, seed, per_cell, deviance=None):
+    per_cell = np.asarray(per_cell, dtype=float)
+    scores = {"deviance": np.nanmean(per_cell) if deviance is None else deviance, "d2": 0.5}
+    return study.Run(method, seed, scores, per_cell)
+
+
+# --- cases ------------------------------------------------------------------------------
+
+
+def test_the_parts_of_a_case_add_up_to_the_counts(counts, case):
+    whole = (case.task.kept + case.held_out).toarray()
+    np.testing.assert_array_equal(whole, counts.toarray()[:, case.genes])
+    assert case.task.ratio == pytest.approx(0.1 / 0.9)
+    assert 39 not in case.genes
+    assert not case.task.new_cells
+
+
+def test_a_seed_fixes_a_case_and_another_changes_it(counts, case):
+    again, other = (study.make_case(counts, seed=seed) for seed in (0, 1))
+    assert (case.held_out != again.held_out).nnz == 0
+    assert case.held_out.shape != other.held_out.shape or (case.held_out != other.held_out).nnz
+
+
+def test_test_cells_are_not_learnt_from(counts):
+    case = study.make_case(counts, design="cells", seed=0)
+    assert case.task.new_cells
+    assert case.task.training.shape[0] == 72
+    others = np.setdiff1d(np.arange(90), case.cells)
+    np.testing.assert_array_equal(
+        case.task.training.toarray(), counts[others][:, case.genes].toarray()
+    )
+    whole = (case.task.kept + case.held_out).toarray()
+    np.testing.assert_array_equal(whole, counts[case.cells][:, case.genes].toarray())
+
+
+def test_the_depth_design_keeps_the_depth(counts):
+    median = float(np.median(np.asarray(counts.sum(1))))
+    case = study.make_case(counts, design="depth", depth=median / 4, seed=0)
+    library = np.asarray(case.task.kept.sum(1)).ravel()
+    assert np.median(library) == pytest.approx(median / 4, rel=0.15)
+    assert case.task.ratio == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"design": "rows"}, "got 'rows', expected one of molecules, cells, depth"),
+        ({"design": "depth"}, "the design 'depth' needs the median library size"),
+        ({"depth": 5.0}, "the others take none"),
+        ({"fraction": 1.5}, "fraction is 1.5"),
+    ],
+)
+def test_impossible_cases_are_refused(counts, options, message):
+    with pytest.raises(ValueError, match=message):
+        study.make_case(counts, seed=0, **options)
+
+
+def test_a_given_case_takes_its_ratio_from_the_totals(case):
+    given = study.given_case(case.task.kept, case.held_out)
+    assert given.task.ratio == pytest.approx(case.held_out.sum() / case.task.kept.sum())
+    with pytest.raises(ValueError, match="expected the same cells and genes"):
+        study.given_case(case.task.kept, case.held_out[:5])
+    with pytest.raises(ValueError, match="molecules in both"):
+        study.given_case(case.task.kept, case.held_out * 0)
+
+
+# --- methods ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_control_does_not_see_what_is_held_out(case, name):
+    """Two cases of one kept part: the method must say the same about both."""
+    moved = sparse.csr_matrix(case.held_out[::-1])  # the same total, other cells
+    first = study.given_case(case.task.kept, case.held_out)
+    second = study.given_case(case.task.kept, moved)
+    said = [
+        np.concatenate([block.counts for block in study.control(name)(given.task)])
+        for given in (first, second)
+    ]
+    np.testing.assert_array_equal(*said)
+
+
+def test_gene_means_of_new_cells_learn_from_the_training_cells(counts):
+    case = study.make_case(counts, design="cells", seed=0)
+    training, kept = case.task.training.toarray(), case.task.kept.toarray()
+    share = (training.sum(0) + kept.sum(0)) / (training.sum() + kept.sum())
+    expected = case.task.ratio * kept.sum(1, keepdims=True) * share
+    said = np.concatenate([block.counts for block in study.control("gene_mean")(case.task)])
+    np.testing.assert_allclose(said, expected, rtol=1e-6)
+
+
+def test_an_unknown_control_is_refused():
+    with pytest.raises(ValueError, match="got the control 'best', expected one of nothing"):
+        study.control("best")
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+def test_a_finished_estimate_is_cut_to_the_judged_cells_and_genes(counts, rates, form):
+    case = study.make_case(counts, design="cells", seed=0)
+    method = study.estimate_at_own_depth(form(rates), case)
+    said = np.concatenate([block.counts for block in method(case.task)])
+    np.testing.assert_allclose(said, case.task.ratio * rates[case.cells][:, case.genes])
+
+
+# --- scores -----------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_the_metrics(case):
+    run = study.run_method("pooling", study.control("neighbour_pooling"), case)
+    blocks = list(study.control("neighbour_pooling")(case.task))
+    predicted = np.concatenate([block.counts for block in blocks])
+    deviance = metrics.poisson_deviance(predicted=predicted, held_out=case.held_out)
+    assert run.scores["deviance"] == pytest.approx(deviance)
+    assert np.nanmean(run.per_cell) == pytest.approx(deviance)
+    assert "coverage" not in run.scores
+
+
+def test_truth_beats_pooling_beats_means_beats_nothing_beats_empty(case, rates):
+    truth = 0.9 * rates  # the rates of what was kept
+    runs = [study.run_method("truth", study.estimate_at_own_depth(truth, case), case)]
+    names = ("neighbour_pooling_posterior", "gene_mean", "nothing", "empty")
+    runs += [study.run_method(name, study.control(name), case) for name in names]
+    d2 = [run.scores["d2"] for run in runs]
+    assert d2 == sorted(d2, reverse=True)
+    assert d2[2] == 0
+    assert runs[2].scores["d2_rare"] == 0
+    assert [summary.method for summary in study.summarise(runs)] == ["truth", *names]
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_coverage_is_nominal_for_the_true_distribution_and_low_for_a_narrow_one(level):
+    rng = np.random.default_rng(0)
+    mean, sd = rng.uniform(0.5, 8, 40_000), 0.6
+    rate = rng.gamma((mean / sd) ** 2, sd**2 / mean)
+    y = rng.poisson(rate)
+    inside = study.predictive_coverage(
+        held_out=y, expected=mean, sd=np.full_like(mean, sd), level=level, rng=rng
+    )
+    assert inside.mean() == pytest.approx(level, abs=4 * np.sqrt(level * (1 - level) / 40_000))
+    wild = rng.poisson(rng.gamma(1.0, mean))  # far wider than what is said
+    inside = study.predictive_coverage(
+        held_out=wild, expected=mean, sd=np.full_like(mean, sd), level=level, rng=rng
+    )
+    assert inside.mean() < level - 0.05
+
+
+def test_coverage_is_counted_where_molecules_are_expected(case):
+    few = study.run_method("few", constant(0.1, sd=0.1), case)
+    many = study.run_method("many", constant(2.0, sd=0.5), case)
+    assert "coverage" not in few.scores
+    assert many.scores["coverage_entries"] == case.held_out.shape[0] * case.held_out.shape[1]
+    assert 0 < many.scores["coverage"] < 1
+
+
+def test_shuffled_genes_correlate_as_chance_has_it_and_not_at_all_in_gene_means(case):
+    raw = study.shuffled_correlation(study.control("nothing"), case, n_copies=20)
+    assert raw == pytest.approx(np.sqrt(2 / (np.pi * 90)), rel=0.35)
+    flat = study.shuffled_correlation(constant(1.0), case, n_copies=20)
+    assert flat == 0
+
+
+def test_a_judge_of_clustering_adds_its_scores(case):
+    labels = (np.arange(90) % 3).astype(str)
+    judge = study.clustering_judge(labels, protocol="pca-kmeans", n_seeds=2, seed=0)
+    run = study.run_method("raw", study.control("nothing"), case, judge=judge)
+    assert run.scores["ari"] > 0.5
+    assert {"clustering_accuracy", "nmi", "silhouette_labels"} <= set(run.scores)
+
+
+# --- many runs --------------------------------------------------------------------------
+
+
+def test_a_paired_difference_is_that_of_the_cells_means_over_seeds():
+    first = [np.array([1.0, 2.0, np.nan, 4.0]), np.array([3.0, np.nan, np.nan, 2.0])]
+    second = [np.array([0.0, 0.5, np.nan, 1.0]), np.array([1.0, np.nan, np.nan, 2.0])]
+    gap = study.paired(first, second)
+    cells = np.array([1.5, 1.5, 1.5])  # means of (1, 2), (1.5), (3, 0)
+    assert gap.difference == pytest.approx(cells.mean())
+    assert gap.standard_error == 0
+    second[0][3] = 0.0
+    cells[2] = 2.0
+    gap = study.paired(first, second)
+    judge = stats.ttest_1samp(cells, 0)
+    assert gap.z == pytest.approx(judge.statistic)
+    with pytest.raises(ValueError, match="1 cells were judged, expected at least two"):
+        study.paired([np.array([1.0, np.nan])], [np.array([2.0, 2.0])])
+
+
+def test_only_seeds_that_all_methods_share_count():
+    runs = [run_of("a", 0, [1, 2]), run_of("a", 1, [9, 9]), run_of("b", 0, [2, 4])]
+    found = study.summarise(runs)
+    assert [summary.method for summary in found] == ["a", "b"]
+    assert found[0].n_seeds == 1
+    assert found[0].against["b"].difference == pytest.approx(-1.5)
+    assert found[0].spread["deviance"] == 0
+    with pytest.raises(ValueError, match="no seed was run with every method"):
+        study.summarise([run_of("a", 0, [1, 2]), run_of("b", 1, [1, 2])])
+
+
+def test_the_sentence_does_not_flatter():
+    base = np.linspace(1, 2, 50)
+    wiggle = 1e-3 * np.sin(np.arange(50))
+    noise = np.where(np.arange(50) % 2, 0.5, -0.5)
+
+    def said(ours, other, name="ours"):
+        runs = [run_of(name, 0, ours), run_of("pooling", 0, other)]
+        return study.sentence(study.summarise(runs), "ours")
+
+    assert "better than every other method" in said(base, base + 0.1 + wiggle)
+    assert "Prefer pooling here to ours" in said(base + 0.1 + wiggle, base)
+    assert "no better here than pooling, within the error" in said(base, base + noise)
+    assert said(base, base + 0.1, name="x").startswith("x predicted the held-out molecules best")
+    alone = study.summarise([run_of("ours", 0, base)])
+    assert "no other method was run" in study.sentence(alone, "ours")
+
+
+# --- runs on disk -----------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_of_the_numbers_not_of_their_storage(counts):
+    shuffled = counts.copy().tocoo()
+    order = np.random.default_rng(0).permutation(shuffled.nnz)
+    entries = (shuffled.data[order], (shuffled.row[order], shuffled.col[order]))
+    same = sparse.csr_matrix(sparse.coo_matrix(entries, shape=counts.shape)).astype(np.float64)
+    assert study.fingerprint(counts) == study.fingerprint(same)
+    changed = counts.copy()
+    changed.data[0] += 1
+    found = {study.fingerprint(m) for m in (counts, changed, counts[:-1], counts[:, ::-1])}
+    assert len(found) == 4
+
+
+def test_a_store_returns_what_it_kept(tmp_path, case):
+    run = study.run_method("nothing", study.control("nothing"), case)
+    store = study.Store(tmp_path / "study")
+    key = store.key(b=1, a="x")
+    assert key == store.key(a="x", b=1) != store.key(a="x", b=2)
+    assert store.find(key) is None
+    store.keep(key, run, version="1")
+    found = store.find(key)
+    assert (found.method, found.seed, found.scores) == (run.method, run.seed, run.scores)
+    np.testing.assert_array_equal(found.per_cell, run.per_cell)
+    (tmp_path / "study" / "runs" / f"{key}.json").unlink()  # as if killed before the record
+    assert store.find(key) is None
+
+
+def test_without_a_folder_nothing_is_kept(case):
+    store = study.Store(None)
+    store.keep("key", run_of("a", 0, [1, 2]))
+    assert store.find("key") is None
+
+
+def test_the_tidy_table_has_a_row_for_each_score():
+    rows = list(study.tidy([run_of("a", 3, [1, 2])]))
+    assert rows[0] == {"method": "a", "seed": 3, "score": "deviance", "value": 1.5}
+    assert len(rows) == 2
