@@ -131,7 +131,9 @@ def edge_cross_entropy(
 
 def edge_logits(gene_embedding: Tensor, pairs: Tensor) -> Tensor:
     """z_i . z_j for each pair: the logit of its edge probability (eq. 18), (pairs,)."""
-    return (gene_embedding[pairs[0]] * gene_embedding[pairs[1]]).sum(-1)
+    # index_select: its gradient is summed in one order, that of [] in whichever comes first
+    first, second = (gene_embedding.index_select(0, index) for index in pairs)
+    return (first * second).sum(-1)
 
 
 class ThinnedBlock(NamedTuple):
@@ -352,7 +354,7 @@ def thinned_zinb_loss(
     at_zero = inverse_dispersion * log_ratio + part - F.softplus(logits - zero)
 
     mu = mean[at].clamp_min(SMALLEST_MEAN)
-    theta = inverse_dispersion[thinned.columns]
+    theta = inverse_dispersion.index_select(0, thinned.columns)
     excess = _MeasuredExcess.apply(mu, theta, thinned)
     given_kept = excess + theta * torch.log1p((1 - f) * mu / (theta + f * mu))
     # at k = 0 the denominator is the mixture, not NB(0 | f mu) alone

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphsci.likelihood import SMALLEST_MEAN, ThinnedBlock
+from graphsci.likelihood import SMALLEST_MEAN, ThinnedBlock, edge_logits
 
 #: log expression is clamped to this before exp: e^30 molecules is beyond any measurement.
 LARGEST_LOG_MEAN = 30.0
@@ -221,8 +221,7 @@ class PaperNetwork(nn.Module):
 
     def reconstruct_edges(self, gene_embedding: Tensor) -> Tensor:
         """A^ = sigmoid(z_i . z_j) on the edges of the mask (eq. 18), (edges,)."""
-        source, target = self.cell_graph_layer.edges
-        return torch.sigmoid((gene_embedding[source] * gene_embedding[target]).sum(1))
+        return torch.sigmoid(edge_logits(gene_embedding, self.cell_graph_layer.edges))
 
     def encode(self, cells: CellBlock, edge_mask: Tensor) -> CellPosterior:
         """Encode cells with the graph as it stands (eq. 5): posterior of Z_M."""
@@ -353,7 +352,7 @@ class CountNetwork(nn.Module):
     def encode(self, cells: CellBlock) -> Tensor:
         """Encode the molecules given, (cells, latent), standardised over the training cells."""
         hidden = self._input_product(cells).to(self.bias.dtype)  # (cells, hidden)
-        hidden = F.relu(self.input_norm(hidden + self.input_batch[cells.batch]))
+        hidden = F.relu(self.input_norm(hidden + self.input_batch.index_select(0, cells.batch)))
         z: Tensor = self.to_latent(self.dropout(hidden))
         return self.latent_norm(z)  # (cells, latent)
 
@@ -384,7 +383,7 @@ class CountNetwork(nn.Module):
             logits = F.linear(z, loadings)  # (cells, genes)
         logits = logits.to(self.bias.dtype) + self.bias  # log proportions need their digits
         if self.batch_offset.shape[0] > 1:
-            logits = logits + self.batch_offset[batch]
+            logits = logits + self.batch_offset.index_select(0, batch)
         mean = torch.softmax(logits, 1) * library[:, None]
         if not self.zero_inflated:
             return CountDistribution(mean, self.inverse_dispersion, None)

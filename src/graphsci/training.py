@@ -481,7 +481,9 @@ def sparse_tensor(
     """Coalesced COO tensor of a scipy matrix, float32; dense if its density exceeds a bound."""
     coo = sparse.coo_matrix(matrix)
     if coo.nnz > dense_above * coo.shape[0] * coo.shape[1]:
-        return torch.as_tensor(coo.toarray()).float().to(device)
+        # a copy: matrix products give the same bits only for the same alignment of memory, which
+        # torch's own allocations keep and numpy's do not
+        return torch.tensor(coo.toarray(), dtype=torch.float32, device=device)
     index = torch.as_tensor(np.stack([coo.row, coo.col])).long()
     values = torch.as_tensor(coo.data).float()
     tensor = torch.sparse_coo_tensor(index, values, coo.shape, check_invariants=True)
