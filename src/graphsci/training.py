@@ -45,6 +45,7 @@ EVALUATION_CELLS = 512
 #: theta starts at 1 for every gene and has far to go (a Poisson-like gene to 100 or more)
 #: in logarithmic steps, so it learns faster than the weights. Measured in benchmarks/lab.
 THETA_RATE = 5.0
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 #: Fewest and most optimiser steps of a run whose number of epochs is chosen for it.
 STEPS = (600, 20_000)
 
@@ -293,7 +294,7 @@ class ThinningObjective:
         self.model, self.config, self.device = network, config, device
         self.counts, self.batch, self.held_out = counts, batch, held_out
         self.n_cells = counts.shape[0]
-        self.draw = torch.Generator().manual_seed(config.seed)
+        self.steps = 0
 
     @property
     def network(self) -> CountNetwork:
@@ -312,12 +313,21 @@ class ThinningObjective:
     def step_loss(self, cells: Indices, generator: torch.Generator) -> Tensor:
         """Thinned loss of some cells, plus their share of the prior, per cell."""
         block = cell_block(self.counts, self.batch, cells, self.device)
-        low, high = self.config.kept_low, self.config.kept_high
-        fraction = low + (high - low) * float(torch.rand((), generator=self.draw))
+        fraction = self._next_fraction()
         kept, thinned = split_block(block, fraction, generator=generator)
         loss = self._loss(kept, block.library, thinned) / block.n_cells
         prior = self.network.penalty(self.config.loading_scale) / self.n_cells
         return loss + (1 - fraction) * prior
+
+    def _next_fraction(self) -> float:
+        """Share of the molecules to be kept in this step, evenly spread over its range.
+
+        Multiples of the golden ratio, modulo 1, fill the range evenly however many are taken
+        (Weyl 1916), so that epochs are alike and their losses can be compared.
+        """
+        low, high = self.config.kept_low, self.config.kept_high
+        self.steps += 1
+        return low + (high - low) * (self.steps * GOLDEN_RATIO % 1)
 
     @torch.no_grad()
     def validation_loss(self) -> float | None:

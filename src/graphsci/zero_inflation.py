@@ -31,7 +31,7 @@ class ZeroInflation(NamedTuple):
     """Evidence for dropout beyond sampling."""
 
     excess: float  #: median over genes of observed minus expected share of zeros
-    n_genes: int  #: genes looked at, once per group of cells
+    n_genes: int  #: genes looked at
     n_cells: int  #: cells looked at
     zero_inflated: bool
 
@@ -88,11 +88,12 @@ def detect_zero_inflation(counts: sparse.csr_matrix, *, seed: int = 0) -> ZeroIn
         _excess_zeros(counts[group], size_factor[group], rng)
         for group in _similar_cells(counts, size_factor, seed)
     ]
-    pooled = np.concatenate(excess) if excess else np.zeros(0)
+    pooled = np.concatenate([values for _, values in excess]) if excess else np.zeros(0)
     if not len(pooled):
         return ZeroInflation(0.0, 0, len(cells), False)
     median = float(np.median(pooled))
-    return ZeroInflation(median, len(pooled), len(cells), median > THRESHOLD)
+    n_genes = len(np.unique(np.concatenate([genes for genes, _ in excess])))
+    return ZeroInflation(median, n_genes, len(cells), median > THRESHOLD)
 
 
 def _similar_cells(
@@ -112,8 +113,8 @@ def _similar_cells(
 
 def _excess_zeros(
     counts: sparse.csr_matrix, size_factor: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Observed minus expected share of zeros, for each gene with enough counts."""
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Genes with enough counts, and their observed minus expected share of zeros."""
     scaled = sparse.diags_array(1 / size_factor) @ counts
     genes = np.flatnonzero(np.asarray(scaled.mean(0)).ravel() > SMALLEST_MEAN)
     if len(genes) > _MOST_GENES:
@@ -124,4 +125,4 @@ def _excess_zeros(
     extra = y.var(0, ddof=1) - (x / size_factor[:, None] ** 2).mean(0)
     theta = mean**2 / np.maximum(extra, 1e-6 * mean**2)
     expected = np.exp(-theta * np.log1p(mean * size_factor[:, None] / theta)).mean(0)
-    return (x == 0).mean(0) - expected
+    return genes, (x == 0).mean(0) - expected
