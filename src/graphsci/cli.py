@@ -690,4 +690,5 @@ def main() -> None:
 
 # commands with a module of their own; they use what is above
 from graphsci import _cli_evaluate as _cli_evaluate  # noqa: E402
+from graphsci import _cli_network as _cli_network  # noqa: E402
 from graphsci import _cli_simulate as _cli_simulate  # noqa: E402

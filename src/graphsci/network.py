@@ -105,7 +105,9 @@ class GeneNetwork(NamedTuple):
     def adjacency(self, column: str = "refined") -> sparse.csr_matrix:
         """Return the symmetric (genes, genes) matrix of a column of the table."""
         index = pd.Index(self.gene_names)
-        rows, columns = (index.get_indexer(pd.Index(self.edges[name])) for name in ("gene_a", "gene_b"))
+        rows, columns = (
+            index.get_indexer(pd.Index(self.edges[name])) for name in ("gene_a", "gene_b")
+        )
         values = self.edges[column].to_numpy(dtype=np.float32)
         size = (len(index), len(index))
         upper = sparse.coo_matrix((values, (rows, columns)), shape=size)
@@ -461,7 +463,8 @@ def refine_network(
     layer, batch_key, allow_fractional
         Where the counts are, as in ``GraphSCI.fit``.
     control
-        From :func:`train_control`; without it no edge has a confidence.
+        From :func:`train_control`; without it no edge has a confidence. Its real genes count as
+        one more model, since relations that a single training invents are the most misleading.
     models
         Further models of the same genes, e.g. of other seeds: strengths are averaged over all,
         and ``stability`` says how many of them agree.
@@ -500,6 +503,9 @@ def refine_network(
     }
     chosen = adata if adata is None or cells is None else adata[cells]
     members = [gene_coordinates(m, chosen, **where) for m in (model, *models)]
+    null = None if control is None else _control_coordinates(control, cells)
+    if control is not None and null is not None:
+        members.append(_of_genes(null, control.model.gene_names, model.gene_names))
     coordinates = _ensemble(members)
     graph, names, notes = model.gene_graph, model.gene_names, list[str]()
     rows, columns = _candidates(coordinates, graph, n_neighbors)
@@ -521,8 +527,8 @@ def refine_network(
         notes += [f"prior: {note}" for note in matched.notes]
     edges["stability"] = _stability(members, rows, columns, coordinates.size(strength), strength)
     edges["q_value"] = np.nan
-    if control is not None:
-        edges["q_value"] = _edge_q_values(coordinates, strength, control, cells)
+    if control is not None and null is not None:
+        edges["q_value"] = _edge_q_values(coordinates, strength, null, control)
     else:
         notes.append("no control was trained: edges have no confidence")
     edges["confidence"] = 1 - edges["q_value"]
@@ -686,16 +692,28 @@ def _stability(
     return votes / len(members)
 
 
+def _control_coordinates(control: Control, cells: NDArray[np.bool_] | None) -> Coordinates:
+    chosen = control.adata if cells is None else control.adata[cells]
+    return gene_coordinates(
+        control.model, chosen, batch_key=control.batch_key, allow_fractional=True
+    )
+
+
+def _of_genes(
+    coordinates: Coordinates, names: NDArray[np.str_], wanted: NDArray[np.str_]
+) -> Coordinates:
+    """Vectors of the wanted genes; zero for one that is not there."""
+    position = pd.Index(names).get_indexer(pd.Index(wanted))
+    vectors = np.where((position >= 0)[:, None], coordinates.vectors[position], 0)
+    return coordinates._replace(vectors=vectors.astype(np.float32))
+
+
 def _edge_q_values(
     coordinates: Coordinates,
     strength: NDArray[np.float64],
+    null: Coordinates,
     control: Control,
-    cells: NDArray[np.bool_] | None,
 ) -> NDArray[np.float64]:
-    chosen = control.adata if cells is None else control.adata[cells]
-    null = gene_coordinates(
-        control.model, chosen, batch_key=control.batch_key, allow_fractional=True
-    )
     limit = max(_limit(coordinates), _limit(null))
     decoys = np.isin(control.model.gene_names, list(control.decoys))
     found = _Tail.of(coordinates, limit)

@@ -742,3 +742,9 @@ def _adjacency(result: Any, key: str) -> sparse.csr_matrix:
             f"{', '.join(map(repr, result.varp)) or 'nothing'}. Name the run: key=..."
         )
     return sparse.csr_matrix(result.varp[slot])
+
+
+# pictures of refined networks have a module of their own, which uses what is above
+from graphsci._network_plots import gene_network as gene_network  # noqa: E402
+from graphsci._network_plots import module_heatmap as module_heatmap  # noqa: E402
+from graphsci._network_plots import network_degree as network_degree  # noqa: E402

@@ -17,6 +17,8 @@ from graphsci.imputer import GraphSCI, Request
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from graphsci.network import GeneNetwork
+
 
 def impute(
     adata: AnnData,
@@ -84,3 +86,67 @@ def impute(
         prefix=prefix,
         copy=copy,
     )
+
+
+def gene_network(
+    adata: AnnData,
+    model: GraphSCI | None = None,
+    *,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    allow_fractional: bool = False,
+    prior: pd.DataFrame | None = None,
+    n_neighbors: int = 20,
+    control: bool = True,
+    modules: bool = True,
+    min_confidence: float = 0.9,
+    key_added: str = DEFAULT_KEY,
+    config: Config | None = None,
+    **options: Any,
+) -> GeneNetwork:
+    """Refine the gene network of ``adata`` and write it into it.
+
+    Parameters
+    ----------
+    adata
+        Raw counts in ``X``, or in ``layer``; never overwritten.
+    model
+        Trained on these cells; trained here if None, with ``config`` and ``**options``.
+    prior
+        Known network, reported beside the other evidence.
+    n_neighbors
+        New edges: so many strongest partners of every gene.
+    control
+        Train once more with shuffled genes, which gives edges a false-discovery rate.
+    modules
+        Find modules of edges with ``min_confidence`` (of all edges without a control);
+        needs ``pip install 'graphsci[network]'``.
+
+    Returns
+    -------
+    GeneNetwork
+        Written are ``varp[key_added + "_network"]`` (strengths), ``uns`` of that name (the table
+        of edges with its evidence) and ``var[key_added + "_module"]``.
+
+    Examples
+    --------
+    >>> network = graphsci.tl.gene_network(adata, seed=0)
+    >>> network.edges.head()
+    """
+    from graphsci import network as nw
+
+    counts: dict[str, Any] = {
+        "layer": layer,
+        "batch_key": batch_key,
+        "allow_fractional": allow_fractional,
+    }
+    if model is None:
+        model = GraphSCI(config, **options).fit(adata, **counts)
+    twin = nw.train_control(model, adata, **counts) if control else None
+    found = nw.refine_network(
+        model, adata, **counts, control=twin, prior=prior, n_neighbors=n_neighbors
+    )
+    trusted = found.confident(min_confidence) if control else found
+    groups = nw.find_modules(trusted) if modules else None
+    nw.annotate_network(adata, found, modules=groups, key_added=key_added)
+    return found

@@ -1,0 +1,266 @@
+"""Pictures of gene networks; :mod:`graphsci.pl` offers them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from graphsci import pl
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from graphsci.network import GeneNetwork
+
+#: More genes than this cannot be told apart in one picture.
+MOST_GENES = 80
+#: Genes in a heat map; beyond it a gene is less than a pixel.
+HEATMAP_GENES = 300
+
+
+@pl._styled
+def gene_network(
+    network: GeneNetwork,
+    *,
+    genes: Sequence[str] = (),
+    modules: pd.DataFrame | None = None,
+    max_genes: int = 50,
+    max_edges: int = 150,
+    seed: int = 0,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a network around chosen genes, coloured by module.
+
+    Parameters
+    ----------
+    network
+        From ``network.refine_network``.
+    genes
+        Drawn with their strongest partners; the ends of the strongest edges if none.
+    modules
+        From ``network.find_modules``.
+    max_genes, max_edges
+        Genes and strongest edges that are drawn.
+    seed
+        Of the layout.
+    ax
+        Where to draw; a new figure if None.
+
+    Notes
+    -----
+    Solid lines are positive relations, dashed ones negative; wider is stronger. Chosen genes
+    have bold names.
+    """
+    nx = _networkx()
+    if not 2 <= max_genes <= MOST_GENES:
+        raise ValueError(f"max_genes: got {max_genes}, expected 2 to {MOST_GENES}.")
+    chosen = network.around(genes, max_genes=max_genes) if len(genes) else network
+    edges = _strongest_edges(chosen.edges, max_genes, max_edges)
+    if edges.empty:
+        raise ValueError("the network has no edge to draw; lower min_confidence or add genes.")
+    graph = nx.Graph()
+    graph.add_nodes_from(genes)
+    for edge in edges.to_dict("records"):
+        ends = edge["gene_a"], edge["gene_b"]
+        graph.add_edge(*ends, size=abs(edge["refined"]), sign=edge["sign"])
+    ax = pl._axes(ax, (9, 8))
+    places = _layout(graph, seed)
+    _draw_edges(ax, graph, places)
+    _draw_genes(ax, graph, places, set(genes), modules)
+    ax.set(xticks=[], yticks=[], title=f"{len(graph)} genes, {graph.number_of_edges()} edges")
+    ax.spines[:].set_visible(False)
+    ax.margins(0.08)
+    return ax
+
+
+@pl._styled
+def module_heatmap(
+    adata: AnnData,
+    modules: pd.DataFrame,
+    *,
+    layer: str = "denoised",
+    counts_layer: str | None = None,
+    library_key: str | None = None,
+    key: str = pl.DEFAULT_KEY,
+    figure: Figure | None = None,
+) -> Figure:
+    """Gene x gene correlations before and after, genes ordered by module (the paper's Fig. 8).
+
+    Both are correlations of log expression at a common depth. Those of an estimate include
+    what the method invents: see docs/network.md.
+
+    Parameters
+    ----------
+    adata
+        Counts with results.
+    modules
+        From ``network.find_modules``; the largest are drawn, up to 300 genes.
+    layer, counts_layer, library_key, key
+        As in :func:`graphsci.pl.embedding`.
+    figure
+        Where to draw; a new one if None.
+    """
+    shown = modules[modules["gene"].isin(adata.var_names)].head(HEATMAP_GENES)
+    if len(shown) < 2:
+        raise ValueError("modules: expected at least two genes of adata, got fewer.")
+    common = pl._Common.of(adata, counts_layer, library_key, key)
+    genes = adata.var_names.get_indexer(pd.Index(shown["gene"]))
+    sides = {
+        "Counts": np.log1p(common.counts(genes)),
+        layer.capitalize(): np.log1p(common.estimate(layer, genes)),
+    }
+    figure = pl._figure(figure, (10.5, 5))
+    axes = figure.subplots(1, 2)
+    starts = np.flatnonzero(np.diff(shown["module"], prepend=-1))
+    for ax, (title, values) in zip(axes, sides.items(), strict=True):
+        drawn = ax.imshow(
+            _correlation(values), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none"
+        )
+        for start in starts[1:]:
+            ax.axhline(start - 0.5, color=pl.INK, linewidth=0.6)
+            ax.axvline(start - 0.5, color=pl.INK, linewidth=0.6)
+        ax.set_title(title)
+        ends = np.append(starts[1:], len(shown))
+        large = ends - starts >= 0.03 * len(shown)  # no room for a number beside smaller ones
+        ax.set_xticks([])
+        ax.set_yticks(((starts + ends - 1) / 2)[large])
+        ax.set_yticklabels(shown["module"].to_numpy()[starts][large].astype(str))
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+    axes[0].set_ylabel("module")
+    figure.colorbar(drawn, ax=axes, label="correlation", shrink=0.8)
+    return figure
+
+
+@pl._styled
+def network_degree(network: GeneNetwork, *, ax: Axes | None = None) -> Axes:
+    """Draw the share of genes with at least so many edges, on logarithmic axes."""
+    ends = network.edges[["gene_a", "gene_b"]].to_numpy().ravel()
+    degree = pd.Series(ends).value_counts().to_numpy()
+    if not len(degree):
+        raise ValueError("the network has no edge, so no degrees to draw.")
+    ax = pl._axes(ax)
+    ordered = np.sort(degree)
+    share = 100 * np.arange(len(ordered), 0, -1) / len(network.gene_names)
+    ax.step(ordered, share, where="post", color=pl.BLUE)
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="edges of a gene, at least",
+        ylabel="genes (% of all)",
+        title=f"{network.n_edges:,} edges, {len(degree):,} of {len(network.gene_names):,} genes "
+        "connected",
+    )
+    from matplotlib.ticker import ScalarFormatter
+
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(ScalarFormatter())
+    return ax
+
+
+def _networkx() -> Any:
+    from graphsci.network import _needed
+
+    return _needed("networkx")
+
+
+def _strongest_edges(edges: pd.DataFrame, max_genes: int, max_edges: int) -> pd.DataFrame:
+    """Strongest edges among the first ``max_genes`` genes met, at most ``max_edges``."""
+    genes: dict[str, None] = {}
+    for a, b in zip(edges["gene_a"], edges["gene_b"], strict=True):
+        if len(genes | {a: None, b: None}) <= max_genes:
+            genes |= {a: None, b: None}
+        if len(genes) == max_genes:
+            break
+    inside = edges["gene_a"].isin(genes) & edges["gene_b"].isin(genes)
+    return edges[inside].head(max_edges)
+
+
+def _layout(graph: Any, seed: int) -> dict[str, NDArray[np.float64]]:
+    """Kamada-Kawai within each connected part, parts packed side by side."""
+    nx = _networkx()
+    parts = sorted(nx.connected_components(graph), key=len, reverse=True)
+    places: dict[str, NDArray[np.float64]] = {}
+    x = y = row_height = 0.0
+    widest = np.sqrt(len(graph)) * 1.3
+    for part in parts:
+        size = np.sqrt(len(part))
+        if x and x + size > widest:
+            x, y, row_height = 0.0, y - row_height - 0.6, 0.0
+        inner = graph.subgraph(sorted(part))
+        start = nx.spring_layout(inner, seed=seed)
+        found = nx.kamada_kawai_layout(inner, pos=start, weight=None) if len(part) > 2 else start
+        points = np.array([found[gene] for gene in inner])
+        points = points - points.min(0)
+        points *= size / max(points.max(), 1e-9)
+        points[:, 1] -= points[:, 1].max()
+        for gene, point in zip(inner, points, strict=True):
+            places[gene] = point + np.array([x, y])
+        x, row_height = x + size + 0.6, max(row_height, size)
+    return places
+
+
+def _draw_edges(ax: Axes, graph: Any, places: dict[str, Any]) -> None:
+    from matplotlib.collections import LineCollection
+
+    strongest = max(size for *_, size in graph.edges(data="size"))
+    for sign, style, color in ((1, "solid", "#8C8C8C"), (-1, (0, (3, 2)), pl.RED)):
+        chosen = [(a, b, d["size"]) for a, b, d in graph.edges(data=True) if d["sign"] == sign]
+        lines = LineCollection(
+            [(places[a], places[b]) for a, b, _ in chosen],
+            colors=color,
+            linestyles=[style],
+            linewidths=[0.5 + 2 * size / strongest for *_, size in chosen],
+            alpha=0.6,
+            zorder=1,
+        )
+        ax.add_collection(lines)
+
+
+def _draw_genes(
+    ax: Axes,
+    graph: Any,
+    places: dict[str, Any],
+    bold: set[str],
+    modules: pd.DataFrame | None,
+) -> None:
+    module = {} if modules is None else dict(zip(modules["gene"], modules["module"], strict=True))
+    order = pd.Series([module[gene] for gene in graph if gene in module]).value_counts().index
+    paint = dict(zip(order, pl.GROUP_COLORS, strict=False))
+    colors = [paint.get(module.get(gene, -1), pl.GREY) for gene in graph]
+    points = np.array([places[gene] for gene in graph])
+    sizes = [40 + 10 * graph.degree(gene) for gene in graph]
+    ax.scatter(
+        points[:, 0], points[:, 1], s=sizes, c=colors, edgecolors="white", linewidths=0.8, zorder=2
+    )
+    for gene, point in zip(graph, points, strict=True):
+        ax.annotate(
+            gene,
+            point,
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8.5,
+            fontweight="bold" if gene in bold else "normal",
+            zorder=3,
+            bbox={"boxstyle": "square,pad=0.05", "fc": "white", "ec": "none", "alpha": 0.7},
+        )
+    for number, color in paint.items():
+        ax.scatter([], [], c=color, label=f"module {number}")
+    if paint:
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _correlation(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Correlation of columns, 0 for a constant one."""
+    centred = values - values.mean(0)
+    norm = np.sqrt((centred**2).sum(0))
+    scaled = centred / np.where(norm > 0, norm, 1)
+    return np.asarray(scaled.T @ scaled, dtype=np.float64)

@@ -1,0 +1,117 @@
+"""`graphsci network`, from files to files."""
+
+import re
+
+import anndata
+import networkx as nx
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from graphsci import cli
+from test_network import draw_modules
+
+SHORT = ("--max-epochs", "15", "--no-check", "--likelihood", "nb", "--n-latent", "8")
+
+
+def run(*args, exit_code=0):
+    """Run the command line in this process; return its text on one line."""
+    result = CliRunner().invoke(cli.app, ["network", *map(str, args)])
+    said = " ".join((result.stdout + " " + result.stderr).split())
+    assert result.exit_code == exit_code, (said, result.exception)
+    return said
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("network")
+    draw_modules(n_cells=200).write_h5ad(path / "counts.h5ad")
+    first = "\t".join(["first", "-", *(f"g{i}" for i in range(15))])
+    (path / "sets.gmt").write_text(f"{first}\nsecond\t-\tg40\tg41\tg42\n")
+    (path / "prior.tsv").write_text("gene_a\tgene_b\ng0\tg1\ng2\tg50\n")
+    args = ["impute", path / "counts.h5ad", "-o", path / "out.h5ad", *SHORT, "-q"]
+    args += ["--save-model", path / "model"]
+    result = CliRunner().invoke(cli.app, list(map(str, args)))
+    assert result.exit_code == 0, result.stderr
+    return path
+
+
+def test_from_counts_to_every_file(folder, tmp_path):
+    said = run(
+        *(folder / "counts.h5ad", "-o", tmp_path / "edges.tsv", *SHORT),
+        *("--graphml", tmp_path / "net.graphml", "--cyjs", tmp_path / "net.cyjs"),
+        *("--sif", tmp_path / "net.sif", "--h5ad", tmp_path / "net.h5ad"),
+        *("--modules", tmp_path / "modules.tsv", "--gene-sets", folder / "sets.gmt"),
+        *("--enrichment", tmp_path / "enriched.tsv", "--prior", folder / "prior.tsv"),
+        *("--picture", tmp_path / "net.png", "--min-confidence", "0.8"),
+    )
+    edges = pd.read_csv(tmp_path / "edges.tsv", sep="\t")
+    assert (edges["confidence"] >= 0.8 - 1e-6).all()
+    assert edges["prior_weight"].max() == 1
+    assert f"{len(edges):,} edges" in said
+    assert "false-discovery rate" in said
+    graph = nx.read_graphml(tmp_path / "net.graphml")
+    assert graph.number_of_edges() == len(edges)
+    matrix = anndata.read_h5ad(tmp_path / "net.h5ad").varp["graphsci_network"]
+    assert matrix.nnz == 2 * len(edges)
+    assert abs(matrix - matrix.T).max() == 0
+    modules = pd.read_csv(tmp_path / "modules.tsv", sep="\t")
+    assert modules["hub_rank"].min() == 1
+    enriched = pd.read_csv(tmp_path / "enriched.tsv", sep="\t")
+    assert enriched.loc[0, "gene_set"] == "first"
+    assert enriched.loc[0, "q_value"] < 0.01
+    assert (tmp_path / "net.png").stat().st_size > 10_000
+
+
+def test_from_a_model_around_genes(folder, tmp_path):
+    out = tmp_path / "edges.tsv"
+    run(folder / "model", "-o", out, "--genes", "g0,g20", "--max-genes", "12")
+    edges = pd.read_csv(out, sep="\t")
+    assert {"g0", "g20"} <= set(edges["gene_a"]) | set(edges["gene_b"])
+    assert len(set(edges["gene_a"]) | set(edges["gene_b"])) <= 12
+    assert edges["confidence"].isna().all()
+
+
+def test_twice_the_same(folder, tmp_path):
+    for name in ("one", "two"):
+        run(
+            *(folder / "model", "--data", folder / "counts.h5ad", "--no-control"),
+            *("-o", tmp_path / f"{name}.tsv", "--threads", "1", "-q"),
+        )
+    assert (tmp_path / "one.tsv").read_bytes() == (tmp_path / "two.tsv").read_bytes()
+
+
+def test_seeds_give_stability(folder, tmp_path):
+    out = tmp_path / "edges.tsv"
+    run(folder / "counts.h5ad", "-o", out, *SHORT, "--n-models", "2", "--no-control")
+    assert set(np.unique(pd.read_csv(out, sep="\t")["stability"])) <= {0.0, 0.5, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("MODEL", "-o", "x.csv"), "must end in|ending|\\.tsv"),
+        (("MODEL", "-o", "x.tsv", "--min-confidence", "0.9"), "needs a control"),
+        (("MODEL", "-o", "x.tsv", "--n-models", "2"), "give the counts instead of a model"),
+        (("MODEL", "-o", "x.tsv", "--h5ad", "y.h5ad"), "--h5ad needs counts"),
+        (("MODEL", "-o", "x.tsv", "--gene-sets", "SETS"), "go together"),
+        (("MODEL", "-o", "x.tsv", "--modules", "x.tsv"), "same path"),
+        (("MODEL", "-o", "x.tsv", "--genes", "TP53"), "'TP53' not among the 80 genes"),
+        (("COUNTS", "-o", "x.tsv", "--genes", "TP53"), "TP53 not among the genes of the data"),
+        (("COUNTS", "-o", "x.tsv", "--data", "COUNTS"), "goes with a model folder"),
+        (("COUNTS", "-o", "x.tsv", "--prior", "HUMAN"), "genes of the data"),
+        (("COUNTS", "-o", "x.tsv", "--prior", "none.tsv"), "There is no file"),
+    ],
+)
+def test_bad_requests_are_one_line(folder, tmp_path, words, said):
+    (tmp_path / "human.tsv").write_text("gene_a\tgene_b\nTP53\tMYC\n")
+    names = {"MODEL": folder / "model", "COUNTS": folder / "counts.h5ad"}
+    names |= {"SETS": folder / "sets.gmt", "HUMAN": tmp_path / "human.tsv"}
+    before = sorted(tmp_path.iterdir())
+    outputs = ("x.tsv", "x.csv", "y.h5ad")
+    args = [names.get(word, tmp_path / word if word in outputs else word) for word in words]
+    heard = run(*args, exit_code=2)
+    assert "graphsci: error:" in heard
+    assert re.search(said, heard), heard
+    assert sorted(tmp_path.iterdir()) == before

@@ -1,0 +1,412 @@
+"""The refined network: strengths by hand, laws, the null, modules, files and bad input."""
+
+import json
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse, stats
+from sklearn.metrics import average_precision_score
+
+from graphsci import GraphSCI
+from graphsci import network as nw
+from graphsci._network_files import to_networkx, write_network
+from graphsci.gene_graph import graph_from_edges
+
+OPTIONS = {"max_epochs": 25, "likelihood": "nb", "n_latent": 8, "check": False, "seed": 3}
+
+
+def draw_modules(n_cells=300, n_genes=80, seed=0):
+    """Two programmes of 15 genes each, independent of the other genes and of each other."""
+    rng = np.random.default_rng(seed)
+    activity = rng.normal(size=(n_cells, 2))
+    loadings = np.zeros((2, n_genes))
+    loadings[0, :15], loadings[1, 15:30] = 0.8, 0.8
+    loadings[1, 30:33] = -0.8
+    base = np.where(np.arange(n_genes) < 33, 8.0, 40.0)  # programmes hardly move the library
+    rate = np.exp(activity @ loadings) * base
+    names = [f"g{i}" for i in range(n_genes)]
+    obs = pd.DataFrame(
+        {"type": np.where(np.arange(n_cells) % 2 == 0, "even", "odd")},
+        index=[f"c{i}" for i in range(n_cells)],
+    )
+    return AnnData(
+        sparse.csr_matrix(rng.poisson(rate).astype(np.float32)),
+        obs=obs,
+        var=pd.DataFrame(index=names),
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    return draw_modules()
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    return GraphSCI(**OPTIONS).fit(data)
+
+
+@pytest.fixture(scope="module")
+def control(model, data):
+    return nw.train_control(model, data)
+
+
+@pytest.fixture(scope="module")
+def refined(model, data, control):
+    prior = pd.DataFrame({"gene_a": ["g0", "g40"], "gene_b": ["g1", "g41"], "weight": [0.7, 2.0]})
+    return nw.refine_network(model, data, control=control, prior=prior, n_neighbors=10)
+
+
+def network_of(edges, names):
+    """A network from (a, b, refined) triples."""
+    table = pd.DataFrame(edges, columns=["gene_a", "gene_b", "refined"])
+    table["sign"] = np.where(table["refined"] < 0, -1, 1)
+    for column in nw.EDGE_COLUMNS:
+        if column not in table:
+            table[column] = np.nan
+    return nw.GeneNetwork(table[list(nw.EDGE_COLUMNS)], np.array(names), {})
+
+
+def programme(gene):
+    number = int(gene[1:])
+    return 0 if number < 15 else 1 if number < 33 else 2
+
+
+# --- strengths --------------------------------------------------------------------------
+
+
+def test_strengths_are_the_formula(model, data):
+    vectors = nw.gene_coordinates(model, data).vectors
+    v = model.gene_embedding().to_numpy(float)
+    values, directions = np.linalg.eigh(np.cov(model.latent(data).astype(float).T))
+    w = (v - v.mean(0)) @ directions @ np.diag(np.sqrt(np.maximum(values, 0)))
+    left, s, _ = np.linalg.svd(w, full_matrices=False)
+    balanced = left @ np.diag(s**0.25) * np.sqrt((s**2).sum() / (s**0.5).sum())
+    mean = model.fitted.spec.gene_proportions * model.fitted.spec.common_depth
+    own = 1 / model.inverse_dispersion().to_numpy(float) + 0.3 / mean
+    norm = np.sqrt((balanced**2).sum(1) + own)
+    expected = balanced @ balanced.T / np.outer(norm, norm)
+    np.testing.assert_allclose(vectors @ vectors.T, expected, atol=1e-4)
+    assert (vectors**2).sum(1).max() < 1
+
+
+def test_balance_is_the_identity_at_power_1_up_to_rotation(data):
+    loadings = np.random.default_rng(0).normal(size=(20, 4))
+    same = nw.balance(loadings, 1.0)
+    np.testing.assert_allclose(same @ same.T, loadings @ loadings.T, atol=1e-10)
+    assert np.isclose((nw.balance(loadings, 0.25) ** 2).sum(), (loadings**2).sum())
+    assert not nw.balance(np.zeros((5, 2))).any()
+
+
+def test_paper_strength_is_eq_18(trained, toy):
+    model = trained("paper")
+    found = nw.refine_network(model, toy, n_neighbors=3)
+    z = model.gene_embedding()
+    a, b = found.edges["gene_a"], found.edges["gene_b"]
+    expected = 1 / (1 + np.exp(-(z.loc[a].to_numpy() * z.loc[b].to_numpy()).sum(1)))
+    np.testing.assert_allclose(found.edges["probability"], expected, rtol=1e-4)
+    known = found.edges.dropna(subset="initial_correlation")
+    assert (np.sign(known["initial_correlation"]) == known["sign"]).all()
+
+
+@pytest.mark.parametrize("block", [4, 1024])
+def test_nearest_pairs_equal_brute_force(block, monkeypatch):
+    monkeypatch.setattr(nw, "GENE_BLOCK", block)
+    vectors = np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32)
+    strengths = np.abs(vectors @ vectors.T)
+    np.fill_diagonal(strengths, -1)
+    best = np.argsort(-strengths, axis=1)[:, :3]
+    expected = {tuple(sorted((i, int(j)))) for i in range(30) for j in best[i]}
+    rows, columns = nw.nearest_pairs(nw.Coordinates(vectors, signed=True), 3)
+    assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == expected
+
+
+def test_permuting_genes_permutes_the_network(model, data):
+    order = np.random.default_rng(0).permutation(data.n_vars)
+    one = nw.refine_network(model, data, n_neighbors=5).edges
+    other = nw.refine_network(model, data[:, order], n_neighbors=5).edges
+    pd.testing.assert_frame_equal(one, other, atol=1e-4)
+
+
+def test_permuting_cells_changes_nothing(model, data):
+    order = np.random.default_rng(0).permutation(data.n_obs)
+    one = nw.refine_network(model, data, n_neighbors=5).edges
+    other = nw.refine_network(model, data[order], n_neighbors=5).edges
+    key = ["gene_a", "gene_b"]
+    pd.testing.assert_frame_equal(
+        one.sort_values(key, ignore_index=True),
+        other.sort_values(key, ignore_index=True),
+        atol=1e-3,
+    )
+
+
+# --- the table --------------------------------------------------------------------------
+
+
+def test_finds_the_programmes_with_sign(refined):
+    top = refined.edges.head(60)
+    assert np.mean([programme(a) == programme(b) != 2 for a, b in _pairs(top)]) > 0.95
+    second = refined.edges[[{programme(a), programme(b)} == {1} for a, b in _pairs(refined.edges)]]
+    opposed = np.array([(int(a[1:]) >= 30) != (int(b[1:]) >= 30) for a, b in _pairs(second)])
+    assert opposed.any()
+    assert (second["sign"] == np.where(opposed, -1, 1)).mean() > 0.98
+
+
+def _pairs(edges):
+    return list(zip(edges["gene_a"], edges["gene_b"], strict=True))
+
+
+def test_table_keeps_its_promises(refined, model):
+    edges = refined.edges
+    assert tuple(edges.columns) == nw.EDGE_COLUMNS
+    assert (edges["refined"].abs().diff().dropna() <= 1e-9).all()
+    assert (edges["q_value"].diff().dropna() >= 0).all()
+    pairs = {frozenset(pair) for pair in _pairs(edges)}
+    assert len(pairs) == len(edges)
+    assert all(len(pair) == 2 for pair in pairs)
+    assert {frozenset(p) for p in _pairs(model.gene_graph.edge_table())} <= pairs
+    assert edges["initial_correlation"].isna().any()  # new edges
+    assert edges["stability"].between(0, 1).all()
+    assert edges["denoised_correlation"].abs().max() <= 1
+    adjacency = refined.adjacency()
+    assert abs(adjacency - adjacency.T).max() == 0
+    assert not adjacency.diagonal().any()
+
+
+def test_prior_is_reported(refined):
+    prior = refined.edges["prior_weight"]
+    weights = dict(zip(map(frozenset, _pairs(refined.edges)), prior, strict=True))
+    assert weights[frozenset(("g0", "g1"))] == pytest.approx(0.7)
+    assert set(np.unique(prior).round(3)) <= {0, 0.7, 2.0}
+
+
+def test_denoised_correlation_is_that_of_posterior_draws(model, data):
+    rows, columns = np.array([0, 0, 16]), np.array([1, 20, 17])
+    found = nw.denoised_correlation(model, data, rows, columns)
+    values = model.impute(data, depth="common", copy=True)
+    mean, sd = values.layers["denoised"], values.layers["denoised_sd"]
+    draw = np.log1p(mean) + sd / (1 + mean) * np.random.default_rng(0).normal(
+        size=(200, *mean.shape)
+    )
+    draws = draw.reshape(-1, mean.shape[1])
+    expected = np.corrcoef(draws.T)[rows, columns]
+    np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+def test_many_cells_are_sampled(model, data):
+    rows, columns = np.array([0, 3]), np.array([1, 50])
+    few = nw.denoised_correlation(model, data, rows, columns, max_cells=200, seed=1)
+    np.testing.assert_allclose(
+        few, nw.denoised_correlation(model, data, rows, columns, max_cells=200, seed=1)
+    )
+    np.testing.assert_allclose(few, nw.denoised_correlation(model, data, rows, columns), atol=0.2)
+
+
+def test_without_data_there_is_less_evidence(model):
+    found = nw.refine_network(model)
+    assert found.edges[["denoised_correlation", "confidence", "stability"]].isna().all().all()
+    assert "no control" in found.notes[0]
+    with pytest.raises(ValueError, match="min_confidence needs a control"):
+        found.confident(0.9)
+
+
+def test_same_model_twice_is_stable(model, data):
+    one = nw.refine_network(model, data, n_neighbors=5)
+    twice = nw.refine_network(model, data, n_neighbors=5, models=[model])
+    np.testing.assert_allclose(one.edges["refined"], twice.edges["refined"], atol=1e-5)
+    assert twice.edges["stability"].iloc[0] == 1
+    assert set(twice.edges["stability"]) <= {0.0, 1.0}
+
+
+def test_networks_by_label(model, data, control):
+    found = nw.networks_by_label(model, data, label_key="type", control=control, n_neighbors=5)
+    assert list(found) == ["even", "odd"]
+    assert found["even"].parameters["n_cells"] == 150
+    with pytest.raises(ValueError, match="obs has no column 'cell'"):
+        nw.networks_by_label(model, data, label_key="cell")
+    with pytest.raises(ValueError, match="no group in 'type' has 50 cells"):
+        nw.networks_by_label(model, data[:60].copy(), label_key="type")
+
+
+# --- the null ---------------------------------------------------------------------------
+
+
+def test_control_has_decoys_among_the_same_genes(control, model, data):
+    assert set(control.model.gene_names) == set(model.gene_names) | control.decoys
+    assert len(control.decoys) == 50
+    decoy = control.adata[:, sorted(control.decoys)].X.toarray()
+    real = np.sort(data.X.toarray(), axis=0).T.tolist()
+    assert all(np.sort(column).tolist() in real for column in decoy.T)
+
+
+def test_q_values_by_hand():
+    found = nw._Tail(np.array([100.0, 10.0, 2.0]), 1.0)
+    null = nw._Tail(np.array([199.0, 1.0, 0.0]), 1.0)
+    # 100 pairs x (1 + 1) / 200 / 10 = .1;  100 x 1 / 200 / 2 = .25, but never above a weaker one
+    np.testing.assert_allclose(nw.q_values(found, null), [1.0, 0.1, 0.1])
+
+
+def test_tail_counts_pairs(monkeypatch):
+    monkeypatch.setattr(nw, "GENE_BLOCK", 7)
+    vectors = (np.random.default_rng(2).normal(size=(25, 3)) / 4).astype(np.float32)
+    size = np.abs(vectors @ vectors.T)[np.triu_indices(25, 1)]
+    tail = nw._Tail.of(nw.Coordinates(vectors, signed=True), 4.0)
+    assert tail.n_pairs == 300
+    assert tail.counts[nw.STRENGTH_BINS // 8] == (size >= 0.5).sum()
+    decoys = np.arange(25) < 2
+    assert nw._Tail.of(nw.Coordinates(vectors, signed=True), 4.0, decoys).n_pairs == 1 + 2 * 23
+    assert (size >= tail.rank_limit(10)).sum() == 10
+
+
+def test_confident_edges_are_true(refined):
+    sure = refined.confident(0.9)
+    assert sure.n_edges > 50
+    assert np.mean([programme(a) == programme(b) != 2 for a, b in _pairs(sure.edges)]) > 0.9
+
+
+# --- modules ----------------------------------------------------------------------------
+
+
+def test_modules_of_two_cliques_by_hand():
+    edges = [(f"a{i}", f"a{j}", 0.5) for i in range(4) for j in range(i)]
+    edges += [(f"b{i}", f"b{j}", 0.5) for i in range(3) for j in range(i)]
+    edges += [("a0", "hub", 0.9), ("a1", "hub", 0.9), ("b0", "c", -0.9)]
+    found = nw.find_modules(network_of(edges, list("abc")))
+    assert found["module"].tolist() == [0] * 5 + [1] * 3
+    assert set(found.loc[found["module"] == 1, "gene"]) == {"b0", "b1", "b2"}
+    first = found.iloc[0]
+    assert first["gene"] in ("a0", "a1")
+    assert (first["degree"], first["hub_rank"]) == (4, 1)
+    assert first["strength"] == pytest.approx(3 * 0.5 + 0.9)
+
+
+def test_modules_find_the_programmes(refined):
+    found = nw.find_modules(refined.confident(0.9))
+    module = found.set_index("gene")["module"]
+    assert module[[f"g{i}" for i in range(15)]].nunique() == 1
+    assert module["g0"] != module["g20"]
+
+
+def test_enrichment_is_fishers_test():
+    modules = pd.DataFrame({"gene": list("abcd"), "module": 0})
+    background = list("abcdefghij")
+    sets = {"good": ("a", "b", "c", "zz"), "bad": ("h", "i"), "tiny": ("a",)}
+    found = nw.enrich_modules(modules, sets, background=background)
+    expected = stats.fisher_exact([[3, 1], [0, 6]], alternative="greater").pvalue
+    assert found["gene_set"].tolist() == ["good"]
+    assert found.loc[0, "p_value"] == pytest.approx(expected)
+    assert found.loc[0, "q_value"] == pytest.approx(2 * expected)  # two sets were tested
+    assert found.loc[0, "genes"] == "a,b,c"
+    with pytest.raises(ValueError, match="none of 1 gene sets holds two"):
+        nw.enrich_modules(modules, {"human": ("TP53", "MYC")}, background=background)
+
+
+def test_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "leidenalg", None)
+    with pytest.raises(ValueError, match=r"leidenalg.*pip install 'graphsci\[network\]'"):
+        nw.find_modules(network_of([("a", "b", 0.5)], ["a", "b"]))
+
+
+# --- files ------------------------------------------------------------------------------
+
+
+def test_files_read_back(refined, tmp_path):
+    modules = nw.find_modules(refined.confident(0.9))
+    for ending in ("tsv", "graphml", "cyjs", "sif"):
+        write_network(refined, tmp_path / f"net.{ending}", modules=modules)
+    table = pd.read_csv(tmp_path / "net.tsv", sep="\t")
+    assert _pairs(table) == _pairs(refined.edges)
+    graphml = nx.read_graphml(tmp_path / "net.graphml")
+    cyjs = nx.cytoscape_graph(json.loads((tmp_path / "net.cyjs").read_text()))
+    expected = to_networkx(refined, modules)
+    for graph in (graphml, cyjs):
+        assert nx.utils.edges_equal(
+            [(*sorted(e[:2]), round(e[2], 6)) for e in graph.edges(data="refined")],
+            [(*sorted(e[:2]), round(e[2], 6)) for e in expected.edges(data="refined")],
+        )
+    assert graphml.nodes["g0"]["module"] == expected.nodes["g0"]["module"]
+    lines = (tmp_path / "net.sif").read_text().splitlines()
+    assert len(lines) == refined.n_edges
+    assert {line.split("\t")[1] for line in lines} == {"positive", "negative"}
+    with pytest.raises(ValueError, match=r"got the ending '.txt', expected .tsv"):
+        write_network(refined, tmp_path / "net.txt")
+
+
+def test_annotate(refined, data, tmp_path):
+    adata = data[:, ::-1].copy()
+    nw.annotate_network(adata, refined, modules=nw.find_modules(refined.confident(0.9)))
+    adata.write_h5ad(tmp_path / "out.h5ad")
+    matrix = adata.varp["graphsci_network"]
+    first = refined.edges.iloc[0]
+    at = [adata.var_names.get_loc(first[name]) for name in ("gene_a", "gene_b")]
+    assert matrix[at[0], at[1]] == matrix[at[1], at[0]] == np.float32(first["refined"])
+    assert matrix.nnz == 2 * refined.n_edges
+    assert adata.var.loc["g0", "graphsci_module"] >= 0
+
+
+def test_tl(model, data):
+    from graphsci import tl
+
+    adata = data.copy()
+    found = tl.gene_network(adata, model, n_neighbors=5, control=False)
+    assert adata.uns["graphsci_network"]["edges"] is found.edges
+    assert "graphsci_module" in adata.var
+
+
+# --- around genes, and comparison -------------------------------------------------------
+
+
+def test_around_keeps_the_strongest_partners():
+    edges = [("a", "b", 0.9), ("a", "c", 0.8), ("b", "c", 0.7), ("a", "d", 0.6), ("d", "e", 0.5)]
+    found = network_of(edges, list("abcde")).around(["a"], max_genes=3)
+    assert _pairs(found.edges) == [("a", "b"), ("a", "c"), ("b", "c")]
+    with pytest.raises(ValueError, match="'x' not among the 5 genes"):
+        network_of(edges, list("abcde")).around(["x"])
+
+
+def test_comparison_by_hand():
+    names = list("abcd")
+    known = graph_from_edges([("a", "b"), ("b", "c"), ("c", "d")], gene_names=names)
+    weights = np.zeros((4, 4))
+    for i, j, w in ((0, 1, 0.9), (0, 2, 0.8), (1, 2, -0.7)):
+        weights[i, j] = weights[j, i] = w
+    found = nw.compare_networks({"mine": sparse.csr_matrix(weights)}, known, n_edges=2).loc["mine"]
+    assert found["precision"] == 0.5
+    assert found["recall"] == pytest.approx(1 / 3)
+    assert found["early_precision"] == pytest.approx(2 / 3)
+    assert found["chance"] == 0.5
+    # expected hits: k_a k_b / 6 + k_a k_c / 6 = 2/3 of 2 edges; half a hit is added
+    assert found["odds_ratio"] == pytest.approx(1 / ((2 / 3 + 0.5) / (2 - 2 / 3 + 0.5)))
+    upper = np.triu_indices(4, 1)
+    truth = known.adjacency.toarray()[upper] != 0
+    assert found["auprc"] == pytest.approx(average_precision_score(truth, np.abs(weights)[upper]))
+
+
+def test_comparison_refuses():
+    known = graph_from_edges([("a", "b")], gene_names=list("ab"))
+    with pytest.raises(ValueError, match="networks: got none"):
+        nw.compare_networks({}, known)
+    with pytest.raises(ValueError, match=r"'x' has shape \(3, 3\), expected \(2, 2\)"):
+        nw.compare_networks({"x": sparse.csr_matrix((3, 3))}, known)
+
+
+# --- bad requests -----------------------------------------------------------------------
+
+
+def test_bad_requests(model, data, trained):
+    with pytest.raises(ValueError, match="n_neighbors must not be negative"):
+        nw.refine_network(model, data, n_neighbors=-1)
+    with pytest.raises(ValueError, match="trained on other genes"):
+        nw.refine_network(model, data, models=[trained("nb")])
+    with pytest.raises(ValueError, match="one boolean for each of its cells"):
+        nw.refine_network(model, data, cells=np.ones(3, bool))
+    human = pd.DataFrame({"gene_a": ["TP53"], "gene_b": ["MYC"]})
+    with pytest.raises(ValueError, match="genes of the data"):
+        nw.refine_network(model, data, prior=human)
+    with pytest.raises(ValueError, match=r"min_confidence must be in \[0, 1\]"):
+        nw.refine_network(model, data).confident(2)
+    with pytest.raises(ValueError, match="expected 2 to"):
+        nw.train_control(model, data, n_decoys=1000)
