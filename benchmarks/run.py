@@ -53,12 +53,18 @@ class Method(NamedTuple):
     note: str = ""
 
 
-_TENSORFLOW = ("tensorflow-cpu==2.15.*", "anndata", "scikit-learn")
+#: The newest TensorFlow that still has the Keras 2 that DCA and DeepImpute are written for.
+_TENSORFLOW = ("tensorflow-cpu==2.15.*", "numpy<2", "anndata<0.12", "scikit-learn", "pandas<3")
 PEER_ENVIRONMENTS = {
     "magic": Environment((("magic-impute", "anndata"),)),
     "scvi": Environment((("torch==2.13.0",), ("scvi-tools",))),
-    "dca": Environment((_TENSORFLOW, ("dca",))),
-    "deepimpute": Environment((_TENSORFLOW, ("deepimpute",))),
+    "dca": Environment(
+        (
+            (*_TENSORFLOW, "scanpy<1.11", "six", "setuptools<80"),
+            ("--no-deps", "dca==0.3.4"),  # its pins exclude every TensorFlow for Python 3.11
+        )
+    ),
+    "deepimpute": Environment((_TENSORFLOW, ("--no-deps", "deepimpute==1.2"))),
 }
 METHODS = {
     "graphsci": Method("run_graphsci.py", "", "default"),
@@ -75,6 +81,12 @@ METHODS = {
     "knn-smoothing": Method("run_knn_smoothing.py", "", "15", "our implementation, k = 15"),
     "scvi-nb": Method("run_scvi.py", "scvi", "nb", "scvi-tools"),
     "scvi-zinb": Method("run_scvi.py", "scvi", "zinb", "scvi-tools"),
+    "dca-nb": Method("run_dca.py", "dca", "nb-conddisp", "dca 0.3.4 on TensorFlow 2.15"),
+    "dca-zinb": Method("run_dca.py", "dca", "zinb-conddisp", "dca 0.3.4 on TensorFlow 2.15"),
+    "deepimpute": Method("run_deepimpute.py", "deepimpute", "restore", "deepimpute 1.2"),
+    "deepimpute-predicted": Method(
+        "run_deepimpute.py", "deepimpute", "predicted", "deepimpute 1.2, no counts restored"
+    ),
 }
 
 
