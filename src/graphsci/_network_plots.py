@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from graphsci import pl
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 #: More genes than this cannot be told apart in one picture.
 MOST_GENES = 80
 #: Genes in a heat map; beyond it a gene is less than a pixel.
-HEATMAP_GENES = 300
+HEATMAP_GENES = 240
 
 
 @pl._styled
@@ -100,13 +101,15 @@ def module_heatmap(
     adata
         Counts with results.
     modules
-        From ``network.find_modules``; the largest are drawn, up to 300 genes.
+        From ``network.find_modules``; the hubs of each are drawn, 240 genes in all.
     layer, counts_layer, library_key, key
         As in :func:`graphsci.pl.embedding`.
     figure
         Where to draw; a new one if None.
     """
-    shown = modules[modules["gene"].isin(adata.var_names)].head(HEATMAP_GENES)
+    present = modules[modules["gene"].isin(adata.var_names)]
+    hubs = HEATMAP_GENES // max(1, min(present["module"].nunique(), HEATMAP_GENES // 8))
+    shown = present.groupby("module").head(hubs).head(HEATMAP_GENES)
     if len(shown) < 2:
         raise ValueError("modules: expected at least two genes of adata, got fewer.")
     common = pl._Common.of(adata, counts_layer, library_key, key)
@@ -157,10 +160,10 @@ def network_degree(network: GeneNetwork, *, ax: Axes | None = None) -> Axes:
         title=f"{network.n_edges:,} edges, {len(degree):,} of {len(network.gene_names):,} genes "
         "connected",
     )
-    from matplotlib.ticker import ScalarFormatter
-
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(ScalarFormatter())
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
     return ax
 
 
@@ -252,10 +255,10 @@ def _draw_genes(
             zorder=3,
             bbox={"boxstyle": "square,pad=0.05", "fc": "white", "ec": "none", "alpha": 0.7},
         )
-    for number, color in paint.items():
+    for number, color in sorted(paint.items()):
         ax.scatter([], [], c=color, label=f"module {number}")
     if paint:
-        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        ax.legend(loc="upper left", bbox_to_anchor=(0, 0), ncols=len(paint))
 
 
 def _correlation(values: NDArray[np.floating]) -> NDArray[np.float64]:
