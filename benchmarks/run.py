@@ -273,56 +273,105 @@ def run_one(name: str, case: study.Case, *, timeout: float, threads: int) -> stu
 
 
 def truth(args: argparse.Namespace) -> None:
-    """Run what is missing, then write the tables."""
-    store, n_new, found, failed = study.Store(WORK / "truth"), 0, {}, []
+    """Run what is missing of the data sets and methods asked for, then write all tables."""
+    n_new = 0
     for dataset in args.datasets:
         counts = read_counts(args.data, dataset)
         if counts is None:
             print(f"{dataset}: skipped, no {args.data / DATASETS[dataset].path}")
             continue
-        data = study.fingerprint(counts)
+        fingerprint = study.fingerprint(counts)
         for seed in args.seeds:
-            case = None
-            for name in args.methods:
-                method = METHODS[name]
-                if not installed(method.environment):
-                    failed.append((dataset, name, f"not installed: {method.environment}"))
-                    continue
-                scripts = [HERE / "peers" / f for f in ("contract.py", method.script)]
-                key = store.key(
-                    data=data,
-                    seed=seed,
-                    fraction=args.fraction,
-                    method=method._asdict(),
-                    scripts=[digest(path.read_bytes()) for path in scripts],
-                    versions=args.pinned or versions_of(method.environment),
-                )
-                run = store.find(key)
-                if run is None and not args.table_only:
-                    case = case or study.make_case(counts, fraction=args.fraction, seed=seed)
-                    print(f"{dataset}, {name}, seed {seed} ...", end=" ", flush=True)
-                    try:
-                        run = run_one(name, case, timeout=args.timeout, threads=args.threads)
-                    except RuntimeError as error:
-                        print(f"failed: {error}")
-                        failed.append((dataset, name, str(error)))
-                        continue
-                    print(f"D2 {run.scores['d2']:.4f}, {run.scores['wall_s']:.0f} s")
-                    store.keep(key, run, dataset=dataset)
-                    n_new += 1
+            missing = [n for n in args.methods if not is_there(fingerprint, n, seed, args)]
+            case = study.make_case(counts, fraction=args.fraction, seed=seed) if missing else None
+            for name in missing:
+                n_new += attempt(dataset, fingerprint, name, case, args)
+    if n_new or args.table_only or not (RESULTS / "truth.csv").exists():
+        write_tables(args)
+    else:
+        print("Nothing to do: every run is there already, and nothing changed.")
+
+
+def is_there(data: str, name: str, seed: int, args: argparse.Namespace) -> bool:
+    """Whether a run is done, or cannot be done here, or is not wanted now."""
+    environment = METHODS[name].environment
+    if args.table_only:
+        return True
+    if not installed(environment):
+        print(f"{name}: skipped, not installed: python benchmarks/run.py install {environment}")
+        return True
+    return STORE.find(run_key(data, name, seed, args)) is not None
+
+
+def attempt(dataset: str, data: str, name: str, case: study.Case, args: argparse.Namespace) -> bool:
+    """Run a method and keep its scores, or the reason why there are none."""
+    seed = case.task.seed
+    key = run_key(data, name, seed, args)
+    print(f"{dataset}, {name}, seed {seed} ...", end=" ", flush=True)
+    try:
+        run = run_one(name, case, timeout=args.timeout, threads=args.threads)
+    except RuntimeError as error:
+        print(f"failed: {error}", flush=True)
+        failure(key).parent.mkdir(parents=True, exist_ok=True)
+        failure(key).write_text(str(error))
+        return True
+    print(f"D2 {run.scores['d2']:.4f}, {run.scores['wall_s']:.0f} s", flush=True)
+    STORE.keep(key, run, dataset=dataset)
+    failure(key).unlink(missing_ok=True)
+    return True
+
+
+def run_key(data: str, name: str, seed: int, args: argparse.Namespace) -> str:
+    """Return the key of all that decides a run."""
+    method = METHODS[name]
+    scripts = [HERE / "peers" / file for file in ("contract.py", method.script)]
+    return STORE.key(
+        data=data,
+        seed=seed,
+        fraction=args.fraction,
+        method=method._asdict(),
+        scripts=[digest(path.read_bytes()) for path in scripts],
+        versions=args.pinned or versions_of(method.environment),
+    )
+
+
+STORE = study.Store(WORK / "truth")
+
+
+def failure(key: str) -> Path:
+    """Return where the reason of a run that failed is kept."""
+    return WORK / "truth" / "failures" / f"{key}.txt"
+
+
+def collect(args: argparse.Namespace) -> tuple[dict, list]:
+    """Return all runs that are there, by data set and shape, and all failures."""
+    found, failed = {}, []
+    for dataset in DATASETS:
+        counts = read_counts(args.data, dataset)
+        if counts is None:
+            continue
+        data = study.fingerprint(counts)
+        for name in METHODS:
+            if not installed(METHODS[name].environment):
+                continue
+            for seed in SEEDS:
+                key = run_key(data, name, seed, args)
+                run = STORE.find(key)
                 if run is not None:
                     found.setdefault((dataset, counts.shape), []).append(run)
-    if not n_new and not failed and (RESULTS / "truth.csv").exists() and not args.table_only:
-        print("Nothing to do: every run is there already, and nothing changed.")
-        return
-    write_tables(found, failed, args)
+                elif failure(key).is_file():
+                    failed.append((dataset, name, failure(key).read_text()))
+    return found, failed
 
 
+#: Seeds that tables look for.
+SEEDS = range(10)
 CHANCES = ("as_is", "rescaled", "mixed")
 
 
-def write_tables(found: dict, failed: list, args: argparse.Namespace) -> None:
+def write_tables(args: argparse.Namespace) -> None:
     """Write ``truth.csv`` (tidy) and ``truth.md``."""
+    found, failed = collect(args)
     RESULTS.mkdir(exist_ok=True)
     rows = [
         {"dataset": dataset, "cells": shape[0], "genes": shape[1], **row}
@@ -394,8 +443,8 @@ def heading(args: argparse.Namespace) -> str:
     return (
         f"Held-out molecules: {args.fraction:.0%} of all, Poisson; D2 is the share of the gene "
         "means' deviance that is explained (higher is better). Made by `benchmarks/run.py truth` "
-        f"on {datetime.date.today()}, graphsci at commit {commit}, seeds "
-        f"{', '.join(map(str, args.seeds))}, {args.threads} thread(s) on {os.cpu_count()} cores "
+        f"on {datetime.date.today()}, graphsci at commit {args.pinned or commit}, "
+        f"{args.threads} thread(s) on {os.cpu_count()} cores "
         f"({platform.machine()}), a machine shared with other work, so times are upper bounds. "
         f"Python {platform.python_version()}; {json.dumps(packages)}. Each method is scored as "
         "returned, with its genes rescaled to the kept totals, and with 5 % of the gene means "
@@ -425,7 +474,7 @@ def main() -> None:
         "--pinned",
         default="",
         metavar="NAME",
-        help="let this name stand for the version of all code, to go on while code changes",
+        help="let this commit stand for the version of all code, to go on while code changes",
     )
     args = parser.parse_args()
     if args.command == "install":

@@ -17,7 +17,7 @@ from deepimpute.multinet import MultiNet
 
 
 def estimate(counts, variant, seed):
-    cells, genes = ([f"{kind}{i}" for i in range(n)] for kind, n in zip("cg", counts.shape))
+    cells, genes = ([f"{i}" for i in range(n)] for n in counts.shape)
     raw = pd.DataFrame(counts.toarray(), index=cells, columns=genes)
     model = MultiNet(ncores=int(os.environ.get("OMP_NUM_THREADS", "1")), seed=seed, verbose=0)
     model.fit(raw)
