@@ -410,3 +410,23 @@ def test_bad_requests(model, data, trained):
         nw.refine_network(model, data).confident(2)
     with pytest.raises(ValueError, match="expected 2 to"):
         nw.train_control(model, data, n_decoys=1000)
+
+
+# --- PIDC as the initial graph ----------------------------------------------------------
+
+
+def test_pidc_is_a_source_of_the_initial_graph(data):
+    options = OPTIONS | {"graph": "pidc", "graph_top_k": 3, "max_epochs": 2}
+    graph = GraphSCI(**options).fit(data).gene_graph
+    assert graph.source == "pidc"
+    edges = graph.edge_table().nlargest(20, "weight")
+    assert np.mean([programme(a) == programme(b) != 2 for a, b in _pairs(edges)]) > 0.8
+
+
+def test_pidc_refuses_many_genes_before_training():
+    rng = np.random.default_rng(0)
+    wide = AnnData(sparse.csr_matrix(rng.poisson(1.0, (12, 5001)).astype(np.float32)))
+    heard = []
+    with pytest.raises(ValueError, match=r"5,?001 genes|at most 5,?000"):
+        GraphSCI(graph="pidc", likelihood="nb").fit(wide, progress=lambda *r: heard.append(r))
+    assert not heard

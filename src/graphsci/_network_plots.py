@@ -194,7 +194,7 @@ def _layout(graph: Any, seed: int) -> dict[str, NDArray[np.float64]]:
     widest = np.sqrt(len(graph)) * 1.3
     for part in parts:
         size = np.sqrt(len(part))
-        if x and x + size > widest:
+        if x and x + 0.8 * size > widest:
             x, y, row_height = 0.0, y - row_height - 0.6, 0.0
         inner = graph.subgraph(sorted(part))
         start = nx.spring_layout(inner, seed=seed)
@@ -205,7 +205,7 @@ def _layout(graph: Any, seed: int) -> dict[str, NDArray[np.float64]]:
         points[:, 1] -= points[:, 1].max()
         for gene, point in zip(inner, points, strict=True):
             places[gene] = point + np.array([x, y])
-        x, row_height = x + size + 0.6, max(row_height, size)
+        x, row_height = x + points[:, 0].max() + 0.6, max(row_height, -points[:, 1].min())
     return places
 
 

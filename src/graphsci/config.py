@@ -37,11 +37,12 @@ class Config:
         "zinb only if zeros exceed what an NB predicts.",
     )
     # -- the gene graph (eq. 2) ------------------------------------------------------------
-    graph: Literal["pearson", "coexpressed", "noise", "none"] = _option(
+    graph: Literal["pearson", "coexpressed", "noise", "pidc", "none"] = _option(
         "noise",
         "Source of the gene graph: 'pearson' of log-normalised counts, 'coexpressed' (the same "
         "over cells in which both genes were detected), 'noise' (Pearson corrected for sampling "
-        "noise, significant edges only), or 'none'.",
+        "noise, significant edges only), 'pidc' (information that two genes share with no third; "
+        "at most 5,000 genes), or 'none'.",
     )
     graph_threshold: float = _option(
         0.3, "An edge needs an absolute correlation above this (paper: 0.3).", low=0.0, high=1.0

@@ -24,6 +24,7 @@ from graphsci.gene_graph import (
     normalized_adjacency,
 )
 from graphsci.model import CountNetwork, Network, PaperNetwork
+from graphsci.pidc import pidc_graph
 from graphsci.preprocessing import (
     CountData,
     detected_genes,
@@ -306,6 +307,14 @@ def _gene_graph(
             names,
             lambda part, kept_names: noise_corrected_graph(
                 part, size_factors=factors[cells], gene_names=kept_names, **limits
+            ),
+        )
+    if config.graph == "pidc":
+        return _expand(
+            counts,
+            names,
+            lambda part, kept_names: pidc_graph(
+                log_normalize(part, median_library_size=median), gene_names=kept_names, **limits
             ),
         )
     return correlation_graph(
