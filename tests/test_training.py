@@ -19,6 +19,8 @@ CPU = torch.device("cpu")
 class Scripted:
     """One weight that every step moves; validation losses as written down beforehand."""
 
+    scored_share = 1.0
+
     def __init__(self, validation, *, n_cells=64, at_step=None):
         self.network = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(self.network.weight)

@@ -54,7 +54,7 @@ class EpochRecord(NamedTuple):
     """What one epoch did."""
 
     epoch: int  #: from 1
-    training_loss: float  #: nats per cell
+    training_loss: float  #: nats per cell, as if all of its molecules had been predicted
     validation_loss: float  #: nats per cell on withheld data; nan without validation
     learning_rate: float
     seconds: float  #: since training began
@@ -79,6 +79,7 @@ class Objective(Protocol):
     """What the loop needs to know of a model and its data."""
 
     n_cells: int
+    scored_share: float  #: share of a cell's molecules that the last step's loss covers
 
     @property
     def network(self) -> torch.nn.Module:
@@ -176,7 +177,7 @@ def train(
     try:
         for epoch in range(1, n_epochs + 1):
             objective.network.train()
-            losses = []
+            losses, shares = [], []
             for cells in minibatches(objective.n_cells, batch_size, order):
                 loss = objective.step_loss(cells, generator)
                 optimizer.zero_grad(set_to_none=True)
@@ -184,8 +185,9 @@ def train(
                 optimizer.step()
                 scheduler.step()
                 losses.append(loss.detach())
+                shares.append(objective.scored_share)
             objective.network.eval()
-            training = float(torch.stack(losses).mean())
+            training = float(torch.stack(losses).sum()) / sum(shares)
             validation = objective.validation_loss()
             rate = optimizer.param_groups[0]["lr"]
             seconds = time.perf_counter() - start
@@ -294,7 +296,7 @@ class ThinningObjective:
         self.model, self.config, self.device = network, config, device
         self.counts, self.batch, self.held_out = counts, batch, held_out
         self.n_cells = counts.shape[0]
-        self.steps = 0
+        self.steps, self.scored_share = 0, 1.0
 
     @property
     def network(self) -> CountNetwork:
@@ -314,6 +316,7 @@ class ThinningObjective:
         """Thinned loss of some cells, plus their share of the prior, per cell."""
         block = cell_block(self.counts, self.batch, cells, self.device)
         fraction = self._next_fraction()
+        self.scored_share = 1 - fraction
         kept, thinned = split_block(block, fraction, generator=generator)
         loss = self._loss(kept, block.library, thinned) / block.n_cells
         prior = self.network.penalty(self.config.loading_scale) / self.n_cells
@@ -397,6 +400,7 @@ class PaperObjective:
         self.decoder, self.config, self.device = network, config, device
         self.training = np.setdiff1d(np.arange(counts.shape[0]), validation)
         self.validation, self.counts, self.batch = validation, counts, batch
+        self.scored_share = 1.0
         self.n_cells, self.n_genes = len(self.training), counts.shape[1]
         self.gene_encoder = GeneEncoder(
             self.n_cells, config.n_hidden, config.n_latent, config.dropout_rate
