@@ -1,5 +1,6 @@
 """Small data of known structure, and models trained on it once for all tests."""
 
+import os
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -7,6 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+
+# Before torch is imported: threads that wait sleep, or a busy machine makes the tests far slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 EMPTY_CELL, UNDETECTED_GENE = 7, 5
 
