@@ -12,9 +12,14 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+from scipy import sparse
 
 import graphsci
 from graphsci.imputer import versions
+
+
+def dense(matrix) -> np.ndarray:
+    return matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
 
 
 def main() -> None:
@@ -26,8 +31,8 @@ def main() -> None:
     if not path.exists():
         sys.exit(f"skipped: {path} is missing")
     adata = ad.read_h5ad(path)
-    truth = np.log1p(np.asarray(adata.layers["TrueCounts"].todense()))
-    raw = np.abs(np.log1p(np.asarray(adata.X.todense())) - truth).mean()
+    truth = np.log1p(dense(adata.layers["TrueCounts"]))
+    raw = np.abs(np.log1p(dense(adata.X)) - truth).mean()
     found = " ".join(f"{name} {version}" for name, version in versions().items())
     print(f"Preset `paper` on SIM-T2 (2,000 x 2,981), {options.epochs} epochs, likelihood zinb.")
     print(f"{datetime.date.today()}, {os.cpu_count()} cores {platform.machine()}, {found}.")

@@ -3,6 +3,7 @@
     python benchmarks/run.py install magic            # an environment of its own, from PyPI
     python benchmarks/run.py list
     python benchmarks/run.py truth --data DIR [--datasets A B] [--methods A B] [--seeds 0 1]
+    python benchmarks/run.py signal --data DIR [--datasets A B] [--methods A B]
 
 Every method is a process of its own, called through one file contract (``peers/contract.py``).
 Runs are kept in ``benchmarks/.work`` under a key of everything that decides them; running again
@@ -30,6 +31,11 @@ import pandas as pd
 from scipy import sparse
 
 from graphsci.evaluation import study
+from graphsci.evaluation.false_signal import (
+    append_shuffled_genes,
+    mean_absolute_correlation,
+    other_species_share,
+)
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS, WORK, RESULTS = HERE / ".envs", HERE / ".work", HERE / "results"
@@ -258,18 +264,27 @@ def score(name: str, estimate: np.ndarray, case: study.Case) -> study.Run:
 
 def run_one(name: str, case: study.Case, *, timeout: float, threads: int) -> study.Run:
     """Run a method on a case in a process of its own, and score it."""
-    method = METHODS[name]
-    with tempfile.TemporaryDirectory(prefix="graphsci-peer-") as folder:
-        source, target, log = (Path(folder) / f for f in ("kept.h5ad", "estimate.npz", "log"))
-        anndata.AnnData(sparse.csr_matrix(case.task.kept, dtype=np.float32)).write_h5ad(source)
-        command = [str(interpreter(method.environment)), method.script, str(source), str(target)]
-        command += ["--variant", method.variant, "--seed", str(case.task.seed)]
-        cost = measured(command, log=log, timeout=timeout, threads=threads)
-        with np.load(target) as found:
-            estimate = found["estimate"]
+    estimate, cost = estimate_of(
+        name, case.task.kept, seed=case.task.seed, timeout=timeout, threads=threads
+    )
     run = score(name, estimate, case)
     run.scores.update(cost._asdict())
     return run
+
+
+def estimate_of(
+    name: str, counts: sparse.csr_matrix, *, seed: int, timeout: float, threads: int
+) -> tuple[np.ndarray, Cost]:
+    """Return a method's estimate (cells, genes) of the counts it is given, and what it cost."""
+    method = METHODS[name]
+    with tempfile.TemporaryDirectory(prefix="graphsci-peer-") as folder:
+        source, target, log = (Path(folder) / f for f in ("kept.h5ad", "estimate.npz", "log"))
+        anndata.AnnData(sparse.csr_matrix(counts, dtype=np.float32)).write_h5ad(source)
+        command = [str(interpreter(method.environment)), method.script, str(source), str(target)]
+        command += ["--variant", method.variant, "--seed", str(seed)]
+        cost = measured(command, log=log, timeout=timeout, threads=threads)
+        with np.load(target) as found:
+            return found["estimate"], cost
 
 
 def truth(args: argparse.Namespace) -> None:
@@ -452,6 +467,88 @@ def heading(args: argparse.Namespace) -> str:
     )
 
 
+# --- false signal -----------------------------------------------------------------------
+
+#: Shuffled copies of real genes that are added to the counts.
+N_COPIES = 50
+SPECIES_FILE = "h5ad/macosko_species_hundred.h5ad"
+
+
+def signal(args: argparse.Namespace) -> None:
+    """Score what methods put where there is nothing: shuffled genes, the other species' genes."""
+    folder, rows, n_new = WORK / "signal", [], 0
+    for dataset, counts, judge in signal_cases(args):
+        fingerprint = study.fingerprint(counts)
+        for name in METHODS:
+            path = folder / f"{run_key(fingerprint, name, 0, args)}.json"
+            wanted = name in args.methods and installed(METHODS[name].environment)
+            if wanted and not path.is_file():
+                print(f"{dataset}, {name} ...", end=" ", flush=True)
+                limits = {"timeout": args.timeout, "threads": args.threads}
+                try:
+                    estimate, _ = estimate_of(name, counts, seed=0, **limits)
+                except RuntimeError as error:
+                    print(f"failed: {error}", flush=True)
+                    continue
+                folder.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(judge(estimate)))
+                print(path.read_text(), flush=True)
+                n_new += 1
+            if installed(METHODS[name].environment) and path.is_file():
+                found = json.loads(path.read_text())
+                rows += [{"dataset": dataset, "method": name, **found}]
+    if not n_new and (RESULTS / "signal.csv").exists():
+        print("Nothing to do: every run is there already, and nothing changed.")
+        return
+    RESULTS.mkdir(exist_ok=True)
+    table = pd.DataFrame(rows).melt(["dataset", "method"], var_name="score").dropna()
+    table.to_csv(RESULTS / "signal.csv", index=False, float_format="%.6g")
+    print(table.pivot(index="method", columns=["score", "dataset"], values="value").round(4))
+
+
+def signal_cases(args: argparse.Namespace):
+    """Yield the name, the counts and the judge of each case whose data are there."""
+    for dataset in args.datasets:
+        counts = read_counts(args.data, dataset)
+        if counts is not None:
+            counts = counts[:, np.flatnonzero(counts.getnnz(axis=0))]
+            more = append_shuffled_genes(counts, n_copies=N_COPIES, rng=np.random.default_rng(0))
+            yield dataset, more.counts, shuffled_judge(more.copies)
+    if (args.data / SPECIES_FILE).is_file():
+        adata = anndata.read_h5ad(args.data / SPECIES_FILE)
+        counts = sparse.csr_matrix(adata.X, dtype=np.float32)
+        genes = np.flatnonzero(counts.getnnz(axis=0))
+        gene_species = np.array([name[:2] for name in adata.var_names[genes]])
+        totals = [np.asarray(counts[:, genes[gene_species == s]].sum(1)).ravel() for s in SPECIES]
+        share = np.maximum(*totals) / np.sum(totals, axis=0)
+        single = np.flatnonzero(share > 0.9)  # no doublets, by the counts themselves
+        cell_species = np.array(SPECIES)[np.argmax(totals, axis=0)][single]
+        judge = species_judge(cell_species, gene_species)
+        yield "macosko_species", counts[single][:, genes], judge
+
+
+SPECIES = ("hg", "mm")
+
+
+def shuffled_judge(copies: np.ndarray):
+    def judge(estimate: np.ndarray) -> dict[str, float]:
+        totals = estimate.sum(1, keepdims=True)
+        values = np.log1p(estimate[:, copies] * (np.median(totals) / np.maximum(totals, 1e-9)))
+        return {"shuffled_correlation": mean_absolute_correlation(values=values)}
+
+    return judge
+
+
+def species_judge(cell_species: np.ndarray, gene_species: np.ndarray):
+    def judge(estimate: np.ndarray) -> dict[str, float]:
+        found = other_species_share(
+            values=estimate, cell_species=cell_species, gene_species=gene_species
+        )
+        return {"other_species_share": found}
+
+    return judge
+
+
 # --- command line -----------------------------------------------------------------------
 
 
@@ -461,21 +558,22 @@ def main() -> None:
     make = commands.add_parser("install", help="make a peer's environment")
     make.add_argument("environments", nargs="+", choices=PEER_ENVIRONMENTS)
     commands.add_parser("list", help="methods, data sets, what is installed")
-    run = commands.add_parser("truth", help="held-out molecules")
-    run.add_argument("--data", type=Path, required=True)
-    run.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    run.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
-    run.add_argument("--seeds", nargs="+", type=int, default=[0])
-    run.add_argument("--fraction", type=float, default=0.1)
-    run.add_argument("--timeout", type=float, default=3600)
-    run.add_argument("--threads", type=int, default=1)
-    run.add_argument("--table-only", action="store_true", help="tables of what is there")
-    run.add_argument(
-        "--pinned",
-        default="",
-        metavar="NAME",
-        help="let this commit stand for the version of all code, to go on while code changes",
-    )
+    for name, text in (("truth", "held-out molecules"), ("signal", "false signal")):
+        run = commands.add_parser(name, help=text)
+        run.add_argument("--data", type=Path, required=True)
+        run.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+        run.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
+        run.add_argument("--seeds", nargs="+", type=int, default=[0], help="of truth")
+        run.add_argument("--fraction", type=float, default=0.1, help="of truth")
+        run.add_argument("--timeout", type=float, default=3600)
+        run.add_argument("--threads", type=int, default=1)
+        run.add_argument("--table-only", action="store_true", help="truth: tables of what is there")
+        run.add_argument(
+            "--pinned",
+            default="",
+            metavar="COMMIT",
+            help="let this commit stand for the version of all code, to go on while code changes",
+        )
     args = parser.parse_args()
     if args.command == "install":
         for environment in args.environments:
@@ -486,7 +584,7 @@ def main() -> None:
             print(f"{name:30} {state:20} {method.note}")
         print("data sets:", ", ".join(DATASETS))
     else:
-        truth(args)
+        {"truth": truth, "signal": signal}[args.command](args)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ _ENTRIES_IN_CACHE = 1 << 17
 
 
 def _nb_loss_at_zero(mean: Tensor, theta: Tensor, f: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Theta log[(theta + mu) / (theta + f mu)] of every entry, and its derivatives.
+    """The loss theta log[(theta + mu) / (theta + f mu)] of every entry, and its derivatives.
 
     ::
 
