@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from matplotlib import pyplot
 from scipy import sparse, stats
 from sklearn.metrics import average_precision_score
 
-from graphsci import GraphSCI
+from graphsci import GraphSCI, pl
 from graphsci import network as nw
 from graphsci._network_files import to_networkx, write_network
 from graphsci.gene_graph import graph_from_edges
@@ -430,3 +431,39 @@ def test_pidc_refuses_many_genes_before_training():
     with pytest.raises(ValueError, match=r"5,?001 genes|at most 5,?000"):
         GraphSCI(graph="pidc", likelihood="nb").fit(wide, progress=lambda *r: heard.append(r))
     assert not heard
+
+
+def test_control_keeps_a_users_network(data):
+    edges = pd.DataFrame({"gene_a": ["g0", "g40"], "gene_b": ["g1", "g41"]})
+    model = GraphSCI(**OPTIONS | {"max_epochs": 2}).fit(data, gene_graph=edges)
+    twin = nw.train_control(model, data, n_decoys=10)
+    assert _pairs(twin.model.gene_graph.edge_table()) == [("g0", "g1"), ("g40", "g41")]
+    assert len(twin.decoys) == 10
+
+
+# --- pictures ---------------------------------------------------------------------------
+
+
+def test_pictures(refined, model, data):
+    modules = nw.find_modules(refined.confident(0.9))
+    ax = pl.gene_network(refined, genes=["g0", "g31"], modules=modules, max_genes=12)
+    assert {"g0", "g31"} <= {text.get_text() for text in ax.texts}
+    assert len(ax.texts) <= 12
+    assert "80 genes connected" in pl.network_degree(refined).get_title("left")
+    adata = model.impute(data, copy=True)
+    figure = pl.module_heatmap(adata, modules)
+    image = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(np.diag(image), 1, atol=1e-6)
+    pyplot.close("all")
+
+
+def test_pictures_refuse(refined, data):
+    with pytest.raises(ValueError, match="max_genes: got 500, expected 2 to 80"):
+        pl.gene_network(refined, max_genes=500)
+    nothing = refined._replace(edges=refined.edges.head(0))
+    with pytest.raises(ValueError, match="no edge to draw"):
+        pl.gene_network(nothing)
+    with pytest.raises(ValueError, match="no edge, so no degrees"):
+        pl.network_degree(nothing)
+    with pytest.raises(ValueError, match="at least two genes of adata"):
+        pl.module_heatmap(data, pd.DataFrame({"gene": ["x"], "module": [0]}))
