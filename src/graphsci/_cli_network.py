@@ -340,7 +340,13 @@ def _tell(
     for name in shown:
         table.add_column(name.replace("_", " "))
     for row in found.edges.head(FEW_EDGES)[list(shown)].itertuples(index=False):
-        table.add_row(*(f"{x:.3g}" if isinstance(x, float) else str(x) for x in row))
+        table.add_row(*map(_shown, row))
     console.print(table)
     for path in paths:
         console.print(f"written: {path}", soft_wrap=True)
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if value != value else f"{value:.3g}"
