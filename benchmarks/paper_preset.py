@@ -1,6 +1,6 @@
 """Train the preset `paper` on the R-made SIM-T2 data with five seeds: does its loss fall?
 
-python benchmarks/paper_preset.py --data ../shared/data [--epochs 15] > benchmarks/results/paper_preset.md
+python benchmarks/paper_preset.py --data ../shared/data > benchmarks/results/paper_preset.md
 """
 
 import argparse
