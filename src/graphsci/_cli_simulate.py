@@ -67,7 +67,7 @@ def _numbers(kind: type, name: str, text: str) -> tuple[Any, ...]:
 
 def _flags() -> list[inspect.Parameter]:
     """Return one flag, None unless given, for each parameter of Splat."""
-    from graphsci.simulation import SplatParams
+    from graphsci._splat_params import SplatParams
 
     hints = get_type_hints(SplatParams)
     return [_flag(field, hints[field.name]) for field in dataclasses.fields(SplatParams)]
@@ -94,7 +94,7 @@ def splat_params(preset: str, options: dict[str, Any]) -> Any:
     ValueError
         If a value is not valid, named by its parameter.
     """
-    from graphsci.simulation import PRESETS, SplatParams
+    from graphsci._splat_params import PRESETS, SplatParams
 
     hints = get_type_hints(SplatParams)
     given = {name: value for name, value in options.items() if value is not None}
