@@ -131,7 +131,7 @@ def test_apply_matches_genes_by_name_and_says_how(finished, tmp_path):
     new.var_names = ["stranger", *new.var_names[1:]]
     new.write_h5ad(tmp_path / "new.h5ad")
     _, said = run("apply", folder / "model", tmp_path / "new.h5ad", "-o", tmp_path / "out.h5ad")
-    assert re.search(r"49 of 59 genes matched by name; 10 missing.*1 unknown", said)
+    assert re.search(r"49 of 59 genes matched by name; 10 not measured.*1 outside", said)
     out = anndata.read_h5ad(tmp_path / "out.h5ad")
     assert list(out.var_names) == list(new.var_names)
     assert np.isnan(out.layers["denoised"][:, 0]).all()

@@ -148,7 +148,7 @@ def test_record_says_what_the_numbers_mean(trained, toy):
     assert record["verdict"]["line"] == trained("nb").verdict.line()
     assert {"graphsci", "torch"} <= set(record["versions"])
     assert record["training"]["epochs"] == len(trained("nb").history)
-    assert record["gene_match"].startswith("59 of 59 genes matched by name; 1 unknown")
+    assert record["gene_match"].startswith("59 of 59 genes matched by name; 1 outside")
     own = trained("nb").impute(toy, copy=True).uns["graphsci"]["estimates"]["denoised"]
     assert own["unit"] == "counts, at each cell's own library size"
 
@@ -219,7 +219,7 @@ def test_unknown_genes_keep_their_counts_are_nan_else_and_change_nothing(trained
         return
     assert np.isnan(out.varm["graphsci"][:2]).all()
     assert np.isnan(out.var["graphsci_inverse_dispersion"].iloc[:2]).all()
-    assert "3 unknown to the model, ignored" in out.uns["graphsci"]["gene_match"]
+    assert "3 outside the model" in out.uns["graphsci"]["gene_match"]
 
 
 @pytest.mark.parametrize("name", ["nb", "paper"])
@@ -231,7 +231,7 @@ def test_missing_genes_do_not_make_cells_look_shallow(trained, toy, name):
     assert out.shape == few.shape
     ratio = out.layers["mean"].sum() / full.layers["mean"][:, kept].sum()
     assert 0.85 < ratio < 1.15
-    assert "missing, taken as zero (gene0, " in out.uns["graphsci"]["gene_match"]
+    assert "not measured here (gene0, " in out.uns["graphsci"]["gene_match"]
 
 
 def test_too_few_genes_in_common_are_refused(trained, toy):

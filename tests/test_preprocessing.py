@@ -507,8 +507,7 @@ def test_match_and_align_worked_case():
     aligned = pp.align_counts(csr([[1, 2, 3], [4, 0, 0]]), match)
     np.testing.assert_array_equal(aligned.toarray(), [[3, 0, 1], [0, 0, 4]])
     assert match.summary() == (
-        "2 of 3 genes matched by name; 1 missing, taken as zero (b); "
-        "1 unknown to the model, ignored (x)."
+        "2 of 3 genes matched by name; 1 not measured here (b); 1 outside the model (x)."
     )
 
 

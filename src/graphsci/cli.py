@@ -234,7 +234,12 @@ def _training_bar(console: Console) -> Progress:
 
 
 def _tell(
-    outcome: Outcome, *, said: set[str], json_to_stdout: bool = False, quiet: bool = False
+    outcome: Outcome,
+    *,
+    said: set[str],
+    json_to_stdout: bool = False,
+    quiet: bool = False,
+    trained_here: bool = True,
 ) -> None:
     """Print notes that were not said before, a table and the verdict; JSON for machines."""
     if json_to_stdout:
@@ -253,6 +258,8 @@ def _tell(
         console.print(f"note: {note}", soft_wrap=True)
     console.print(_summary_table(outcome.summary))
     line = verdict.get("line", "No verdict: these estimates were not checked.")
+    if not trained_here:
+        line = f"Checked on the model's training data: {line}"
     style = "bold green" if verdict.get("passed") else "bold yellow"
     console.print(line, style=style, soft_wrap=True)
 
@@ -603,7 +610,13 @@ def apply(
     _use_threads(threads)
     reporter = _Reporter(quiet)
     outcome = _job.apply(job, model, device=device, log=reporter.log)
-    _tell(outcome, said=reporter.said, json_to_stdout=json_to == STANDARD_OUTPUT, quiet=quiet)
+    _tell(
+        outcome,
+        said=reporter.said,
+        json_to_stdout=json_to == STANDARD_OUTPUT,
+        quiet=quiet,
+        trained_here=False,
+    )
 
 
 @_command

@@ -56,12 +56,12 @@ class GeneMatch(NamedTuple):
     extra: tuple[str, ...]  #: names that the reference lacks
 
     def summary(self) -> str:
-        """One sentence on what matched, what is treated as zero and what is ignored."""
+        """One sentence on what matched, what was not measured and what the model lacks."""
         text = f"{self.n_matched:,} of {len(self.positions):,} genes matched by name"
         if self.missing:
-            text += f"; {len(self.missing):,} missing, taken as zero ({_first(self.missing)})"
+            text += f"; {len(self.missing):,} not measured here ({_first(self.missing)})"
         if self.extra:
-            text += f"; {len(self.extra):,} unknown to the model, ignored ({_first(self.extra)})"
+            text += f"; {len(self.extra):,} outside the model ({_first(self.extra)})"
         return text + "."
 
 
