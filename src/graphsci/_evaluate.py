@@ -103,8 +103,7 @@ def expected_counts(fitted: fitting.Fitted, task: study.Task) -> Iterator[study.
     device = next(network.parameters()).device
     kept = sparse.csr_matrix(task.kept, dtype=np.float32)
     batch = np.zeros(kept.shape[0], np.int64)
-    for start in range(0, kept.shape[0], training.EVALUATION_CELLS):
-        rows = np.arange(start, min(start + training.EVALUATION_CELLS, kept.shape[0]))
+    for start, rows in training.row_blocks(kept.shape[0]):
         block = training.cell_block(kept, batch, rows, device)
         with torch.inference_mode():
             rate = es.posterior(network.expression(block), block.dense(block.counts, kept.shape[1]))

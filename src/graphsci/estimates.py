@@ -67,9 +67,14 @@ def posterior(predicted: CountDistribution, counts: Tensor) -> Posterior:
     return Posterior(counts, mean, theta, dropped * (counts == 0))
 
 
+def _counted_mean(rate: Posterior) -> Tensor:
+    """Posterior mean of lambda where the count was not dropped."""
+    return (rate.counts + rate.theta) * (rate.mean / (rate.mean + rate.theta))
+
+
 def denoised(rate: Posterior) -> Tensor:
     """Posterior mean of lambda: (x + theta) mu / (mu + theta), mixed with mu if dropped."""
-    value = (rate.counts + rate.theta) * (rate.mean / (rate.mean + rate.theta))
+    value = _counted_mean(rate)
     if rate.dropped is None:
         return value
     return value + rate.dropped * (rate.mean - value)
@@ -85,15 +90,14 @@ def denoised_sd(rate: Posterior) -> Tensor:
     variance = (rate.counts + rate.theta) * shrink.square()
     if rate.dropped is None:
         return variance.sqrt()
-    counted = (rate.counts + rate.theta) * shrink
-    between = rate.dropped * (1 - rate.dropped) * (rate.mean - counted).square()
+    between = rate.dropped * (1 - rate.dropped) * (rate.mean - _counted_mean(rate)).square()
     within = variance + rate.dropped * (rate.mean.square() / rate.theta - variance)
     return (within + between).sqrt()
 
 
 def expected_measured(rate: Posterior) -> Tensor:
     """Expected molecules of a repeated measurement: a dropped entry gives none again."""
-    value = (rate.counts + rate.theta) * (rate.mean / (rate.mean + rate.theta))
+    value = _counted_mean(rate)
     return value if rate.dropped is None else (1 - rate.dropped) * value
 
 

@@ -206,7 +206,7 @@ def predict_held_out(
     The rate at full depth is ``counts``' library / (1 - fraction); what was kept updates it,
     and a share ``fraction`` of it was held out.
     """
-    for start, rows in _row_blocks(counts.shape[0]):
+    for start, rows in training.row_blocks(counts.shape[0]):
         cells = training.cell_block(counts, batch, rows, device)
         with torch.inference_mode():
             predicted = network.expression(cells, 1 / (1 - fraction))
@@ -225,12 +225,6 @@ def describe_graph(graph: GeneGraph) -> str:
         f"gene graph ({graph.source}): {graph.n_edges:,} edges, "
         f"{connected:,} of {graph.n_genes:,} genes connected"
     )
-
-
-def _row_blocks(n_rows: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    step = training.EVALUATION_CELLS
-    for start in range(0, n_rows, step):
-        yield start, np.arange(start, min(start + step, n_rows))
 
 
 def _whole_molecules(

@@ -418,8 +418,7 @@ class GraphSCI:
 
     def _row_blocks(self, cells: Cells) -> Iterator[tuple[int, Any]]:
         device = next(self.fitted.network.parameters()).device
-        for start in range(0, cells.counts.shape[0], training.EVALUATION_CELLS):
-            rows = np.arange(start, min(start + training.EVALUATION_CELLS, cells.counts.shape[0]))
+        for start, rows in training.row_blocks(cells.counts.shape[0]):
             block = training.cell_block(cells.counts, cells.batch, rows, device)
             # genes that were not measured still have a share of the cell's molecules
             yield start, block._replace(library=block.library / cells.measured_share)

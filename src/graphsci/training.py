@@ -118,6 +118,12 @@ def batch_size_for(n_cells: int, batch_size: int = 0) -> int:
     return min(chosen, n_cells)
 
 
+def row_blocks(n_cells: int) -> Iterator[tuple[int, Indices]]:
+    """Yield the start and the positions of blocks of cells, for work without a gradient."""
+    for start in range(0, n_cells, EVALUATION_CELLS):
+        yield start, np.arange(start, min(start + EVALUATION_CELLS, n_cells))
+
+
 def cell_block(
     counts: sparse.csr_matrix, batch: Indices, cells: Indices, device: torch.device
 ) -> CellBlock:
@@ -338,8 +344,7 @@ class ThinningObjective:
         if self.held_out is None:
             return None
         held, total = self.held_out, 0.0
-        for start in range(0, len(held.cells), EVALUATION_CELLS):
-            part = slice(start, start + EVALUATION_CELLS)
+        for _, part in row_blocks(len(held.cells)):
             kept = cell_block(self.counts, self.batch, held.cells[part], self.device)
             full = self.counts[held.cells[part]] + held.counts[part]
             thinned = _measured_entries(full, held.counts[part], 1 - held.fraction, self.device)
@@ -446,9 +451,8 @@ class PaperObjective:
         if not len(self.validation):
             return None
         total = 0.0
-        for start in range(0, len(self.validation), EVALUATION_CELLS):
-            cells = self.validation[start : start + EVALUATION_CELLS]
-            block = cell_block(self.counts, self.batch, cells, self.device)
+        for _, part in row_blocks(len(self.validation)):
+            block = cell_block(self.counts, self.batch, self.validation[part], self.device)
             total += float(_block_nll(self.decoder.expression(block), block))
         fixed = torch.Generator(self.device).manual_seed(0)  # the same non-edges every epoch
         edges = float(self._edge_loss(gene_mean, fixed)) / self.n_cells
