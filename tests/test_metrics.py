@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from graphsci.evaluation import METRICS, controls, false_signal
+from graphsci.evaluation import METRICS, bulk, controls, false_signal, outside_truth
 from graphsci.evaluation import detection as det
 from graphsci.evaluation import labels as lab
 from graphsci.evaluation import metrics as m
@@ -484,6 +484,52 @@ def test_halves_of_one_population_hardly_differ():
     assert false_signal.false_de_fraction(log_values=values, halves=halves) == 1.0
 
 
+def test_welch_t_orders_what_p_values_cannot():
+    one, two = RNG(0).normal([9.0, 5.0], size=(500, 2)), RNG(1).normal(size=(500, 2))
+    one, two = (
+        np.column_stack([x, np.full(500, c), np.ones(500)]) for x, c in ((one, 2), (two, 1))
+    )
+    t = false_signal.welch_t(first=one, second=two)
+    judge = stats.ttest_ind(one[:, :2], two[:, :2], equal_var=False).statistic
+    assert t[:2] == pytest.approx(judge)
+    assert np.isfinite(t).all()
+    assert t[2] > t[0] > t[1] > t[3] == 0
+
+
+def test_the_false_positive_rate_is_nominal_for_shuffled_counts_and_not_for_smoothed_ones():
+    """Two real types; genes shuffled over all cells know nothing of them, until they are pooled."""
+    rng = RNG(0)
+    profiles = rng.gamma(2.0, 2.0, size=(2, 60))
+    counts = sp.csr_matrix(rng.poisson(np.repeat(profiles, 100, axis=0)))
+    more = false_signal.append_shuffled_genes(counts, n_copies=60, rng=rng)
+    smooth = controls.neighbour_pooling(more.counts, ratio=1.0).genes(more.copies)
+    raw, fooled = (
+        false_signal.false_positive_rate(first=np.log1p(x[:100]), second=np.log1p(x[100:]))
+        for x in (more.counts[:, more.copies].toarray(), smooth)
+    )
+    assert raw <= 0.15  # 0.05 of 60, and chance
+    assert fooled > 0.4
+
+
+def test_over_random_halves_the_mean_is_nominal_and_smoothing_widens_the_spread():
+    counts = sp.csr_matrix(RNG(0).poisson(3.0, size=(200, 150)))
+    smooth = controls.neighbour_pooling(counts, ratio=1.0).toarray()
+    raw, fooled = (
+        false_signal.rates_over_halves(log_values=np.log1p(x), n_draws=40, rng=RNG(1))
+        for x in (counts.toarray(), smooth)
+    )
+    assert raw.mean() == pytest.approx(0.05, abs=0.01)
+    assert fooled.mean() == pytest.approx(0.05, abs=0.03)
+    assert fooled.std() > 1.5 * raw.std()
+
+
+def test_a_false_positive_rate_needs_a_level_and_a_gene_that_varies():
+    with pytest.raises(ValueError, match="no gene varies"):
+        false_signal.false_positive_rate(first=np.ones((3, 2)), second=np.ones((3, 2)))
+    with pytest.raises(ValueError, match="level is 5"):
+        false_signal.false_positive_rate(first=np.eye(3), second=np.eye(3), level=5)
+
+
 def test_other_species_share_by_hand():
     values = np.array([[3.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
     got = false_signal.other_species_share(
@@ -612,6 +658,20 @@ def _d2(w: World, kept_rates: np.ndarray) -> float:
     )
 
 
+def _nb_d2(w: World, kept_rates: np.ndarray) -> float:
+    common = {"held_out": w.held_out, "inverse_dispersion": 10.0}
+    mean = controls.gene_mean(w.kept, ratio=RATIO)
+    return m.d2(
+        deviance=m.nb_deviance(predicted=RATIO * kept_rates, **common),
+        reference_deviance=m.nb_deviance(predicted=mean, **common),
+    )
+
+
+def _log_fold_changes(w: World, rates: np.ndarray) -> np.ndarray:
+    logs = np.log1p(rates)
+    return logs[:25].mean(0) - logs[150:175].mean(0)
+
+
 def _against_rates(compute: Callable[..., object]) -> Score:
     return lambda w, kept_rates: np.nanmean(compute(estimate=kept_rates, truth=0.7 * w.rates))
 
@@ -699,6 +759,31 @@ SCORES: dict[str, Score] = {
     "edge_recall": _edge_score(det.edge_recall),
     "edge_auprc": _edge_score(det.edge_auprc),
     "openproblems_poisson": _openproblems(op.openproblems_poisson),
+    "nb_d2": _nb_d2,
+    "cv_error": lambda w, kept_rates: outside_truth.cv_error(
+        estimated=outside_truth.moments(values=kept_rates).cv,
+        truth=outside_truth.moments(values=w.rates).cv,
+    ),
+    "correlation_error": lambda w, kept_rates: outside_truth.correlation_error(
+        estimated=outside_truth.moments(values=kept_rates).correlation[w.network],
+        truth=outside_truth.moments(values=w.rates).correlation[w.network],
+    ),
+    "protein_rna_correlation": lambda w, kept_rates: np.nanmean(
+        outside_truth.protein_rna_correlation(expression=kept_rates, proteins=w.rates**2)
+    ),
+    "log_error_per_gene": _against_rates(outside_truth.log_error_per_gene),
+    "log_error_per_cell": _against_rates(outside_truth.log_error_per_cell),
+    "level_correlation": lambda w, kept_rates: bulk.level_correlation(
+        profile=kept_rates.mean(0), bulk=w.rates.mean(0)
+    ),
+    "fold_change_correlation": lambda w, kept_rates: bulk.fold_change_correlation(
+        estimated=_log_fold_changes(w, kept_rates), truth=_log_fold_changes(w, w.rates)
+    ),
+    "top_overlap": lambda w, kept_rates: bulk.top_overlap(
+        scores=np.abs(_log_fold_changes(w, kept_rates)),
+        reference=np.abs(_log_fold_changes(w, w.rates)),
+        n_top=30,
+    ),
 }
 
 

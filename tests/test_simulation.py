@@ -228,6 +228,15 @@ def test_exponential_noise_reaches_its_share_of_zeros(share):
     assert (noisy == 0)[low].mean() > (noisy == 0)[high].mean()
 
 
+def test_gene_wise_noise_gives_every_gene_its_share_and_leaves_sparser_ones_alone():
+    bulk = RNG(0).gamma(2.0, 3.0, size=(400, 50)) * np.logspace(0, 3, 50)
+    bulk[50:, 7] = 0  # seven eighths of zeros already
+    noisy = s.add_exponential_noise(bulk, zero_fraction=0.6, gene_wise=True, rng=RNG(1))
+    zeros = (noisy == 0).mean(0)
+    assert np.delete(zeros, 7) == pytest.approx(np.full(49, 0.6), abs=0.12)
+    assert np.array_equal(noisy[:, 7], bulk[:, 7])
+
+
 def test_exponential_noise_does_not_depend_on_units():
     bulk = RNG(0).gamma(2.0, 3.0, size=(20, 30))
     one = s.add_exponential_noise(bulk, zero_fraction=0.6, rng=RNG(1))

@@ -147,14 +147,19 @@ def simulate_to_disk(
 
 
 def add_exponential_noise(
-    bulk: NDArray[np.floating], *, zero_fraction: float, rng: np.random.Generator
+    bulk: NDArray[np.floating],
+    *,
+    zero_fraction: float,
+    gene_wise: bool = False,
+    rng: np.random.Generator,
 ) -> Floats:
     """Turn bulk profiles into single-cell-like ones: subtract exponential noise, cut at zero.
 
     ``max(x_ij - e_ij, 0)`` with ``e_ij ~ Exponential(mean c)``. One mean c for all genes, found
     so that the expected share of zeros, the mean of ``exp(-x_ij / c)``, is ``zero_fraction``: a
-    low gene then drops out more than a high one. The paper's C. elegans experiment, which takes
-    it from DCA, with 50-70 % zeros.
+    low gene then drops out more than a high one. ``gene_wise`` finds a mean for each gene, so
+    that high genes drop out as often. The paper's C. elegans experiment, which takes it from
+    DCA, with 50-70 % zeros.
 
     Parameters
     ----------
@@ -162,6 +167,9 @@ def add_exponential_noise(
         Expression (samples, genes), at least 0, on the scale that is to be recovered.
     zero_fraction
         Wanted share of zeros, above that of ``bulk`` and below 1.
+    gene_wise
+        Whether each gene reaches the share by itself. A gene that has more zeros already gets no
+        noise, so the share over all genes ends above the wanted one.
     rng
         Source of randomness.
 
@@ -186,7 +194,8 @@ def add_exponential_noise(
             f"zero_fraction is {zero_fraction}, expected a number above {zeros:.3f}, the share of "
             "zeros already there, and below 1; noise cannot remove zeros."
         )
-    return np.maximum(values - rng.exponential(_noise_mean(values, zero_fraction), values.shape), 0)
+    mean = _noise_mean(values if gene_wise else values.reshape(-1, 1), zero_fraction)
+    return np.maximum(values - rng.exponential(mean, values.shape), 0)
 
 
 def log_normal_factors(
@@ -406,12 +415,18 @@ def _append(
         sparse_dataset(file[name]).append(block)
 
 
-def _noise_mean(values: Floats, zero_fraction: float) -> float:
-    """Return c with ``mean(exp(-x / c)) = zero_fraction``, by bisection on log c."""
-    positive = values[values > 0]
-    low, high = np.log(positive.min() * 1e-3), np.log(positive.max() * 1e6)
-    for _ in range(100):
+def _noise_mean(values: Floats, zero_fraction: float) -> Floats:
+    """Return c with ``mean(exp(-x / c)) = zero_fraction`` of each column, by bisection on log c.
+
+    0 for a column that has as many zeros without noise.
+    """
+    reachable = (values == 0).mean(0) < zero_fraction
+    positive = np.where(values > 0, values, np.nan)[:, reachable]
+    low, high = np.log(np.nanmin(positive, 0) * 1e-3), np.log(np.nanmax(positive, 0) * 1e6)
+    for _ in range(60):  # of a range of less than exp(70), to less than 1e-12 of c
         middle = (low + high) / 2
-        share = float(np.exp(-values / np.exp(middle)).mean())
-        low, high = (middle, high) if share < zero_fraction else (low, middle)
-    return float(np.exp((low + high) / 2))
+        few = np.exp(-values[:, reachable] / np.exp(middle)).mean(0) < zero_fraction
+        low, high = np.where(few, middle, low), np.where(few, high, middle)
+    mean = np.zeros(values.shape[1])
+    mean[reachable] = np.exp((low + high) / 2)
+    return mean

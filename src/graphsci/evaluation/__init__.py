@@ -2,8 +2,10 @@
 
 Nothing here knows the model: counts and predictions go in, numbers come out. The modules are
 ``designs`` (what is hidden), ``controls`` (what must be beaten), ``metrics``, ``labels``,
-``detection``, ``openproblems`` and ``false_signal`` (scores), ``clustering`` (the paper's
-protocols), ``held_out`` (the table of held-out molecules) and ``registry`` (what each score is).
+``detection``, ``openproblems`` and ``false_signal`` (scores), ``outside_truth`` (smFISH, surface
+proteins, deeper sequencing), ``bulk`` (bulk RNA-seq as truth, the paper's bulk experiment),
+``clustering`` (the paper's protocols), ``held_out`` (the table of held-out molecules), ``study``
+(many methods and seeds on one data set) and ``registry`` (what each score is).
 """
 
 from graphsci.evaluation._blocks import Prediction

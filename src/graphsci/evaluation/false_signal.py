@@ -134,6 +134,72 @@ def false_de_fraction(*, log_values: Matrix, halves: RandomHalves, fdr: float = 
     return float(called_different(p_values=p, fdr=fdr).mean())
 
 
+def false_positive_rate(*, first: Matrix, second: Matrix, level: float = 0.05) -> float:
+    """Return the share of varying genes with p < ``level`` between groups that do not differ.
+
+    It should *be* ``level``, the nominal rate of Welch's test where nothing differs. Two uses:
+    shuffled genes (:func:`append_shuffled_genes`) between real cell types, where a method that
+    lets types leak into independent genes is far above it; and random halves of one population,
+    see :func:`rates_over_halves`.
+
+    Parameters
+    ----------
+    first, second
+        (cells, genes) of the two groups, at least two cells each, on the log1p scale.
+    level
+        Nominal rate.
+
+    Raises
+    ------
+    ValueError
+        If ``level`` is not between 0 and 1, or no gene varies.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}, expected a number between 0 and 1, such as 0.05.")
+    one, two = as_dense(first), as_dense(second)
+    varying = np.maximum(one.max(0), two.max(0)) > np.minimum(one.min(0), two.min(0))
+    if not varying.any():
+        raise ValueError(
+            "no gene varies, expected at least one; an estimate that is the same in all cells "
+            "has no test to judge."
+        )
+    return float((welch_p_values(first=one[:, varying], second=two[:, varying]) < level).mean())
+
+
+def rates_over_halves(
+    *, log_values: Matrix, n_draws: int = 20, level: float = 0.05, rng: np.random.Generator
+) -> Floats:
+    """Return the false-positive rate between each of ``n_draws`` pairs of random halves.
+
+    The halves are drawn after the estimate was made, so its values are exchangeable between them
+    and the *mean* is near ``level`` for any method, a bad one too. What a bad one shows is the
+    *spread*: if genes share a few invented directions they are false together, none in one draw
+    and a third of them in the next. To judge a method's whole work, let it impute each half by
+    itself and use :func:`false_positive_rate`.
+
+    Parameters
+    ----------
+    log_values
+        (cells, genes) of one population, on the log1p scale.
+    n_draws
+        Divisions into halves.
+    level
+        Nominal rate.
+    rng
+        Source of randomness.
+
+    Raises
+    ------
+    ValueError
+        As :func:`false_positive_rate` and :func:`random_halves`.
+    """
+    dense = as_dense(log_values)
+    draws = (random_halves(len(dense), rng=rng) for _ in range(n_draws))
+    return np.array(
+        [false_positive_rate(first=dense[a], second=dense[b], level=level) for a, b in draws]
+    )
+
+
 def welch_p_values(*, first: Matrix, second: Matrix) -> Floats:
     """Return Welch's two-sided p value of each gene, (genes,).
 
@@ -148,18 +214,35 @@ def welch_p_values(*, first: Matrix, second: Matrix) -> Floats:
     ----------
     Welch 1947, doi:10.1093/biomet/34.1-2.28.
     """
+    return _welch(first, second)[1]
+
+
+def welch_t(*, first: Matrix, second: Matrix) -> Floats:
+    """Return Welch's t of each gene, (genes,), first minus second: a rank where p is 0.
+
+    Where neither group varies: 0 if they are equal, the largest finite number if not. Parameters
+    and errors as :func:`welch_p_values`.
+    """
+    t = _welch(first, second)[0]
+    return np.clip(t, -np.finfo(float).max, np.finfo(float).max)
+
+
+def _welch(first: Matrix, second: Matrix) -> tuple[Floats, Floats]:
+    """Return t and p of each gene; t is infinite where neither group varies and they differ."""
     one, two = as_dense(first), as_dense(second)
     if min(len(one), len(two)) < 2:
         raise ValueError(
             f"got groups of {len(one)} and {len(two)} cells, expected at least two cells in each."
         )
     summaries = [(group.mean(0), group.std(0, ddof=1), len(group)) for group in (one, two)]
-    p = np.where(summaries[0][0] == summaries[1][0], 1.0, 0.0)  # where neither group varies
+    difference = summaries[0][0] - summaries[1][0]
+    t = np.where(difference == 0, 0.0, np.copysign(np.inf, difference))
+    p = np.where(difference == 0, 1.0, 0.0)
     varying = (summaries[0][1] > 0) | (summaries[1][1] > 0)
     (mean1, sd1, n1), (mean2, sd2, n2) = ((m[varying], s[varying], n) for m, s, n in summaries)
     test = ttest_ind_from_stats(mean1, sd1, n1, mean2, sd2, n2, equal_var=False)
-    p[varying] = test.pvalue
-    return p
+    t[varying], p[varying] = test.statistic, test.pvalue
+    return t, p
 
 
 def called_different(*, p_values: Floats, fdr: float = 0.05) -> NDArray[np.bool_]:

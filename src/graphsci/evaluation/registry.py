@@ -5,7 +5,15 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from graphsci.evaluation import detection, false_signal, labels, metrics, openproblems
+from graphsci.evaluation import (
+    bulk,
+    detection,
+    false_signal,
+    labels,
+    metrics,
+    openproblems,
+    outside_truth,
+)
 
 Direction = Literal["higher", "lower", "nominal"]
 
@@ -58,6 +66,14 @@ METRICS: dict[str, Metric] = {
         _COUNTS,
         "doi:10.1017/CBO9780511973420",
         metrics.nb_deviance,
+    ),
+    "nb_d2": Metric(
+        "D² of the NB deviance against the gene means",
+        "higher",
+        (-_INF, 1),
+        "fraction of deviance",
+        "Cameron & Windmeijer 1997, doi:10.1016/S0304-4076(96)01818-0",
+        metrics.d2,
     ),
     "mean_absolute_error": Metric(
         "Mean absolute error",
@@ -218,6 +234,80 @@ METRICS: dict[str, Metric] = {
         false_signal.other_species_share,
         "an empty estimate gives nothing to any gene; read it against the raw counts, whose share "
         "is ambient RNA",
+    ),
+    "false_positive_rate": Metric(
+        "Genes with p < 0.05 where nothing differs",
+        "nominal",
+        (0, 1),
+        "fraction of varying genes, log1p",
+        "doi:10.12688/f1000research.16613.2",
+        false_signal.false_positive_rate,
+        "near its nominal level is right, and estimates without meaning can be there too; read "
+        "it beside the DEG scores",
+    ),
+    "cv_error": Metric(
+        "CV against smFISH",
+        "lower",
+        (0, 1),
+        "|a - b| / (a + b) of CVs, counts at one depth",
+        "doi:10.1038/nmeth.2930",
+        outside_truth.cv_error,
+    ),
+    "correlation_error": Metric(
+        "Gene-gene correlation against smFISH",
+        "lower",
+        (0, 2),
+        "difference of Pearson's r, counts at one depth",
+        "doi:10.1038/nmeth.2930",
+        outside_truth.correlation_error,
+    ),
+    "protein_rna_correlation": Metric(
+        "Spearman of genes with their proteins",
+        "higher",
+        (-1, 1),
+        "ranks",
+        "doi:10.1038/nmeth.4380",
+        outside_truth.protein_rna_correlation,
+    ),
+    "log_error_per_gene": Metric(
+        "Log error per gene against a deep profile",
+        "lower",
+        (0, _INF),
+        "log1p of counts per 10,000",
+        "the same libraries sequenced deeper, doi:10.1038/nbt.2967",
+        outside_truth.log_error_per_gene,
+    ),
+    "log_error_per_cell": Metric(
+        "Log error per cell against a deep profile",
+        "lower",
+        (0, _INF),
+        "log1p of counts per 10,000",
+        "the same libraries sequenced deeper, doi:10.1038/nbt.2967",
+        outside_truth.log_error_per_cell,
+    ),
+    "level_correlation": Metric(
+        "Spearman of mean levels with bulk",
+        "higher",
+        (-1, 1),
+        "ranks of genes",
+        "doi:10.1038/s41592-019-0425-8",
+        bulk.level_correlation,
+    ),
+    "fold_change_correlation": Metric(
+        "Spearman of log fold changes with bulk",
+        "higher",
+        (-1, 1),
+        "ranks of genes",
+        "doi:10.1038/s41592-019-0425-8",
+        bulk.fold_change_correlation,
+    ),
+    "top_overlap": Metric(
+        "Overlap of the most different genes with bulk",
+        "higher",
+        (0, 1),
+        "fraction of the list",
+        "doi:10.1038/nmeth.1425",
+        bulk.top_overlap,
     ),
     "openproblems_mse": Metric(
         "Open Problems MSE",
