@@ -13,8 +13,10 @@ from sklearn.metrics import average_precision_score
 
 from graphsci import GraphSCI, pl
 from graphsci import network as nw
-from graphsci._network_files import to_networkx, write_network
+from graphsci.evaluation.false_signal import append_shuffled_genes
 from graphsci.gene_graph import graph_from_edges
+from graphsci.network import null as shuffling
+from graphsci.network import posterior, strength, to_networkx, write_network
 
 OPTIONS = {"max_epochs": 25, "likelihood": "nb", "n_latent": 8, "check": False, "seed": 3}
 
@@ -96,10 +98,10 @@ def test_strengths_are_the_formula(model, data):
 
 def test_balance_is_the_identity_at_power_1_up_to_rotation(data):
     loadings = np.random.default_rng(0).normal(size=(20, 4))
-    same = nw.balance(loadings, 1.0)
+    same = strength.balance(loadings, 1.0)
     np.testing.assert_allclose(same @ same.T, loadings @ loadings.T, atol=1e-10)
-    assert np.isclose((nw.balance(loadings, 0.25) ** 2).sum(), (loadings**2).sum())
-    assert not nw.balance(np.zeros((5, 2))).any()
+    assert np.isclose((strength.balance(loadings, 0.25) ** 2).sum(), (loadings**2).sum())
+    assert not strength.balance(np.zeros((5, 2))).any()
 
 
 def test_paper_strength_is_eq_18(trained, toy):
@@ -115,7 +117,7 @@ def test_paper_strength_is_eq_18(trained, toy):
 
 @pytest.mark.parametrize("block", [4, 1024])
 def test_nearest_pairs_equal_brute_force(block, monkeypatch):
-    monkeypatch.setattr(nw, "GENE_BLOCK", block)
+    monkeypatch.setattr(strength, "GENE_BLOCK", block)
     vectors = np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32)
     strengths = np.abs(vectors @ vectors.T)
     np.fill_diagonal(strengths, -1)
@@ -172,6 +174,8 @@ def test_table_keeps_its_promises(refined, model):
     assert edges["initial_correlation"].isna().any()  # new edges
     assert edges["stability"].between(0, 1).all()
     assert edges["denoised_correlation"].abs().max() <= 1
+    known = edges.dropna(subset="initial_correlation")
+    assert (np.sign(known["raw_correlation"]) == np.sign(known["initial_correlation"])).mean() > 0.9
     adjacency = refined.adjacency()
     assert abs(adjacency - adjacency.T).max() == 0
     assert not adjacency.diagonal().any()
@@ -195,6 +199,51 @@ def test_denoised_correlation_is_that_of_posterior_draws(model, data):
     draws = draw.reshape(-1, mean.shape[1])
     expected = np.corrcoef(draws.T)[rows, columns]
     np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("scale", ["log1p", "rate"])
+def test_posterior_correlation_follows_the_law_of_total_variance(model, data, scale):
+    genes = ["g0", "g1", "g20", "g40"]
+    found = nw.posterior_correlation(model, data, genes, scale=scale)
+    values = model.impute(data, depth="common", genes=genes, copy=True).obsm
+    rate, sd = (values[f"graphsci_{name}"].to_numpy(float) for name in ("denoised", "denoised_sd"))
+    mean = np.log1p(rate) if scale == "log1p" else rate
+    own = (sd / (1 + rate) if scale == "log1p" else sd) ** 2
+    covariance = np.cov(mean.T, bias=True) + np.diag(own.mean(0))
+    size = np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose(found, covariance / np.outer(size, size), atol=1e-5)
+    assert found.loc["g0", "g1"] > 0.3 > abs(found.loc["g0", "g20"])
+    if scale == "log1p":
+        pair = nw.denoised_correlation(model, data, np.array([0]), np.array([20]))
+        assert pair[0] == pytest.approx(found.loc["g0", "g20"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("genes", "options", "said"),
+    [
+        (["g0", "TP53"], {}, "TP53 not in model and data"),
+        (["g0", "g0"], {}, "two or more different genes"),
+        ("g0", {}, "two or more different genes"),
+        (["g0", "g1"], {"scale": "counts"}, "expected 'log1p' or 'rate'"),
+        (["g0", "g1"], {"max_cells": 2}, "at least 3 cells"),
+    ],
+)
+def test_posterior_correlation_refuses(model, data, genes, options, said):
+    with pytest.raises(ValueError, match=said):
+        nw.posterior_correlation(model, data, genes, **options)
+
+
+def test_raw_correlation_is_pearson_of_log_counts(model, data):
+    rows, columns = np.array([0, 0, 16]), np.array([1, 20, 17])
+    counts = data.X.toarray()
+    library = counts.sum(1, keepdims=True)
+    logs = np.log1p(counts / library * model.fitted.spec.common_depth)
+    expected = np.corrcoef(logs.T)[rows, columns]
+    np.testing.assert_allclose(
+        posterior.raw_correlation(model, data, rows, columns), expected, atol=1e-5
+    )
+    part = data[:, data.var_names != "g20"]
+    assert np.isnan(posterior.raw_correlation(model, part, rows, columns)[1])
 
 
 def test_many_cells_are_sampled(model, data):
@@ -244,22 +293,69 @@ def test_control_has_decoys_among_the_same_genes(control, model, data):
 
 
 def test_q_values_by_hand():
-    found = nw._Tail(np.array([100.0, 10.0, 2.0]), 1.0)
-    null = nw._Tail(np.array([199.0, 1.0, 0.0]), 1.0)
-    # 100 pairs x (1 + 1) / 200 / 10 = .1;  100 x 1 / 200 / 2 = .25, but never above a weaker one
-    np.testing.assert_allclose(nw.q_values(found, null), [1.0, 0.1, 0.1])
+    null = shuffling.Null(np.array([0.15, 0.35]), np.linspace(0.05, 0.35, 199), 199)
+    sizes = np.array([0.2, 0.9, 0.3, 0.1])
+    found = shuffling.q_values(sizes, null, n_pairs=100)
+    # ranked .9 .3 .2 .1: 100 / 200 x (1, 2, 2, 3) / (1, 2, 3, 4); never above a weaker one
+    np.testing.assert_allclose(found, [1 / 3, 1 / 3, 1 / 3, 3 / 8])
+    given = shuffling.q_values(sizes, null, n_pairs=100, n_given=10)
+    assert given[1] == pytest.approx(min(0.5 + 10 / 200, *given))
+    assert (given >= found).all()
+    tied = shuffling.q_values(np.array([0.5, 0.5]), null, n_pairs=100)
+    np.testing.assert_allclose(tied, [1 / 4, 1 / 4])  # 100 / 200 x 1 / 2
 
 
-def test_tail_counts_pairs(monkeypatch):
-    monkeypatch.setattr(nw, "GENE_BLOCK", 7)
+def test_decoys_are_listed_by_the_rules_for_real_genes(control):
+    found = nw.gene_coordinates(control.model, control.adata)
+    decoy = np.isin(control.model.gene_names, list(control.decoys))
+    size = np.abs(found.vectors @ found.vectors.T)
+    np.fill_diagonal(size, -1)
+    real = np.flatnonzero(~decoy)
+    joined = control.model.gene_graph.adjacency.toarray() != 0
+    listed = []
+    for d in np.flatnonzero(decoy):
+        for g in real:
+            rivals = size[g, real[real != g]]
+            best = size[d, g] >= np.sort(rivals)[-3] or size[d, g] >= np.sort(size[d, real])[-3]
+            if best or joined[d, g]:
+                listed.append(size[d, g])
+    null = shuffling.decoy_relations(control, found, 3)
+    np.testing.assert_allclose(null.listed, np.sort(listed), atol=1e-6)
+    assert null.n_pairs == decoy.sum() * (~decoy).sum() == len(null.all)
+    assert (
+        len(shuffling.decoy_relations(control, found, 0).listed) == joined[decoy][:, ~decoy].sum()
+    )
+
+
+def test_strength_at_rank_is_the_sorted_strength(monkeypatch):
+    monkeypatch.setattr(strength, "GENE_BLOCK", 7)
     vectors = (np.random.default_rng(2).normal(size=(25, 3)) / 4).astype(np.float32)
-    size = np.abs(vectors @ vectors.T)[np.triu_indices(25, 1)]
-    tail = nw._Tail.of(nw.Coordinates(vectors, signed=True), 4.0)
-    assert tail.n_pairs == 300
-    assert tail.counts[nw.STRENGTH_BINS // 8] == (size >= 0.5).sum()
-    decoys = np.arange(25) < 2
-    assert nw._Tail.of(nw.Coordinates(vectors, signed=True), 4.0, decoys).n_pairs == 1 + 2 * 23
-    assert (size >= tail.rank_limit(10)).sum() == 10
+    size = np.sort(np.abs(vectors @ vectors.T)[np.triu_indices(25, 1)])[::-1]
+    for signed in (True, False):
+        coordinates = nw.Coordinates(vectors, signed=signed)
+        sizes = np.sort(coordinates.size(vectors @ vectors.T)[np.triu_indices(25, 1)])[::-1]
+        for rank in (1, 10, 100):
+            found = strength.strength_at_rank(coordinates, rank)
+            assert found <= sizes[rank - 1] <= found + 1 / 4096
+    assert size[0] < 1
+
+
+def test_shuffled_genes_get_no_more_edges_than_stated():
+    """Planted among the data, unknown to the control: the share that touches them."""
+    data = draw_modules(n_cells=400, n_genes=100)
+    mixed = append_shuffled_genes(data.X, n_copies=60, rng=np.random.default_rng(5))
+    names = [*data.var_names, *(f"shuffled{i}" for i in range(60))]
+    planted = AnnData(mixed.counts, obs=data.obs, var=pd.DataFrame(index=names))
+    model = GraphSCI(**OPTIONS).fit(planted)
+    found = nw.refine_network(
+        model, planted, control=nw.train_control(model, planted), n_neighbors=10, denoised=False
+    ).edges
+    touched = found["gene_a"].str.startswith("shuf") | found["gene_b"].str.startswith("shuf")
+    assert touched.mean() > 0.2  # they are candidates
+    for rate in (0.05, 0.1, 0.2):
+        kept = found["q_value"] <= rate
+        assert kept.sum() > 80
+        assert touched[kept].mean() <= rate
 
 
 def test_confident_edges_are_true(refined):
@@ -316,7 +412,7 @@ def test_missing_package_is_named(monkeypatch):
 
 def test_files_read_back(refined, tmp_path):
     modules = nw.find_modules(refined.confident(0.9))
-    for ending in ("tsv", "graphml", "cyjs", "sif"):
+    for ending in ("tsv", "graphml", "cx2", "cyjs", "sif"):
         write_network(refined, tmp_path / f"net.{ending}", modules=modules)
     table = pd.read_csv(tmp_path / "net.tsv", sep="\t")
     assert _pairs(table) == _pairs(refined.edges)
@@ -334,6 +430,31 @@ def test_files_read_back(refined, tmp_path):
     assert {line.split("\t")[1] for line in lines} == {"positive", "negative"}
     with pytest.raises(ValueError, match=r"got the ending '.txt', expected .tsv"):
         write_network(refined, tmp_path / "net.txt")
+
+
+def test_cx2_follows_its_specification(refined, tmp_path):
+    modules = nw.find_modules(refined.confident(0.9))
+    write_network(refined, tmp_path / "net.cx2", modules=modules)
+    document = json.loads((tmp_path / "net.cx2").read_text())
+    assert document[0] == {"CXVersion": "2.0", "hasFragments": False}
+    assert document[-1] == {"status": [{"success": True, "error": ""}]}
+    aspects = {name: found for part in document[1:-1] for name, found in part.items()}
+    counts = {entry["name"]: entry["elementCount"] for entry in aspects.pop("metaData")}
+    assert counts == {name: len(found) for name, found in aspects.items()}
+    kinds = {"boolean": bool, "long": int, "double": (int, float), "string": str}
+    declared = aspects["attributeDeclarations"][0]
+    for name in ("nodes", "edges"):
+        assert len({element["id"] for element in aspects[name]}) == len(aspects[name])
+        for element in aspects[name]:
+            for attribute, value in element["v"].items():
+                assert isinstance(value, kinds[declared[name][attribute]["d"]])
+    gene = {node["id"]: node["v"]["name"] for node in aspects["nodes"]}
+    ends = [(gene[edge["s"]], gene[edge["t"]]) for edge in aspects["edges"]]
+    assert ends == _pairs(refined.edges)
+    assert {edge["v"]["interaction"] for edge in aspects["edges"]} == {"positive", "negative"}
+    facts = modules.set_index("gene").loc["g0"]
+    found = next(node["v"] for node in aspects["nodes"] if node["v"]["name"] == "g0")
+    assert (found["module"], found["hub_rank"]) == (facts["module"], facts["hub_rank"])
 
 
 def test_annotate(refined, data, tmp_path):

@@ -109,11 +109,10 @@ def network(
     """Rank the relations between genes, new ones included, with the evidence for each."""
     chosen = cli.build_config(options, config)
     from graphsci import _job, io
-    from graphsci._network_files import write_network
     from graphsci.gene_sets import read_gene_sets, read_network
     from graphsci.imputer import GraphSCI
     from graphsci.model_io import RECORD
-    from graphsci.network import annotate_network, refine_network, train_control
+    from graphsci.network import annotate_network, refine_network, train_control, write_network
 
     is_model = source.is_dir() and (source / RECORD).is_file()
     outputs = {

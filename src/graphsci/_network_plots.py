@@ -168,9 +168,9 @@ def network_degree(network: GeneNetwork, *, ax: Axes | None = None) -> Axes:
 
 
 def _networkx() -> Any:
-    from graphsci.network import _needed
+    from graphsci.network._optional import needed
 
-    return _needed("networkx")
+    return needed("networkx")
 
 
 def _strongest_edges(edges: pd.DataFrame, max_genes: int, max_edges: int) -> pd.DataFrame:

@@ -1,0 +1,146 @@
+"""The result: a ranked table of edges with the evidence for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from graphsci._keys import DEFAULT_KEY
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: The columns of an edge table, in order.
+EDGE_COLUMNS = (
+    "gene_a",
+    "gene_b",
+    "sign",
+    "initial_correlation",
+    "raw_correlation",
+    "refined",
+    "probability",
+    "denoised_correlation",
+    "prior_weight",
+    "stability",
+    "q_value",
+    "confidence",
+)
+
+
+class GeneNetwork(NamedTuple):
+    """A refined gene network.
+
+    ``edges`` is ranked, strongest first; its columns are
+
+    - ``gene_a``, ``gene_b``, ``sign`` (1 or -1);
+    - ``initial_correlation``: weight in the model's gene graph, NaN for a new edge;
+    - ``raw_correlation``: Pearson, of the log-normalised counts;
+    - ``refined``: strength of the relation, from the gene embedding;
+    - ``probability``: sigmoid(z_a . z_b), preset ``paper`` (eq. 18); NaN otherwise;
+    - ``denoised_correlation``: of the posterior rates, their uncertainty counted as variance;
+    - ``prior_weight``: in the prior network, 0 if it has no such edge;
+    - ``stability``: share of the models that rank the pair as highly, with this sign;
+    - ``q_value``: expected share of chance edges (of a gene that follows no other) among this
+      edge and all stronger ones;
+    - ``confidence``: 1 - ``q_value``.
+
+    Evidence that was not asked for is NaN.
+    """
+
+    edges: pd.DataFrame
+    gene_names: NDArray[np.str_]  #: (genes,) all genes of the model, isolated ones included
+    parameters: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_edges(self) -> int:
+        """Number of edges, each counted once."""
+        return len(self.edges)
+
+    def adjacency(self, column: str = "refined") -> sparse.csr_matrix:
+        """Return the symmetric (genes, genes) matrix of a column of the table."""
+        index = pd.Index(self.gene_names)
+        rows, columns = (
+            index.get_indexer(pd.Index(self.edges[name])) for name in ("gene_a", "gene_b")
+        )
+        values = self.edges[column].to_numpy(dtype=np.float32)
+        size = (len(index), len(index))
+        upper = sparse.coo_matrix((values, (rows, columns)), shape=size)
+        return sparse.csr_matrix(upper + upper.T)
+
+    def confident(self, min_confidence: float) -> GeneNetwork:
+        """Keep edges of at least this confidence."""
+        if not 0 <= min_confidence <= 1:
+            raise ValueError(f"min_confidence must be in [0, 1], got {min_confidence}.")
+        if self.n_edges and self.edges["confidence"].isna().all():
+            raise ValueError(
+                "min_confidence needs a control: no edge of this network has a confidence. Pass "
+                "control=train_control(model, adata)."
+            )
+        kept = self.edges["confidence"] >= min_confidence
+        return self._replace(edges=self.edges[kept].reset_index(drop=True))
+
+    def around(self, genes: Sequence[str], *, max_genes: int = 50) -> GeneNetwork:
+        """Keep chosen genes, their strongest partners up to ``max_genes``, and edges among them.
+
+        Raises
+        ------
+        ValueError
+            If a gene is not in the network.
+        """
+        wanted = [genes] if isinstance(genes, str) else list(genes)
+        unknown = [gene for gene in wanted if gene not in set(self.gene_names)]
+        if unknown or not wanted:
+            raise ValueError(
+                f"genes: {', '.join(map(repr, unknown[:5])) or 'none given'} not among the "
+                f"{len(self.gene_names)} genes of the network, e.g. {self.gene_names[0]!r}. "
+                "Check spelling and case."
+            )
+        chosen = dict.fromkeys(wanted)
+        touching = self.edges[self.edges["gene_a"].isin(wanted) | self.edges["gene_b"].isin(wanted)]
+        for pair in zip(touching["gene_a"], touching["gene_b"], strict=True):
+            if len(chosen | dict.fromkeys(pair)) <= max_genes:
+                chosen |= dict.fromkeys(pair)
+        inside = self.edges["gene_a"].isin(chosen) & self.edges["gene_b"].isin(chosen)
+        names = self.gene_names[np.isin(self.gene_names, list(chosen))]
+        return self._replace(edges=self.edges[inside].reset_index(drop=True), gene_names=names)
+
+
+def network_slot(key_added: str = DEFAULT_KEY) -> str:
+    """Name of the network in ``varp``."""
+    return f"{key_added}_network"
+
+
+def annotate_network(
+    adata: AnnData,
+    network: GeneNetwork,
+    *,
+    modules: pd.DataFrame | None = None,
+    key_added: str = DEFAULT_KEY,
+) -> None:
+    """Write ``varp[key_added + "_network"]``, the table to ``uns`` and modules to ``var``.
+
+    Genes that the network does not have get no edges; ``var[key_added + "_module"]`` is -1
+    outside of modules.
+    """
+    position = pd.Index(network.gene_names).get_indexer(adata.var_names)
+    known = np.flatnonzero(position >= 0)
+    place = sparse.csr_matrix(
+        (np.ones(len(known), np.float32), (known, position[known])),
+        shape=(adata.n_vars, len(network.gene_names)),
+    )
+    adata.varp[network_slot(key_added)] = sparse.csr_matrix(place @ network.adjacency() @ place.T)
+    adata.uns[network_slot(key_added)] = {
+        "edges": network.edges,
+        "parameters": network.parameters,
+        "notes": list(network.notes),
+    }
+    if modules is not None:
+        module = modules.set_index("gene")["module"]
+        values = module.reindex(adata.var_names).fillna(-1).to_numpy(dtype=np.int64)
+        adata.var[f"{key_added}_module"] = values

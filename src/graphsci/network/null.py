@@ -1,0 +1,206 @@
+"""The null: shuffled genes among the real ones, and the false-discovery rate they give."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from graphsci.evaluation.false_signal import append_shuffled_genes
+from graphsci.gene_graph import GeneGraph, graph_from_edges
+from graphsci.imputer import GraphSCI
+from graphsci.network._arrays import blocks
+from graphsci.network.strength import GENE_BLOCK, Coordinates, largest, least_listed
+from graphsci.preprocessing import extract_counts
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from graphsci.fitting import Log
+
+DECOY_SHARE = 0.2  #: shuffled copies, as a share of the genes
+DECOY_RANGE = (50, 1000)  #: but at least and at most so many
+DECOY_MIN_CELLS = 10  #: a decoy seen in fewer cells could not correlate with anything
+#: Graphs that are computed again when decoys are added; any other came from the user.
+COMPUTED_GRAPHS = ("pearson", "pearson_coexpressed", "noise_corrected", "pidc", "none")
+
+
+class Control(NamedTuple):
+    """A model trained like another, with shuffled copies of genes among the real ones."""
+
+    model: GraphSCI
+    adata: AnnData  #: counts with the decoys
+    decoys: frozenset[str]  #: their names
+    batch_key: str | None
+
+
+def train_control(
+    model: GraphSCI,
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    allow_fractional: bool = False,
+    n_decoys: int | None = None,
+    seed: int | None = None,
+    log: Log = lambda message: None,
+) -> Control:
+    """Train ``model``'s twin on the same cells with decoys: genes in an order of their own.
+
+    A decoy has a real gene's distribution and is independent of every gene, so whatever
+    relations the twin gives it are invented. Costs one more training.
+
+    Parameters
+    ----------
+    model, adata
+        The trained model, and its training data.
+    layer, batch_key, allow_fractional
+        As in ``GraphSCI.fit``.
+    n_decoys
+        Default a fifth of the genes, between 50 and 1000.
+    seed
+        Of decoys and training; default the model's seed + 1.
+    log
+        Called with one line before every stage.
+
+    Raises
+    ------
+    ValueError
+        If too few genes are seen often enough to make decoys of.
+    """
+    from anndata import AnnData
+
+    spec = model.fitted.spec
+    seed = spec.config.seed + 1 if seed is None else seed
+    data = extract_counts(
+        adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
+    )
+    known = pd.Index(data.gene_names).get_indexer(pd.Index(spec.gene_names))
+    counts = sparse.csr_matrix(data.counts[:, known[known >= 0]])
+    names = spec.gene_names[known >= 0]
+    if n_decoys is None:
+        eligible = int((counts.getnnz(axis=0) >= DECOY_MIN_CELLS).sum())
+        n_decoys = min(eligible, max(DECOY_RANGE[0], round(DECOY_SHARE * len(names))))
+        n_decoys = min(n_decoys, DECOY_RANGE[1])
+    rng = np.random.default_rng(seed)
+    mixed = append_shuffled_genes(counts, n_copies=n_decoys, min_cells=DECOY_MIN_CELLS, rng=rng)
+    decoys = _unused_names(n_decoys, set(names))
+    twin = AnnData(
+        mixed.counts.astype(np.float32),
+        obs=adata.obs[[] if batch_key is None else [batch_key]].copy(),
+        var=pd.DataFrame(index=[*names, *decoys]),
+    )
+    log(f"control: training with {n_decoys} shuffled genes among {len(names)}")
+    trained = GraphSCI(spec.config.replace(check=False, seed=seed)).fit(
+        twin,
+        batch_key=batch_key,
+        allow_fractional=allow_fractional,
+        gene_graph=_padded(spec.graph, twin),
+        log=log,
+    )
+    return Control(trained, twin, frozenset(decoys), batch_key)
+
+
+def _unused_names(count: int, taken: set[str]) -> list[str]:
+    stem = "decoy"
+    while any(name.startswith(stem) for name in taken):
+        stem = "_" + stem
+    return [f"{stem}{number}" for number in range(count)]
+
+
+def _padded(graph: GeneGraph, twin: AnnData) -> GeneGraph | None:
+    """A user's graph over the genes with decoys, which it does not know; None if computed."""
+    if graph.source in COMPUTED_GRAPHS or graph.n_edges == 0:
+        return None
+    return graph_from_edges(graph.edge_table(), gene_names=twin.var_names, source=graph.source)
+
+
+class Null(NamedTuple):
+    """Relations that decoys got in the twin, found and listed by the rules for real genes."""
+
+    listed: NDArray[np.float64]  #: sizes of listed pairs of a real gene and a decoy, ascending
+    all: NDArray[np.float32]  #: sizes of all such pairs, ascending
+    n_pairs: int  #: pairs of a real gene and a decoy
+
+
+def decoy_relations(control: Control, coordinates: Coordinates, n_neighbors: int) -> Null:
+    """Return what decoys got: pairs that would be listed if the decoy were a gene of the data.
+
+    A pair is listed if it is among the strongest ``n_neighbors`` relations to real genes of its
+    gene or of its decoy, or an edge of the twin's initial graph. Each decoy is judged as if it
+    were alone, so that the number of decoys does not matter.
+
+    Parameters
+    ----------
+    control
+        The twin and its decoys.
+    coordinates
+        Of the twin's genes.
+    n_neighbors
+        As for the real network.
+    """
+    decoy = np.isin(control.model.gene_names, list(control.decoys))
+    genes = coordinates._replace(vectors=coordinates.vectors[~decoy])
+    decoys = coordinates.vectors[decoy]
+    least = least_listed(genes, n_neighbors)
+    joined = sparse.csr_matrix(control.model.gene_graph.adjacency)[decoy][:, ~decoy]
+    listed, sizes = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
+    for part in blocks(len(decoys), GENE_BLOCK):
+        size = coordinates.size(decoys[part] @ genes.vectors.T)
+        own = largest(size, n_neighbors)[:, None]
+        chosen = ((size >= own) | (size >= least)) & (size > 0)
+        chosen |= joined[part].toarray() != 0
+        listed.append(size[chosen])
+        sizes.append(size.ravel())
+    ordered = np.sort(np.concatenate(sizes))
+    return Null(np.sort(np.concatenate(listed)).astype(np.float64), ordered, len(ordered))
+
+
+def q_values(
+    sizes: NDArray[np.float64], null: Null, *, n_pairs: int, n_given: int = 0
+) -> NDArray[np.float64]:
+    r"""Return for each listed edge the expected share of chance edges among it and all stronger.
+
+    A chance pair is one of a gene that follows no other. Real pairs are listed before they are
+    counted, so decoys' must be as well: with n pairs of real genes and m of a gene and a decoy,
+
+    .. math:: q(t) = \frac{n}{m + 1} \,
+              \frac{1 + \#\{\text{listed decoy pairs} \ge t\}}{\#\{\text{listed edges} \ge t\}}
+
+    made monotone: a stronger edge never has a larger q. All pairs of real genes are counted as
+    if they could be chance (pi_0 = 1), which errs on the safe side.
+
+    Parameters
+    ----------
+    sizes
+        (edges,) of the listed edges, in any order.
+    null
+        From :func:`decoy_relations`.
+    n_pairs
+        Pairs of real genes.
+    n_given
+        Edges that are listed because a user named them, whatever their strength: each adds the
+        chance that any decoy pair is as strong.
+
+    Returns
+    -------
+    numpy.ndarray
+        (edges,) in [0, 1].
+    """
+    order = np.argsort(-sizes, kind="stable")
+    ranked = sizes[order]
+    as_strong = np.searchsorted(-ranked, -ranked, side="right")  # ties share their last rank
+    chance = n_pairs * _at_least(null.listed, ranked) + n_given * _at_least(null.all, ranked)
+    rate = np.minimum(chance / (1 + null.n_pairs) / as_strong, 1)
+    q = np.empty(len(sizes))
+    q[order] = np.minimum.accumulate(rate[::-1])[::-1]
+    return q
+
+
+def _at_least(ascending: NDArray[Any], sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 + how many are at least so large."""
+    below = np.searchsorted(ascending, sizes)
+    return np.asarray(1 + len(ascending) - below, dtype=np.float64)

@@ -1,0 +1,181 @@
+r"""Correlation between genes as a posterior estimate, not as one of posterior means.
+
+The mean of a posterior varies less than what it is the mean of: correlating denoised values
+therefore makes all genes look related. The law of total (co)variance puts back what is missing,
+
+.. math::
+    \text{Cov}(\lambda_i, \lambda_j) &= \text{Cov}_c(m_{ci}, m_{cj}), \quad i \ne j \\
+    \text{Var}(\lambda_i) &= \text{Var}_c(m_{ci}) + \text{mean}_c(v_{ci})
+
+with posterior mean m and variance v of gene i's rate in cell c; rates of a cell are independent
+given the model. It is the correlation over draws from the posterior, without drawing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from graphsci.imputer import GraphSCI
+from graphsci.network._arrays import Floats, Indices, blocks
+from graphsci.preprocessing import log_normalize
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+EDGE_BLOCK = 16_384  #: edges per block of correlations
+DENOISED_CELLS = 2000  #: cells of a correlation: its standard error is then .02
+
+Scale = Literal["log1p", "rate"]
+
+
+def posterior_correlation(
+    model: GraphSCI,
+    adata: AnnData,
+    genes: Sequence[str],
+    *,
+    scale: Scale = "log1p",
+    layer: str | None = None,
+    batch_key: str | None = None,
+    allow_fractional: bool = False,
+    max_cells: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Estimate the correlation between chosen genes, their uncertainty counted as variance.
+
+    Use it instead of correlating ``layers["denoised"]``, which invents relations.
+
+    Parameters
+    ----------
+    model
+        Trained.
+    adata
+        Raw counts of the cells to correlate over; take the cells of one type to leave out what
+        correlates because types differ.
+    genes
+        Two or more of the model's genes that ``adata`` has.
+    scale
+        Of the expression at common depth that is correlated: ``log1p`` of the rate, its variance
+        by the delta method, or the ``rate`` itself.
+    layer, batch_key, allow_fractional
+        Where the counts are, as in ``GraphSCI.fit``.
+    max_cells, seed
+        Use a random choice of so many cells; default all.
+
+    Returns
+    -------
+    pandas.DataFrame
+        (genes, genes), symmetric, 1 on the diagonal. Its sampling error is that of any
+        correlation over as many cells, about (1 - r^2) / sqrt(cells).
+
+    Raises
+    ------
+    ValueError
+        If a gene is unknown or repeated, or there are fewer than three cells.
+    """
+    wanted = [genes] if isinstance(genes, str) else list(genes)
+    absent = [g for g in wanted if g not in set(model.gene_names) & set(adata.var_names)]
+    if absent or len(set(wanted)) < max(2, len(wanted)):
+        said = f"{', '.join(absent[:5])} not in model and data" if absent else f"got {wanted[:5]}"
+        raise ValueError(f"genes: {said}; expected two or more different genes that both have.")
+    if scale not in ("log1p", "rate"):
+        raise ValueError(f"scale: got {scale!r}, expected 'log1p' or 'rate'.")
+    chosen = _sampled(adata, max_cells, seed)
+    if chosen.n_obs < 3:
+        raise ValueError(f"a correlation needs at least 3 cells, adata has {chosen.n_obs}.")
+    where = {"layer": layer, "batch_key": batch_key, "allow_fractional": allow_fractional}
+    scores = _scores(model, chosen, wanted, scale, where).astype(np.float64)
+    correlation = scores @ scores.T
+    np.fill_diagonal(correlation, 1.0)
+    return pd.DataFrame(correlation, index=wanted, columns=wanted)
+
+
+def denoised_correlation(
+    model: GraphSCI,
+    adata: AnnData,
+    rows: Indices,
+    columns: Indices,
+    *,
+    max_cells: int = DENOISED_CELLS,
+    seed: int = 0,
+    **where: Any,
+) -> NDArray[np.float64]:
+    """:func:`posterior_correlation` of pairs of the model's genes, by position; (pairs,).
+
+    NaN where ``adata`` lacks a gene.
+    """
+    genes = [str(gene) for gene in model.gene_names if gene in adata.var_names]
+    position = pd.Index(genes).get_indexer(pd.Index(model.gene_names))
+    scores = _scores(model, _sampled(adata, max_cells, seed), genes, "log1p", where)
+    return _products(scores, position[rows], position[columns])
+
+
+def raw_correlation(
+    model: GraphSCI,
+    adata: AnnData,
+    rows: Indices,
+    columns: Indices,
+    *,
+    max_cells: int = DENOISED_CELLS,
+    seed: int = 0,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    allow_fractional: bool = False,
+) -> NDArray[np.float64]:
+    """Pearson correlation of log-normalised counts, for pairs of the model's genes; (pairs,).
+
+    Cells as for :func:`denoised_correlation`. NaN where ``adata`` lacks a gene, or a gene does
+    not vary.
+    """
+    cells = model.prepare(
+        _sampled(adata, max_cells, seed),
+        layer=layer,
+        batch_key=batch_key,
+        allow_fractional=allow_fractional,
+    )
+    spec = model.fitted.spec
+    values = log_normalize(cells.counts[cells.library > 0], median_library_size=spec.common_depth)
+    scores = values.toarray().T.astype(np.float32)
+    scores -= scores.mean(1, keepdims=True)
+    norm = np.sqrt(np.square(scores, dtype=np.float64).sum(1))
+    scores /= np.maximum(norm, 1e-12)[:, None]
+    position = np.where((cells.match.positions >= 0) & (norm > 1e-6), np.arange(len(norm)), -1)
+    return _products(scores, position[rows], position[columns])
+
+
+def _products(scores: Floats, left: Indices, right: Indices) -> NDArray[np.float64]:
+    """Inner products of rows of ``scores``; NaN where a position is negative."""
+    found = np.empty(len(left))
+    for part in blocks(len(left), EDGE_BLOCK):
+        pair = scores[left[part]], scores[right[part]]
+        found[part] = np.einsum("ij,ij->i", *pair)
+    return np.where((left < 0) | (right < 0), np.nan, found)
+
+
+def _sampled(adata: AnnData, max_cells: int | None, seed: int) -> AnnData:
+    if max_cells is None or adata.n_obs <= max_cells:
+        return adata
+    rng = np.random.default_rng(seed)
+    return adata[np.sort(rng.choice(adata.n_obs, max_cells, replace=False))].copy()
+
+
+def _scores(
+    model: GraphSCI, adata: AnnData, genes: list[str], scale: Scale, where: dict[str, Any]
+) -> Floats:
+    """Scores (genes, cells) whose products between different genes are the correlations."""
+    means, variance = [], np.zeros(len(genes))
+    for block in model.iterate_estimates(adata, genes=genes, depth="common", **where):
+        rate, sd = block.values["denoised"], block.values["denoised_sd"]
+        if scale == "log1p":
+            rate, sd = np.log1p(rate), sd / (1 + rate)
+        means.append(rate)
+        variance += np.square(sd, dtype=np.float64).sum(0)
+    values = np.concatenate(means)
+    values -= values.mean(0)
+    total = np.sqrt(np.square(values, dtype=np.float64).sum(0) + variance)
+    values /= np.maximum(total, 1e-12)
+    return np.ascontiguousarray(values.T)

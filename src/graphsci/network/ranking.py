@@ -1,0 +1,280 @@
+"""From a trained model to a ranked network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse, special
+
+from graphsci.gene_graph import GeneGraph, graph_from_edges
+from graphsci.gene_sets import match_symbols
+from graphsci.imputer import GraphSCI
+from graphsci.network._arrays import Indices, lookup
+from graphsci.network._table import EDGE_COLUMNS, GeneNetwork
+from graphsci.network.null import COMPUTED_GRAPHS, Control, decoy_relations, q_values
+from graphsci.network.posterior import denoised_correlation, raw_correlation
+from graphsci.network.strength import (
+    Coordinates,
+    ensemble,
+    gene_coordinates,
+    nearest_pairs,
+    strength_at_rank,
+)
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+N_NEIGHBORS = 20  #: candidates per gene
+FEWEST_LABEL_CELLS = 50  #: fewer cells of a type cannot tell the covariance of their states
+
+
+def refine_network(
+    model: GraphSCI,
+    adata: AnnData | None = None,
+    *,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    allow_fractional: bool = False,
+    control: Control | None = None,
+    models: Sequence[GraphSCI] = (),
+    prior: pd.DataFrame | None = None,
+    n_neighbors: int = N_NEIGHBORS,
+    denoised: bool = True,
+    cells: NDArray[np.bool_] | None = None,
+    seed: int = 0,
+) -> GeneNetwork:
+    """Rank the relations between genes, with the evidence for each.
+
+    Parameters
+    ----------
+    model
+        Trained. Its gene graph is the initial network.
+    adata
+        The cells, with raw counts. Without them there is no denoised correlation.
+    layer, batch_key, allow_fractional
+        Where the counts are, as in ``GraphSCI.fit``.
+    control
+        From :func:`train_control`; without it no edge has a confidence. Its real genes count as
+        one more model, since relations that a single training invents are the most misleading.
+    models
+        Further models of the same genes, e.g. of other seeds: strengths are averaged over all,
+        and ``stability`` says how many of them agree.
+    prior
+        A known network: ``gene_a``, ``gene_b`` and optionally ``weight``, as
+        ``gene_sets.read_network`` returns. Only reported, beside the other evidence.
+    n_neighbors
+        New edges: so many strongest partners of every gene.
+    denoised
+        Compute the raw and the denoised correlation, from at most 2000 cells.
+    cells
+        (cells,) booleans: relations within these cells only, e.g. of one type.
+    seed
+        Of the choice of cells for the correlations.
+
+    Returns
+    -------
+    GeneNetwork
+
+    Raises
+    ------
+    ValueError
+        If models disagree in their genes, options are out of range, or the prior names none
+        of the genes.
+
+    Notes
+    -----
+    Cost: genes^2 multiply-adds per latent direction, three times; memory genes x 1024 and
+    the edges, at most ``n_neighbors`` x genes plus those of the initial graph.
+    """
+    _check_request(model, adata, models, control, cells, n_neighbors)
+    where: dict[str, Any] = {
+        "layer": layer,
+        "batch_key": batch_key,
+        "allow_fractional": allow_fractional,
+    }
+    chosen = adata if adata is None or cells is None else adata[cells]
+    members = [gene_coordinates(m, chosen, **where) for m in (model, *models)]
+    null = None if control is None else _control_coordinates(control, cells)
+    if control is not None and null is not None:
+        members.append(_of_genes(null, control.model.gene_names, model.gene_names))
+    coordinates, names = ensemble(members), model.gene_names
+    rows, columns, named = _candidates(coordinates, model.gene_graph, n_neighbors)
+    strength = coordinates.strengths(rows, columns)
+    size = coordinates.size(strength)
+    edges = pd.DataFrame({"gene_a": names[rows], "gene_b": names[columns]})
+    edges["refined"] = strength
+    edges["probability"] = np.nan if coordinates.signed else special.expit(strength)
+    initial = model.gene_graph.adjacency
+    edges["initial_correlation"] = lookup(initial, rows, columns, absent=np.nan)
+    edges["raw_correlation"] = edges["denoised_correlation"] = np.nan
+    if chosen is not None and denoised:
+        sample = {"seed": seed, **where}
+        edges["raw_correlation"] = raw_correlation(model, chosen, rows, columns, **sample)
+        edges["denoised_correlation"] = denoised_correlation(model, chosen, rows, columns, **sample)
+    edges["sign"] = _signs(edges, coordinates)
+    edges["prior_weight"], notes = _prior_weights(prior, names, rows, columns)
+    edges["stability"] = _stability(members, rows, columns, size, strength)
+    edges["q_value"] = np.nan
+    if control is not None and null is not None:
+        edges["q_value"] = _edge_q_values(size, named, null, control, n_neighbors, len(names))
+    else:
+        notes.append("no control was trained: edges have no confidence")
+    edges["confidence"] = 1 - edges["q_value"]
+    parameters = {
+        "n_neighbors": n_neighbors,
+        "n_models": len(members),
+        "n_decoys": 0 if control is None else len(control.decoys),
+        "preset": model.config.preset,
+        "initial_graph": model.gene_graph.source,
+        "n_cells": 0 if chosen is None else chosen.n_obs,
+    }
+    ranked = np.argsort(-size, kind="stable")
+    table = edges.iloc[ranked][list(EDGE_COLUMNS)].reset_index(drop=True)
+    return GeneNetwork(table, names, parameters, tuple(notes))
+
+
+def networks_by_label(
+    model: GraphSCI, adata: AnnData, *, label_key: str, **options: Any
+) -> dict[str, GeneNetwork]:
+    """Refine one network for each group of cells: same genes and loadings, its own cell states.
+
+    Groups of fewer than ``FEWEST_LABEL_CELLS`` cells are left out. ``options`` as for
+    :func:`refine_network`.
+
+    Raises
+    ------
+    ValueError
+        If ``obs`` has no such column, or no group is large enough.
+    """
+    if label_key not in adata.obs:
+        raise ValueError(
+            f"label_key: obs has no column {label_key!r}; it has "
+            f"{', '.join(map(repr, adata.obs.columns)) or 'none'}."
+        )
+    labels = adata.obs[label_key].astype(str)
+    sizes = labels.value_counts()
+    kept = sorted(sizes.index[sizes >= FEWEST_LABEL_CELLS])
+    if not kept:
+        raise ValueError(
+            f"label_key: no group in {label_key!r} has {FEWEST_LABEL_CELLS} cells; the largest "
+            f"has {sizes.max()}."
+        )
+    return {
+        label: refine_network(model, adata, cells=(labels == label).to_numpy(), **options)
+        for label in kept
+    }
+
+
+def _check_request(
+    model: GraphSCI,
+    adata: AnnData | None,
+    models: Sequence[GraphSCI],
+    control: Control | None,
+    cells: NDArray[np.bool_] | None,
+    n_neighbors: int,
+) -> None:
+    if n_neighbors < 0:
+        raise ValueError(f"n_neighbors must not be negative, got {n_neighbors}.")
+    for other in models:
+        if not np.array_equal(other.gene_names, model.gene_names):
+            raise ValueError(
+                "models: one of them was trained on other genes, or another order of them. "
+                "Train all on the same data."
+            )
+        if other.config.preset != model.config.preset:
+            raise ValueError("models: presets 'default' and 'paper' cannot be averaged.")
+    if control is not None and control.model.config.preset != model.config.preset:
+        raise ValueError("control: it was trained with another preset. Train it for this model.")
+    if cells is not None and (adata is None or np.shape(cells) != (adata.n_obs,)):
+        raise ValueError("cells: expected adata, and one boolean for each of its cells.")
+
+
+def _candidates(
+    coordinates: Coordinates, graph: GeneGraph, n_neighbors: int
+) -> tuple[Indices, Indices, NDArray[np.bool_]]:
+    """Strongest partners and initial edges, each pair once; which are initial edges only."""
+    initial = sparse.triu(graph.adjacency, k=1, format="coo")
+    n_genes = graph.n_genes
+    strongest = np.zeros(0, np.int64)
+    if n_neighbors and n_genes > 1:
+        first, second = nearest_pairs(coordinates, n_neighbors)
+        strongest = first * n_genes + second
+    keys = np.union1d(initial.row.astype(np.int64) * n_genes + initial.col, strongest)
+    first, second = np.divmod(keys, n_genes)
+    return first, second, ~np.isin(keys, strongest)
+
+
+def _prior_weights(
+    prior: pd.DataFrame | None, names: NDArray[np.str_], rows: Indices, columns: Indices
+) -> tuple[NDArray[np.float64] | float, list[str]]:
+    """Weight of each pair in the prior network, 0 if it has no such edge; NaN without one."""
+    if prior is None:
+        return np.nan, []
+    matched = match_symbols(prior, names)
+    known = graph_from_edges(matched.edges, gene_names=names)
+    weights = np.abs(lookup(known.adjacency, rows, columns, absent=0.0))
+    return weights, [f"prior: {note}" for note in (*prior.attrs.get("notes", ()), *matched.notes)]
+
+
+def _signs(edges: pd.DataFrame, coordinates: Coordinates) -> NDArray[np.int64]:
+    """Sign of the strength; for ``paper``, whose strengths have none, of a correlation."""
+    if coordinates.signed:
+        return np.where(edges["refined"] < 0, -1, 1)
+    seen = edges["initial_correlation"].fillna(edges["denoised_correlation"])
+    return np.where(seen < 0, -1, 1)
+
+
+def _stability(
+    members: Sequence[Coordinates],
+    rows: Indices,
+    columns: Indices,
+    size: NDArray[np.float64],
+    strength: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Share of models in which a pair is among the strongest, as many as there are edges."""
+    if len(members) == 1:
+        return np.full(len(rows), np.nan)
+    votes = np.zeros(len(rows))
+    for member in members:
+        value = member.strengths(rows, columns)
+        least = strength_at_rank(member, len(rows))
+        votes += (member.size(value) >= least) & (value * strength > 0)
+    return votes / len(members)
+
+
+def _control_coordinates(control: Control, cells: NDArray[np.bool_] | None) -> Coordinates:
+    chosen = control.adata if cells is None else control.adata[cells]
+    return gene_coordinates(
+        control.model, chosen, batch_key=control.batch_key, allow_fractional=True
+    )
+
+
+def _of_genes(
+    coordinates: Coordinates, names: NDArray[np.str_], wanted: NDArray[np.str_]
+) -> Coordinates:
+    """Vectors of the wanted genes; zero for one that is not there."""
+    position = pd.Index(names).get_indexer(pd.Index(wanted))
+    vectors = np.where((position >= 0)[:, None], coordinates.vectors[position], 0)
+    return coordinates._replace(vectors=vectors.astype(np.float32))
+
+
+def _edge_q_values(
+    sizes: NDArray[np.float64],
+    named: NDArray[np.bool_],
+    null: Coordinates,
+    control: Control,
+    n_neighbors: int,
+    n_genes: int,
+) -> NDArray[np.float64]:
+    """Q of listed edges; ``named`` ones are in the initial graph and not among the strongest."""
+    computed = control.model.gene_graph.source in COMPUTED_GRAPHS
+    return q_values(
+        sizes,
+        decoy_relations(control, null, n_neighbors),
+        n_pairs=n_genes * (n_genes - 1) // 2,
+        n_given=0 if computed else int(named.sum()),
+    )
