@@ -8,7 +8,7 @@ from anndata import AnnData
 from scipy import sparse, stats
 
 from conftest import EMPTY_CELL, UNDETECTED_GENE
-from graphsci import fitting
+from graphsci import blocks, fitting
 from graphsci.config import Config, preset
 from graphsci.gene_graph import graph_from_edges, graph_from_matrix
 from graphsci.preprocessing import extract_counts
@@ -42,7 +42,7 @@ class Split:
     """Stands for `thin_counts`: remembers its result, or gives one that is known already."""
 
     def __init__(self, given=None):
-        self.given, self.real = given, fitting.thin_counts
+        self.given, self.real = given, blocks.thin_counts
 
     def __call__(self, counts, *, fraction, rng):
         self.kept, self.held_out = self.real(counts, fraction=fraction, rng=rng)
@@ -61,7 +61,7 @@ def fit_split(monkeypatch, adata, given=None, **options):
         return real_judge(**arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "thin_counts", split)
+        patch.setattr(blocks, "thin_counts", split)
         patch.setattr(fitting, "judge", judge)
         fitted = fit(adata, **options)
     return fitted, split, heard
@@ -221,21 +221,20 @@ def test_undetected_genes_and_empty_cells_are_left_out(toy):
 def test_fractional_counts_are_rounded_at_random_for_training():
     rng = np.random.default_rng(0)
     counts = sparse.csr_matrix(rng.gamma(1.0, 1.0, (200, 50)).astype(np.float32))
-    rounded, notes = fitting._whole_molecules(counts, rng)
+    rounded = blocks.whole_molecules(counts, rng)
     assert np.array_equal(rounded.data, np.rint(rounded.data))
     assert np.abs((rounded - counts).toarray()).max() < 1
     assert rounded.mean() == pytest.approx(counts.mean(), rel=0.02)
-    assert notes == (
-        "fractional counts: training used them rounded at random to a neighbouring integer",
-    )
     whole = sparse.csr_matrix(np.eye(3, dtype=np.float32))
-    assert fitting._whole_molecules(whole, rng) == (whole, ())
+    assert blocks.whole_molecules(whole, rng) is whole
 
 
 def test_fractional_counts_train(toy):
     toy.X = toy.X * 0.9
     fitted = fit(toy)
-    assert any("fractional counts" in note for note in fitted.notes)
+    assert (
+        "fractional counts: training used them rounded at random to a neighbouring integer"
+    ) in fitted.notes
     assert fitted.verdict is not None
     assert np.isfinite(fitted.history[-1].training_loss)
 
@@ -291,7 +290,7 @@ def test_a_missing_verdict_counts_the_cells_with_held_out_molecules(toy, monkeyp
     def none_held_out(counts, **options):
         return counts, sparse.csr_matrix(counts.shape, dtype=np.float32)
 
-    monkeypatch.setattr(fitting, "thin_counts", none_held_out)
+    monkeypatch.setattr(blocks, "thin_counts", none_held_out)
     fitted = fit(toy, max_epochs=1, validation_fraction=0.0)
     assert fitted.verdict is None
     assert any("no verdict: 0 cells with held-out molecules" in note for note in fitted.notes)

@@ -255,7 +255,8 @@ def test_chosen_genes_equal_the_columns_of_the_full_result(trained, toy, name):
         table = part.obsm[f"graphsci_{layer}"]
         assert list(table.columns) == genes
         assert table.index.equals(toy.obs_names)
-        assert np.array_equal(table.to_numpy(), full[:, genes].layers[layer])
+        # vectorised exponentials differ in the last digit with an entry's place in memory
+        np.testing.assert_allclose(table, full[:, genes].layers[layer], rtol=1e-5)
 
 
 def test_one_gene_may_be_a_string_and_prefix_and_key_apply(trained, toy):

@@ -9,6 +9,7 @@ from scipy import sparse, stats
 from torch import nn
 
 from graphsci import training
+from graphsci.blocks import MemoryBlocks, Minibatch, shuffled
 from graphsci.config import PAPER, Config
 from graphsci.gene_graph import normalized_adjacency
 from graphsci.model import CountDistribution, CountNetwork, PaperNetwork
@@ -30,8 +31,12 @@ class Scripted:
     def parameter_groups(self):
         return [{"params": list(self.network.parameters())}]
 
+    def minibatches(self, batch_size, rng):
+        counts = sparse.csr_matrix((self.n_cells, 1), dtype=np.float32)
+        return shuffled(MemoryBlocks(counts), batch_size, rng)
+
     def step_loss(self, cells, generator):
-        self.seen.append(cells)
+        self.seen.append(cells.cells)
         self.modes.append(self.network.training)
         loss = -self.network.weight.sum()
         return loss if self.at_step is None else self.at_step(len(self.seen), loss)
@@ -51,9 +56,19 @@ def run(objective, **options):
 # --- batches and epochs ---------------------------------------------------------------
 
 
+def positions(n_cells, batch_size, rng):
+    objective = Scripted([], n_cells=n_cells)
+    return [batch.cells for batch in objective.minibatches(batch_size, rng)]
+
+
+def minibatch(objective, cells) -> Minibatch:
+    cells = np.asarray(cells)
+    return Minibatch(cells, objective.blocks.chunk(0)[cells])
+
+
 @pytest.mark.parametrize(("n_cells", "batch_size"), [(1, 1), (10, 3), (64, 32), (7, 7), (5, 4)])
 def test_minibatches_cover_every_cell_once(n_cells, batch_size):
-    batches = list(training.minibatches(n_cells, batch_size, np.random.default_rng(0)))
+    batches = positions(n_cells, batch_size, np.random.default_rng(0))
     assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(n_cells))
     assert len(batches) == max(1, n_cells // batch_size)
     assert min(map(len, batches)) >= min(batch_size, n_cells)
@@ -61,7 +76,7 @@ def test_minibatches_cover_every_cell_once(n_cells, batch_size):
 
 def test_minibatches_are_shuffled_anew():
     rng = np.random.default_rng(0)
-    first, second = (np.concatenate(list(training.minibatches(100, 10, rng))) for _ in range(2))
+    first, second = (np.concatenate(positions(100, 10, rng)) for _ in range(2))
     assert not np.array_equal(first, second)
 
 
@@ -288,7 +303,7 @@ def count_network(counts, *, zero_inflated=False):
 def thinning(counts, held_out=None, *, zero_inflated=False, **options):
     return training.ThinningObjective(
         count_network(counts, zero_inflated=zero_inflated),
-        counts,
+        MemoryBlocks(sparse.csr_matrix(counts)),
         np.zeros(counts.shape[0], np.int64),
         Config(**options),
         device=CPU,
@@ -303,11 +318,13 @@ def test_validation_loss_of_withheld_molecules_matches_scipy():
     target = rng.binomial(full[cells].toarray().astype(int), 1 - f)
     kept = full.toarray()
     kept[cells] -= target
-    held_out = training.HeldOut(cells, sparse.csr_matrix(target.astype(np.float32)), 1 - f)
+    withheld = sparse.csr_matrix(target.astype(np.float32))
+    kept_cells, batch = sparse.csr_matrix(kept[cells]), np.zeros(3, np.int64)
+    held_out = training.HeldOut(kept_cells, withheld, batch, 1 - f)
     objective = thinning(sparse.csr_matrix(kept), held_out)
     network = objective.network.eval()
     with torch.no_grad():
-        block = training.cell_block(objective.counts, objective.batch, cells, CPU)
+        block = training.cell_block(kept_cells, batch, np.arange(3), CPU)
         mu, theta, _ = network.decode(network.encode(block), block.library / f, block.batch)
     mu, theta, k = mu.double().numpy(), theta.double().numpy(), kept[cells]
     shape = theta + k
@@ -320,8 +337,9 @@ def test_validation_loss_of_withheld_molecules_matches_scipy():
 def test_validation_does_not_learn_and_does_not_depend_on_the_block(monkeypatch, zero_inflated):
     full = toy_counts()
     cells = np.arange(0, 30, 2)
-    held_out = training.HeldOut(cells, full[cells] * 0 + (full[cells] > 2) * 1.0, 0.1)
-    objective = thinning(full - _rows(held_out, 30), held_out, zero_inflated=zero_inflated)
+    withheld = full[cells].multiply(full[cells] > 2).minimum(1.0).tocsr()
+    held_out = training.HeldOut(full[cells] - withheld, withheld, np.zeros(15, np.int64), 0.1)
+    objective = thinning(full, held_out, zero_inflated=zero_inflated)
     objective.network.eval()
     before = {name: value.clone() for name, value in objective.network.state_dict().items()}
     whole = objective.validation_loss()
@@ -330,14 +348,6 @@ def test_validation_does_not_learn_and_does_not_depend_on_the_block(monkeypatch,
     for name, value in objective.network.state_dict().items():
         assert torch.equal(value, before[name])
     assert thinning(full).validation_loss() is None
-
-
-def _rows(held_out: training.HeldOut, n_cells: int) -> sparse.csr_matrix:
-    place = sparse.csr_matrix(
-        (np.ones(len(held_out.cells)), (held_out.cells, np.arange(len(held_out.cells)))),
-        shape=(n_cells, len(held_out.cells)),
-    )
-    return sparse.csr_matrix(place @ held_out.counts, dtype=np.float32)
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.8])
@@ -349,7 +359,7 @@ def test_a_step_scores_the_removed_part_and_its_share_of_the_prior(kept):
     tight = thinning(counts, loading_scale=0.01, **options)
     cells = np.arange(10)
     losses = [
-        objective.step_loss(cells, torch.Generator().manual_seed(5)).item()
+        objective.step_loss(minibatch(objective, cells), torch.Generator().manual_seed(5)).item()
         for objective in (weak, tight)
     ]
     penalty = tight.network.penalty(0.01).item()
@@ -444,7 +454,7 @@ def test_paper_loss_is_the_sum_of_its_terms():
     """Expression and KL per cell, KL of genes and edges shared by all cells, plus L2."""
     objective, cells = paper_objective(graph=1.0), np.arange(0, 30, 3)
     draw = lambda: torch.Generator().manual_seed(2)  # noqa: E731
-    loss = objective.step_loss(cells, draw()).item()
+    loss = objective.step_loss(minibatch(objective, cells), draw()).item()
     generator = draw()
     with torch.no_grad():
         mean, log_variance = objective.gene_encoder(
@@ -485,7 +495,9 @@ def test_l2_is_half_the_squared_encoder_weights():
     ]
     squares = sum(weight.square().sum().item() for weight in weights)
     losses = [
-        objective.step_loss(np.arange(30), torch.Generator().manual_seed(0)).item()
+        objective.step_loss(
+            minibatch(objective, np.arange(30)), torch.Generator().manual_seed(0)
+        ).item()
         for objective in (plain, penalised)
     ]
     assert losses[1] - losses[0] == pytest.approx(0.05 * squares, rel=1e-3)

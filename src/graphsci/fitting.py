@@ -2,6 +2,10 @@
 
 The order matters for trust: molecules are held out first, and everything that learns (the
 median library, the gene graph, the weights, when to stop) sees the rest alone.
+
+Counts come in chunks from memory or from a file (:mod:`graphsci.blocks`). What has to look at
+many cells together, the choice of the likelihood, the gene graph and the verdict, looks at a
+random sample of them if there are more than fit in memory.
 """
 
 from __future__ import annotations
@@ -15,6 +19,15 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci import training
+from graphsci.blocks import (
+    CountBlocks,
+    KeptBlocks,
+    MemoryBlocks,
+    Thinning,
+    TrainingBlocks,
+    chunks_in_order,
+    stack,
+)
 from graphsci.config import Config
 from graphsci.estimates import expected_measured, posterior
 from graphsci.gene_graph import (
@@ -29,10 +42,12 @@ from graphsci.preprocessing import (
     CountData,
     detected_genes,
     fit_median_library_size,
+    library_sizes,
     log_normalize,
+    median_size,
     size_factors,
-    thin_counts,
 )
+from graphsci.sources import CHUNK_CELLS, CountSource, MemoryCounts
 from graphsci.verdict import Verdict, judge
 from graphsci.zero_inflation import detect_zero_inflation
 
@@ -74,13 +89,24 @@ class Fitted(NamedTuple):
     notes: tuple[str, ...]
 
 
+class _Sample(NamedTuple):
+    """Cells that are looked at together: all of them, or a random choice if there are many."""
+
+    cells: NDArray[np.int64]  # positions among the training cells, ascending
+    deciding: NDArray[np.int64]  # positions in the sample: withheld molecules say when to stop
+    judging: NDArray[np.int64]  # positions in the sample: withheld molecules give the verdict
+
+
 class _Split(NamedTuple):
     """Counts of the training cells and genes, divided before anything is learned."""
 
-    kept: sparse.csr_matrix  # what is learned from
-    held_out: sparse.csr_matrix | None  # (cells, genes) molecules withheld
-    deciding: NDArray[np.int64]  # cells whose withheld molecules say when to stop
-    judging: NDArray[np.int64]  # cells whose withheld molecules give the verdict
+    kept: CountBlocks  # what is learned from
+    sample: _Sample
+    sample_kept: sparse.csr_matrix  # (sample, genes) the sample's part of ``kept``
+    held_out: sparse.csr_matrix | None  # (sample, genes) molecules withheld
+    molecules: NDArray[np.float64]  # (genes,) kept, over all training cells
+    median_kept: float  # median library size of what was kept
+    median_all: float  # median library size with all molecules
 
 
 def choose_device(device: str) -> torch.device:
@@ -108,7 +134,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def fit(
-    data: CountData,
+    data: CountData[sparse.csr_matrix] | CountData[CountSource],
     config: Config,
     *,
     user_graph: GeneGraph | None = None,
@@ -129,22 +155,23 @@ def fit(
         Called after every epoch; called with one line before every stage.
     """
     device = choose_device(config.device)
-    rng = np.random.default_rng(config.seed)
     cells, genes = np.flatnonzero(~data.empty_cells), np.flatnonzero(~data.undetected_genes)
-    counts, notes = _whole_molecules(data.counts[cells][:, genes], rng)
+    source = MemoryCounts(data.counts) if sparse.issparse(data.counts) else data.counts
+    counts = TrainingBlocks(source, cells, genes, seed=config.seed)
     batch = np.zeros(len(cells), np.int64) if data.batch is None else data.batch[cells]
-    split = _split(counts, config, rng)
+    split = _split(counts, config)
+    notes = _notes_on(counts, split)
 
-    likelihood, reason = _likelihood(split.kept, config)
+    likelihood, reason = _likelihood(split.sample_kept, config)
     log(reason)
-    graph = _gene_graph(split.kept, data, genes, config, user_graph)
+    graph = _gene_graph(split.sample_kept, data.gene_names[genes], genes, config, user_graph)
     log(describe_graph(graph))
-    molecules = np.asarray(split.kept.sum(0), dtype=np.float64).ravel() + _PSEUDO_MOLECULES
+    molecules = split.molecules + _PSEUDO_MOLECULES
     spec = ModelSpec(
         config=config,
         likelihood=likelihood,
-        median_library=fit_median_library_size(split.kept),
-        common_depth=fit_median_library_size(counts),
+        median_library=split.median_kept,
+        common_depth=split.median_all,
         batch_names=data.batch_names,
         gene_names=data.gene_names[genes],
         gene_proportions=(molecules / molecules.sum()).astype(np.float32),
@@ -160,7 +187,7 @@ def fit(
     verdict, missing = None, tuple[str, ...]()
     if config.check:
         log("checking against held-out molecules")
-        verdict, missing = _judge(network, spec, split, batch, device)
+        verdict, missing = _judge(network, spec, split, batch[split.sample.cells], device)
     notes += missing
     return Fitted(
         spec, network.eval(), result.history, result.best_epoch, result.stopped, verdict, notes
@@ -227,43 +254,79 @@ def describe_graph(graph: GeneGraph) -> str:
     )
 
 
-def _whole_molecules(
-    counts: sparse.csr_matrix, rng: np.random.Generator
-) -> tuple[sparse.csr_matrix, tuple[str, ...]]:
-    """Round fractional counts up or down at random, keeping their expectation.
-
-    Training splits molecules, and half a molecule cannot be split. Estimates are made from
-    the counts as they came.
-    """
-    whole = np.floor(counts.data)
-    part = counts.data - whole
-    if not part.any():
-        return counts, ()
-    rounded = counts.copy()
-    rounded.data = (whole + (rng.random(len(part)) < part)).astype(np.float32)
-    rounded.eliminate_zeros()
-    note = "fractional counts: training used them rounded at random to a neighbouring integer"
-    return rounded, (note,)
+def _notes_on(counts: TrainingBlocks, split: _Split) -> tuple[str, ...]:
+    """What was done to the counts that a user should know."""
+    notes = tuple[str, ...]()
+    if counts.was_rounded:
+        notes += (
+            "fractional counts: training used them rounded at random to a neighbouring integer",
+        )
+    n_sample, n_cells = len(split.sample.cells), counts.shape[0]
+    if n_sample < n_cells:
+        notes += (
+            f"many cells: likelihood, gene graph and verdict rest on {n_sample:,} of {n_cells:,} "
+            "cells, chosen at random; molecules were held out of these, and pooling looks for "
+            "neighbours among them; training used all cells",
+        )
+    return notes
 
 
-def _split(counts: sparse.csr_matrix, config: Config, rng: np.random.Generator) -> _Split:
-    """Hold out molecules, and divide the cells into those that decide and those that judge."""
-    n_cells = counts.shape[0]
-    n_deciding = max(round(config.validation_fraction * n_cells), _FEWEST_DECIDING_CELLS)
-    shuffled = rng.permutation(n_cells)
+def _sample(counts: CountBlocks, config: Config) -> _Sample:
+    """Choose the cells to look at together, those that decide and those that judge."""
+    rng = np.random.default_rng(config.seed)
+    n_cells, n_sample = counts.shape[0], counts.cells_at_once
+    cells = np.arange(n_cells)
+    if n_sample < n_cells:
+        cells = np.sort(rng.choice(n_cells, n_sample, replace=False))
+    n_deciding = max(round(config.validation_fraction * n_sample), _FEWEST_DECIDING_CELLS)
     if config.validation_fraction == 0:
         n_deciding = 0
-    elif n_cells < 2 * n_deciding:
-        n_deciding = n_cells // 2
-    deciding, judging = np.sort(shuffled[:n_deciding]), np.sort(shuffled[n_deciding:])
-    if not config.check and (config.preset == "paper" or not n_deciding):
-        return _Split(counts, None, deciding, judging)
-    kept, held_out = thin_counts(counts, fraction=config.held_out_fraction, rng=rng)
-    if not config.check:  # only the deciding cells pay for knowing when to stop
-        chosen = sparse.diags_array(np.isin(np.arange(n_cells), deciding).astype(np.float32))
-        held_out = sparse.csr_matrix(chosen @ held_out)
-        kept = sparse.csr_matrix(counts - held_out)
-    return _Split(kept, held_out, deciding, judging)
+    elif n_sample < 2 * n_deciding:
+        n_deciding = n_sample // 2
+    shuffled = rng.permutation(n_sample)
+    return _Sample(cells, np.sort(shuffled[:n_deciding]), np.sort(shuffled[n_deciding:]))
+
+
+def _thinning(sample: _Sample, n_cells: int, config: Config) -> Thinning | None:
+    """Say whose molecules are held out; None if nobody's are."""
+    if not config.check and (config.preset == "paper" or not len(sample.deciding)):
+        return None
+    paying = np.zeros(n_cells, dtype=bool)  # without the check only the deciding cells pay
+    paying[sample.cells if config.check else sample.cells[sample.deciding]] = True
+    return Thinning(config.held_out_fraction, paying, config.seed)
+
+
+def _split(counts: CountBlocks, config: Config) -> _Split:
+    """Hold out molecules, in one pass over the counts that also takes their totals."""
+    n_cells, n_genes = counts.shape
+    sample = _sample(counts, config)
+    thinning = _thinning(sample, n_cells, config)
+    library_all, library_kept = np.zeros(n_cells), np.zeros(n_cells)
+    molecules = np.zeros(n_genes)
+    sample_kept, held_out = [], []
+    for index, whole in enumerate(chunks_in_order(counts)):
+        kept, withheld = (whole, None) if thinning is None else thinning.divide(index, whole)
+        rows = slice(index * CHUNK_CELLS, index * CHUNK_CELLS + whole.shape[0])
+        library_all[rows], library_kept[rows] = library_sizes(whole), library_sizes(kept)
+        molecules += np.bincount(kept.indices, weights=kept.data, minlength=n_genes)
+        inside = sample.cells[slice(*np.searchsorted(sample.cells, [rows.start, rows.stop]))]
+        sample_kept.append(kept[inside - rows.start])
+        if withheld is not None:
+            held_out.append(withheld[inside - rows.start])
+    together = stack(sample_kept)
+    if len(sample.cells) == n_cells:
+        remaining: CountBlocks = MemoryBlocks(together)
+    else:
+        remaining = counts if thinning is None else KeptBlocks(counts, thinning)
+    return _Split(
+        kept=remaining,
+        sample=sample,
+        sample_kept=together,
+        held_out=stack(held_out) if held_out else None,
+        molecules=molecules,
+        median_kept=median_size(library_kept),
+        median_all=median_size(library_all),
+    )
 
 
 def _likelihood(counts: sparse.csr_matrix, config: Config) -> tuple[str, str]:
@@ -275,13 +338,15 @@ def _likelihood(counts: sparse.csr_matrix, config: Config) -> tuple[str, str]:
 
 def _gene_graph(
     counts: sparse.csr_matrix,
-    data: CountData,
+    names: NDArray[np.str_],
     genes: NDArray[np.int64],
     config: Config,
     user_graph: GeneGraph | None,
 ) -> GeneGraph:
-    """The gene graph over the training genes, from the kept molecules alone."""
-    names = data.gene_names[genes]
+    """The gene graph over the training genes, from the kept molecules alone.
+
+    ``names`` of the training genes, ``genes`` their positions in a user's graph.
+    """
     if user_graph is not None:
         part = sparse.csr_matrix(user_graph.adjacency[genes][:, genes])
         return user_graph._replace(adjacency=part, gene_names=names)
@@ -358,23 +423,29 @@ def _objective(
     spec: ModelSpec,
     device: torch.device,
 ) -> training.Objective:
-    config = spec.config
-    if isinstance(network, PaperNetwork):
+    config, sample = spec.config, split.sample
+    if isinstance(network, PaperNetwork):  # its gene encoder sees all cells at every step
+        counts = split.kept.read(np.arange(split.kept.n_chunks))
         return training.PaperObjective(
             network,
-            split.kept,
+            counts,
             batch,
             config,
             device=device,
-            log_normalized=log_normalize(split.kept, median_library_size=spec.median_library),
+            log_normalized=log_normalize(counts, median_library_size=spec.median_library),
             adjacency=spec.graph.adjacency,
             normalized_adjacency=normalized_adjacency(spec.graph.adjacency),
-            validation=split.deciding,
+            validation=sample.cells[sample.deciding],
         )
     held_out = None
-    if split.held_out is not None and len(split.deciding):
-        withheld = split.held_out[split.deciding]
-        held_out = training.HeldOut(split.deciding, withheld, config.held_out_fraction)
+    if split.held_out is not None and len(sample.deciding):
+        deciding = sample.deciding
+        held_out = training.HeldOut(
+            split.sample_kept[deciding],
+            split.held_out[deciding],
+            batch[sample.cells[deciding]],
+            config.held_out_fraction,
+        )
     return training.ThinningObjective(
         network, split.kept, batch, config, device=device, held_out=held_out
     )
@@ -387,9 +458,13 @@ def _judge(
     batch: NDArray[np.int64],
     device: torch.device,
 ) -> tuple[Verdict | None, tuple[str, ...]]:
-    """The verdict, or None and a note that says why there is none."""
+    """The verdict, or None and a note that says why there is none.
+
+    ``batch`` (sample,).
+    """
     assert split.held_out is not None
-    n_cells = int((split.held_out[split.judging].getnnz(axis=1) > 0).sum())
+    judging = split.sample.judging
+    n_cells = int((split.held_out[judging].getnnz(axis=1) > 0).sum())
     if n_cells < _FEWEST_JUDGING_CELLS:
         return None, (
             f"no verdict: {n_cells} cells with held-out molecules are too few to compare methods "
@@ -398,12 +473,12 @@ def _judge(
     fraction = spec.config.held_out_fraction
     try:
         verdict = judge(
-            kept=split.kept,
+            kept=split.sample_kept,
             held_out=split.held_out,
             ours=lambda: predict_held_out(
-                network.eval(), split.kept, batch, fraction=fraction, device=device
+                network.eval(), split.sample_kept, batch, fraction=fraction, device=device
             ),
-            cells=split.judging,
+            cells=judging,
             fraction=fraction,
             seed=spec.config.seed,
         )

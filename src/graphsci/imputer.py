@@ -22,7 +22,6 @@ from graphsci.gene_graph import GeneGraph, graph_from_edges, graph_from_matrix
 from graphsci.model import CountNetwork
 from graphsci.model_io import load_model, save_model
 from graphsci.preprocessing import (
-    CountData,
     GeneMatch,
     align_counts,
     check_is_anndata,
@@ -30,6 +29,7 @@ from graphsci.preprocessing import (
     extract_counts,
     library_sizes,
     match_genes,
+    open_counts,
 )
 from graphsci.verdict import Verdict
 
@@ -78,9 +78,10 @@ class GraphSCI:
 
     Notes
     -----
-    Cost of :meth:`fit`: memory for the sparse counts a few times over, one dense block of
-    (batch, genes) a few times over, and (genes, hidden) weights; no cells x genes and no
-    genes x genes matrix.
+    Cost of :meth:`fit`: memory for the counts of up to 20,000 cells a few times over, one dense
+    block of (batch, genes) a few times over, and (genes, hidden) weights; no cells x genes and
+    no genes x genes matrix. Counts in memory are not copied beyond that, counts on disk stay
+    there (docs/scale.md).
     """
 
     def __init__(self, config: Config | None = None, **options: Any) -> None:
@@ -109,7 +110,10 @@ class GraphSCI:
         Parameters
         ----------
         adata
-            Cells x genes with raw counts in ``X`` or in a layer; sparse or dense.
+            Cells x genes with raw counts in ``X`` or in a layer; sparse or dense. Backed
+            (``anndata.read_h5ad(path, backed="r")``, ``graphsci.read_counts(path, backed=True)``
+            also for zarr), the counts stay on disk and are read in chunks; the numbers are the
+            same. Only the preset ``paper`` reads them into memory.
         layer
             Layer with the counts; ``X`` if None.
         batch_key
@@ -133,10 +137,10 @@ class GraphSCI:
         KeyboardInterrupt
             If interrupted before the first epoch ended; later, the best weights so far are kept.
         """
-        data = extract_counts(
+        data = open_counts(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
-        graph = None if gene_graph is None else _user_graph(gene_graph, data)
+        graph = None if gene_graph is None else _user_graph(gene_graph, data.gene_names)
         self._fitted = fitting.fit(data, self.config, user_graph=graph, progress=progress, log=log)
         return self
 
@@ -542,21 +546,21 @@ def _chosen(predicted: Any, dense: torch.Tensor, genes: NDArray[np.int64]) -> tu
     return part, dense[:, index]
 
 
-def _user_graph(graph: Any, data: CountData) -> GeneGraph:
+def _user_graph(graph: Any, gene_names: NDArray[np.str_]) -> GeneGraph:
     if isinstance(graph, GeneGraph):
-        if len(graph.gene_names) != len(data.gene_names) or not np.array_equal(
-            graph.gene_names, data.gene_names
+        if len(graph.gene_names) != len(gene_names) or not np.array_equal(
+            graph.gene_names, gene_names
         ):
             raise ValueError(
                 "gene_graph: its genes differ from adata.var_names. Build it over the same genes "
                 "in the same order, or give a table of edges, which is matched by name."
             )
-        checked = graph_from_matrix(graph.adjacency, gene_names=data.gene_names)
+        checked = graph_from_matrix(graph.adjacency, gene_names=gene_names)
         return graph._replace(adjacency=checked.adjacency, notes=graph.notes + checked.notes)
     if isinstance(graph, pd.DataFrame):
-        return graph_from_edges(graph, gene_names=data.gene_names)
+        return graph_from_edges(graph, gene_names=gene_names)
     if sparse.issparse(graph):
-        return graph_from_matrix(graph, gene_names=data.gene_names)
+        return graph_from_matrix(graph, gene_names=gene_names)
     raise TypeError(
         f"gene_graph: got {type(graph).__name__}, expected a GeneGraph, a sparse (genes, genes) "
         "matrix, or a DataFrame of edges."

@@ -10,12 +10,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
+
+from graphsci.sources import (
+    CHUNK_CELLS,
+    CountSource,
+    DiskCounts,
+    DiskMatrix,
+    MemoryCounts,
+    as_float32,
+    canonical_csr,
+    is_on_disk,
+    read_ahead,
+    row_totals,
+    storable,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -30,14 +44,18 @@ _SAMPLE_ROWS = 200  # rows looked at to guess what refused values are; never to 
 _SHOWN = 5  # names shown in messages
 
 
-class CountData(NamedTuple):
+#: Counts as a matrix in memory, or as a source that is read in rows.
+Counts = TypeVar("Counts", sparse.csr_matrix, CountSource)
+
+
+class CountData(NamedTuple, Generic[Counts]):
     """Checked raw counts with everything that travels along.
 
     All genes and cells are there, in the order they came in; the masks say which of them
     carry no information, so that training can leave them out and output can hold them.
     """
 
-    counts: sparse.csr_matrix  #: (cells, genes) float32, canonical, count scale
+    counts: Counts  #: (cells, genes) float32, canonical, count scale
     cell_names: Names  #: (cells,)
     gene_names: Names  #: (genes,)
     batch: NDArray[np.int64] | None  #: (cells,) index into ``batch_names``, or None
@@ -75,7 +93,7 @@ def extract_counts(
     batch_key: str | None = None,
     allow_fractional: bool = False,
     min_cells: int = 2,
-) -> CountData:
+) -> CountData[sparse.csr_matrix]:
     """Take raw counts out of an AnnData and check every one of them.
 
     Parameters
@@ -107,6 +125,60 @@ def extract_counts(
         The values are not raw counts (negative, not finite, not integral, too large, all
         zero), names repeat, there is a single cell or gene, or a layer or batch is missing.
     """
+    opened = _open(adata, layer, batch_key, min_cells)
+    counts, found = _to_checked_csr(opened.matrix)
+    _check_values(found, opened, adata, layer, counts, allow_fractional)
+    silent = ~detected_cells(counts, min_counts=0), ~detected_genes(counts)
+    return _count_data(opened, counts, found, *silent)
+
+
+def open_counts(
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    allow_fractional: bool = False,
+    min_cells: int = 2,
+) -> CountData[CountSource]:
+    """Check raw counts and leave them where they are: in memory, or in a file.
+
+    A backed AnnData, or one whose matrix is a dataset of a file, is read once from end to end
+    in chunks of rows, and never as a whole. Parameters and errors as for
+    :func:`extract_counts`; a file that is stored by columns (CSC) is refused.
+    """
+    check_is_anndata(adata)
+    if not is_on_disk(_find_matrix(adata, layer)):
+        data = extract_counts(
+            adata,
+            layer=layer,
+            batch_key=batch_key,
+            allow_fractional=allow_fractional,
+            min_cells=min_cells,
+        )
+        return CountData(MemoryCounts(data.counts), *data[1:])
+    opened = _open(adata, layer, batch_key, min_cells)
+    matrix = DiskMatrix(opened.matrix, opened.where)
+    scan = _scan(matrix)
+    first_rows = as_float32(canonical_csr(matrix.rows(0, min(_SAMPLE_ROWS, matrix.shape[0]))))
+    _check_values(scan.found, opened, adata, layer, first_rows, allow_fractional, scan.n_entries)
+    counts = DiskCounts(matrix, n_entries=scan.n_entries, totals=scan.totals)
+    return _count_data(opened, counts, scan.found, scan.totals == 0, ~scan.detected)
+
+
+class _Opened(NamedTuple):
+    """A matrix of an AnnData with its names, before its values were looked at."""
+
+    matrix: Any
+    where: str
+    cell_names: Names
+    gene_names: Names
+    batch: NDArray[np.int64] | None
+    batch_names: tuple[str, ...]
+    notes: list[str]
+
+
+def _open(adata: AnnData, layer: str | None, batch_key: str | None, min_cells: int) -> _Opened:
+    """Refuse everything but values."""
     check_is_anndata(adata)
     matrix = _find_matrix(adata, layer)
     where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
@@ -114,18 +186,21 @@ def extract_counts(
     _check_dtype(matrix, where)
     cell_names = checked_names(adata.obs_names, "cell", "adata.obs_names_make_unique()")
     gene_names = checked_names(adata.var_names, "gene", "adata.var_names_make_unique()")
-    batch, batch_names, notes = _extract_batch(adata, batch_key)
-    counts, found = _to_checked_csr(matrix)
-    _check_values(found, where, adata, layer, counts, allow_fractional)
-    empty_cells = ~detected_cells(counts, min_counts=0)
-    undetected_genes = ~detected_genes(counts)
-    notes += _describe(found, empty_cells, cell_names, undetected_genes, gene_names)
+    return _Opened(matrix, where, cell_names, gene_names, *_extract_batch(adata, batch_key))
+
+
+def _count_data(
+    opened: _Opened, counts: Any, found: _Found, empty_cells: Mask, undetected_genes: Mask
+) -> CountData[Any]:
+    notes = opened.notes + _describe(
+        found, empty_cells, opened.cell_names, undetected_genes, opened.gene_names
+    )
     return CountData(
         counts,
-        cell_names,
-        gene_names,
-        batch,
-        batch_names,
+        opened.cell_names,
+        opened.gene_names,
+        opened.batch,
+        opened.batch_names,
         empty_cells,
         undetected_genes,
         tuple(notes),
@@ -292,6 +367,31 @@ def _inspect_block(values: NDArray[Any]) -> _Found:
     )
 
 
+class _Scan(NamedTuple):
+    """What one pass over a file finds."""
+
+    found: _Found
+    n_entries: int  #: values other than 0
+    totals: NDArray[np.float64]  #: (cells,)
+    detected: Mask  #: (genes,)
+
+
+def _scan(matrix: DiskMatrix) -> _Scan:
+    """Look at every value of a file, a chunk of rows at a time."""
+    n_cells, n_genes = matrix.shape
+    found, n_entries = _Found(), 0
+    totals, detected = np.zeros(n_cells), np.zeros(n_genes, dtype=bool)
+    rows = [(at, min(at + CHUNK_CELLS, n_cells)) for at in range(0, n_cells, CHUNK_CELLS)]
+    blocks = read_ahead(lambda at: canonical_csr(matrix.rows(*at)), rows)
+    for (start, stop), block in zip(rows, blocks, strict=True):
+        found += _inspect_values(block.data)
+        n_entries += block.nnz
+        with np.errstate(invalid="ignore"):  # infinite values are refused after the pass
+            totals[start:stop] = row_totals(as_float32(block))
+        detected |= np.bincount(block.indices, minlength=n_genes) > 0
+    return _Scan(found, n_entries, totals, detected)
+
+
 def _to_checked_csr(matrix: Any) -> tuple[sparse.csr_matrix, _Found]:
     """Return the matrix as canonical float32 CSR, and what its values are like.
 
@@ -300,13 +400,13 @@ def _to_checked_csr(matrix: Any) -> tuple[sparse.csr_matrix, _Found]:
     if _is_on_disk_columns(matrix):
         matrix = matrix.to_memory()
     if sparse.issparse(matrix):
-        matrix = _canonical_csr(matrix)
-        return _as_float32(matrix), _inspect_values(matrix.data)
+        matrix = canonical_csr(matrix)
+        return as_float32(matrix), _inspect_values(matrix.data)
     found = _Found()
     blocks = []
     for block in _row_blocks(matrix):
         found += _inspect_values(block.data)
-        blocks.append(_as_float32(block))
+        blocks.append(as_float32(block))
     return sparse.csr_matrix(sparse.vstack(blocks, format="csr")), found
 
 
@@ -322,31 +422,7 @@ def _row_blocks(matrix: Any) -> Iterator[sparse.csr_matrix]:
     step = max(1, _VALUES_PER_BLOCK // n_columns)
     for start in range(0, n_rows, step):
         block = matrix[start : start + step]
-        yield _canonical_csr(block if sparse.issparse(block) else _storable(np.asarray(block)))
-
-
-def _storable(values: NDArray[Any]) -> NDArray[Any]:
-    """Return values in a dtype that scipy's sparse matrices can hold, unchanged in value."""
-    dtype = np.dtype(np.float32) if values.dtype == np.float16 else values.dtype.newbyteorder("=")
-    return values.astype(dtype, copy=False)
-
-
-def _canonical_csr(matrix: Any) -> sparse.csr_matrix:
-    """Return sorted CSR without duplicates and explicit zeros; the input's dtype is kept."""
-    csr = sparse.csr_matrix(matrix if not sparse.issparse(matrix) else matrix.tocsr())
-    if csr.has_canonical_format and csr.data.all():
-        return csr
-    if sparse.issparse(matrix) and np.shares_memory(csr.data, matrix.data):
-        csr = csr.copy()
-    csr.sum_duplicates()
-    csr.eliminate_zeros()
-    return csr
-
-
-def _as_float32(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    with np.errstate(over="ignore"):  # an overflow is reported as a value that is too large
-        data = matrix.data.astype(np.float32, copy=False)
-    return sparse.csr_matrix((data, matrix.indices, matrix.indptr), shape=matrix.shape)
+        yield canonical_csr(block if sparse.issparse(block) else storable(np.asarray(block)))
 
 
 # --- refusals -------------------------------------------------------------------------
@@ -354,13 +430,18 @@ def _as_float32(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
 
 def _check_values(
     found: _Found,
-    where: str,
+    opened: _Opened,
     adata: AnnData,
     layer: str | None,
     counts: sparse.csr_matrix,
     allow_fractional: bool,
+    n_entries: int | None = None,
 ) -> None:
-    """Refuse values that are not raw counts; say what they look like and what to do."""
+    """Refuse values that are not raw counts; say what they look like and what to do.
+
+    ``counts`` may be the first rows of a file whose ``n_entries`` are known.
+    """
+    where, n_entries = opened.where, counts.nnz if n_entries is None else n_entries
     if found.n_not_finite:
         raise ValueError(
             f"{where} holds {found.n_not_finite:,} NaN or infinite values, expected finite counts. "
@@ -378,8 +459,8 @@ def _check_values(
             "Is this a total or an intensity? Remove that gene or cell, or bring raw counts."
         )
     if found.n_fractional and not allow_fractional:
-        _refuse_fractional(found, where, adata, layer, counts)
-    if not counts.nnz:
+        _refuse_fractional(found, where, adata, layer, counts, n_entries)
+    if not n_entries:
         raise ValueError(
             f"{where} holds no counts at all: every value is 0. Expected raw counts. "
             f"{_where_counts_may_be(adata, layer)}"
@@ -393,10 +474,15 @@ def _negative_guess(found: _Found) -> str:
 
 
 def _refuse_fractional(
-    found: _Found, where: str, adata: AnnData, layer: str | None, counts: sparse.csr_matrix
+    found: _Found,
+    where: str,
+    adata: AnnData,
+    layer: str | None,
+    counts: sparse.csr_matrix,
+    n_entries: int,
 ) -> None:
     """Raise for values that are not whole numbers."""
-    share = found.n_fractional / max(counts.nnz, 1)
+    share = found.n_fractional / max(n_entries, 1)
     raise ValueError(
         f"{where} holds {found.n_fractional:,} values that are not whole numbers "
         f"({share:.0%} of the non-zeros, largest value {found.maximum:.4g}), expected raw counts. "
@@ -539,7 +625,7 @@ def library_sizes(counts: sparse.csr_matrix) -> NDArray[np.float64]:
     -------
     (cells,) float64
     """
-    return np.asarray(counts @ np.ones(counts.shape[1], dtype=np.float64))
+    return row_totals(counts)
 
 
 def fit_median_library_size(counts: sparse.csr_matrix) -> float:
@@ -555,7 +641,11 @@ def fit_median_library_size(counts: sparse.csr_matrix) -> float:
     ValueError
         All cells are empty.
     """
-    sizes = library_sizes(counts)
+    return median_size(library_sizes(counts))
+
+
+def median_size(sizes: NDArray[np.float64]) -> float:
+    """Return the median of the library sizes above 0; refuse if there is none."""
     if not sizes.any():
         raise ValueError(
             f"all {len(sizes):,} cells are empty, expected counts to take a median depth from. "

@@ -1,8 +1,8 @@
 """One training loop, two objectives.
 
-An objective knows a network and its data: which steps an epoch has, what a step costs, and
-how good the weights are on what was withheld. The loop shuffles, steps, keeps the best
-weights, stops early, and can be interrupted without losing them.
+An objective knows a network and its data: which minibatches an epoch has, what a step costs,
+and how good the weights are on what was withheld. The loop steps, keeps the best weights,
+stops early, and can be interrupted without losing them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from graphsci.blocks import CountBlocks, MemoryBlocks, Minibatch, shuffled
 from graphsci.config import Config
 from graphsci.likelihood import (
     ThinnedBlock,
@@ -90,7 +91,11 @@ class Objective(Protocol):
         """Parameters for the optimiser; ``rate`` multiplies the learning rate."""
         ...
 
-    def step_loss(self, cells: Indices, generator: torch.Generator) -> Tensor:
+    def minibatches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
+        """Yield every training cell once, shuffled; see :func:`graphsci.blocks.shuffled`."""
+        ...
+
+    def step_loss(self, cells: Minibatch, generator: torch.Generator) -> Tensor:
         """Loss of a minibatch, in nats per cell, to be minimised."""
         ...
 
@@ -131,9 +136,13 @@ def cell_block(
 
     ``counts`` (all cells, genes) float32; ``batch`` (all cells,); ``cells`` positions.
     """
-    part = counts[cells]
+    return move_cells(counts[cells], batch[cells], device)
+
+
+def move_cells(part: sparse.csr_matrix, batch: Indices, device: torch.device) -> CellBlock:
+    """Move cells to the device: counts (cells, genes) and batches (cells,)."""
     library = np.asarray(part.sum(1), dtype=np.float32).ravel()
-    arrays = (part.indptr, part.indices, part.data, library, batch[cells])
+    arrays = (part.indptr, part.indices, part.data, library, batch)
     kinds = (torch.int64, torch.int64, torch.float32, torch.float32, torch.int64)
     tensors = [
         torch.as_tensor(array).to(device=device, dtype=kind)
@@ -184,7 +193,7 @@ def train(
         for epoch in range(1, n_epochs + 1):
             objective.network.train()
             losses, shares = [], []
-            for cells in minibatches(objective.n_cells, batch_size, order):
+            for cells in objective.minibatches(batch_size, order):
                 loss = objective.step_loss(cells, generator)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -214,15 +223,6 @@ def train(
         best.restore()
     objective.network.eval()
     return TrainingResult(history, best.epoch, stopped)
-
-
-def minibatches(n_cells: int, batch_size: int, rng: np.random.Generator) -> Iterator[Indices]:
-    """Yield shuffled positions; the last batch takes what is left, so none is tiny."""
-    order = rng.permutation(n_cells)
-    n_steps = max(1, n_cells // batch_size)
-    for step in range(n_steps):
-        stop = (step + 1) * batch_size if step < n_steps - 1 else n_cells
-        yield np.sort(order[step * batch_size : stop])
 
 
 class _BestWeights:
@@ -273,10 +273,11 @@ def _refuse_divergence(record: EpochRecord) -> None:
 
 
 class HeldOut(NamedTuple):
-    """Molecules withheld from training, for the cells that decide when to stop."""
+    """The cells that decide when to stop: what training sees of them, and what was withheld."""
 
-    cells: Indices  #: positions of these cells in the training matrix
+    kept: sparse.csr_matrix  #: (cells, genes) their molecules that are trained on
     counts: sparse.csr_matrix  #: (cells, genes) their withheld molecules
+    batch: Indices  #: (cells,)
     fraction: float  #: share of a molecule's chance to be withheld
 
 
@@ -292,7 +293,7 @@ class ThinningObjective:
     def __init__(
         self,
         network: CountNetwork,
-        counts: sparse.csr_matrix,
+        counts: CountBlocks,
         batch: Indices,
         config: Config,
         *,
@@ -300,7 +301,7 @@ class ThinningObjective:
         held_out: HeldOut | None,
     ) -> None:
         self.model, self.config, self.device = network, config, device
-        self.counts, self.batch, self.held_out = counts, batch, held_out
+        self.blocks, self.batch, self.held_out = counts, batch, held_out
         self.n_cells = counts.shape[0]
         self.steps, self.scored_share = 0, 1.0
 
@@ -318,9 +319,13 @@ class ThinningObjective:
             {"params": [p for name, p in named if name in fast], "rate": THETA_RATE},
         ]
 
-    def step_loss(self, cells: Indices, generator: torch.Generator) -> Tensor:
+    def minibatches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
+        """Yield every cell once, shuffled."""
+        return shuffled(self.blocks, batch_size, rng)
+
+    def step_loss(self, cells: Minibatch, generator: torch.Generator) -> Tensor:
         """Thinned loss of some cells, plus their share of the prior, per cell."""
-        block = cell_block(self.counts, self.batch, cells, self.device)
+        block = move_cells(cells.counts, self.batch[cells.cells], self.device)
         fraction = self._next_fraction()
         self.scored_share = 1 - fraction
         kept, thinned = split_block(block, fraction, generator=generator)
@@ -344,13 +349,14 @@ class ThinningObjective:
         if self.held_out is None:
             return None
         held, total = self.held_out, 0.0
-        for _, part in row_blocks(len(held.cells)):
-            kept = cell_block(self.counts, self.batch, held.cells[part], self.device)
-            full = self.counts[held.cells[part]] + held.counts[part]
+        n_cells = held.kept.shape[0]
+        for _, part in row_blocks(n_cells):
+            kept = cell_block(held.kept, held.batch, part, self.device)
+            full = held.kept[part] + held.counts[part]
             thinned = _measured_entries(full, held.counts[part], 1 - held.fraction, self.device)
             library = kept.library / (1 - held.fraction)
             total += float(self._loss(kept, library, thinned))
-        return total / len(held.cells)
+        return total / n_cells
 
     def _loss(self, kept: CellBlock, library: Tensor, thinned: ThinnedBlock) -> Tensor:
         z = self.network.encode(kept)
@@ -405,6 +411,7 @@ class PaperObjective:
         self.decoder, self.config, self.device = network, config, device
         self.training = np.setdiff1d(np.arange(counts.shape[0]), validation)
         self.validation, self.counts, self.batch = validation, counts, batch
+        self.blocks = MemoryBlocks(counts[self.training])
         self.scored_share = 1.0
         self.n_cells, self.n_genes = len(self.training), counts.shape[1]
         self.gene_encoder = GeneEncoder(
@@ -429,9 +436,14 @@ class PaperObjective:
         """All weights at the learning rate."""
         return [{"params": list(self.network.parameters())}]
 
-    def step_loss(self, cells: Indices, generator: torch.Generator) -> Tensor:
+    def minibatches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
+        """Yield every training cell once, shuffled."""
+        return shuffled(self.blocks, batch_size, rng)
+
+    def step_loss(self, cells: Minibatch, generator: torch.Generator) -> Tensor:
         """Negative lower bound of a minibatch, per cell, plus the L2 penalty."""
-        block = cell_block(self.counts, self.batch, self.training[cells], self.device)
+        batch = self.batch[self.training[cells.cells]]
+        block = move_cells(cells.counts, batch, self.device)
         gene_mean, gene_log_variance = self.gene_encoder(self.expression, self.normalized_adjacency)
         z_gene = _sample(gene_mean, gene_log_variance, generator)  # (genes, latent)
         posterior = self.decoder.encode(block, self.decoder.reconstruct_edges(z_gene))
