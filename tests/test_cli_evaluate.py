@@ -62,12 +62,13 @@ def finished(tmp_path_factory, draw):
 def test_every_method_gets_every_score_on_every_seed(finished):
     folder, _, _, _ = finished
     table = pd.read_csv(folder / "out" / "scores.csv")
-    assert list(table.columns) == ["method", "seed", "score", "value"]
+    assert list(table.columns) == ["design", "method", "seed", "score", "value"]
+    assert set(table["design"]) == {"molecules"}
     wide = table.pivot(index=["method", "seed"], columns="score", values="value")
     assert sorted(set(wide.index)) == sorted(
         (m, s) for m in ("graphsci", *CONTROLS) for s in (0, 1)
     )
-    for score in ("deviance", "d2", "d2_rare", "ari", "nmi", "shuffled_correlation"):
+    for score in ("deviance", "d2", "d2_rare", "nb_d2", "ari", "nmi", "shuffled_correlation"):
         assert np.isfinite(wide[score]).all()
     assert (wide.loc["gene_mean", "d2"] == 0).all()
     assert (wide.loc["gene_mean", "ari"] == 0).all()
@@ -79,7 +80,11 @@ def test_the_summary_compares_in_pairs_and_ends_in_one_sentence(finished):
     folder, _, printed, said = finished
     summary = json.loads((folder / "out" / "summary.json").read_text())
     assert summary == printed
+    summary = summary["designs"]["molecules"]
     assert summary["sentence"] in said
+    assert "Where graphsci loses: " in said
+    assert all(loss in said for loss in summary["losses"])
+    assert (folder / "out" / "molecules.png").read_bytes().startswith(b"\x89PNG")
     ours = summary["methods"]["graphsci"]
     assert ours["n_seeds"] == 2
     gap = ours["deviance_difference"]["nothing"]
@@ -133,6 +138,35 @@ def test_other_designs(source, tmp_path, design):
     assert "D2" in said
 
 
+def test_all_designs_one_after_the_other(source, tmp_path):
+    csv = tmp_path / "scores.csv"
+    args = (source, "--design", "all", *CHEAP, "--csv", csv, "-o", tmp_path / "out")
+    _, said = run(*args, "--labels", "group", "--protocol", "pca-kmeans")
+    for hidden in (
+        "molecules: 10% of the molecules were held out",
+        "entries: 10% of the non-zero entries were set to zero; only they are judged",
+        "cells: a fifth of the cells were not learnt from",
+        "depth: cells were thinned to a median of",
+    ):
+        assert hidden in said
+    table = pd.read_csv(csv).set_index(["design", "method", "score"])["value"]
+    for design in study.DESIGNS:
+        assert table[design, "gene_mean", "d2"] == pytest.approx(0, abs=1e-12)
+        assert (tmp_path / "out" / f"{design}.png").exists()
+    scored = pd.read_csv(csv).query("score == 'ari'")
+    assert set(scored["design"]) == {"molecules"}
+    assert set(pd.read_csv(csv).query("score == 'log_error'")["design"]) == {"entries"}
+    _, said = run(*args[:-4], "--labels", "group", "--protocol", "pca-kmeans", *args[-2:])
+    assert "Nothing to do: all 8 runs were in" in said
+
+
+def test_entries_alone_with_our_method(source, tmp_path):
+    csv = tmp_path / "scores.csv"
+    run(source, "--design", "entries", *SHORT, "--csv", csv)
+    table = pd.read_csv(csv).set_index(["method", "score"])["value"]
+    assert table["graphsci", "log_pearson"] > table["empty", "log_pearson"] == 0
+
+
 def test_zero_inflation_is_expected_to_drop_again(source, tmp_path):
     csv = tmp_path / "scores.csv"
     run(source, *SHORT[:-4], "--likelihood", "zinb", "--graph", "none", "--csv", csv)
@@ -179,7 +213,7 @@ def test_another_programs_estimate_of_the_kept_counts_is_scored(source, tmp_path
         (("--level", "1.5"), "level: got 1.5"),
         (("--design", "cells", "--labels", "group"), "clustering is scored with the designs"),
         (("--design", "cells", "--shuffled-genes", "5"), "false signal needs the designs"),
-        (("--design", "cells", "--write-split", "x.h5ad"), "has no one file of kept counts"),
+        (("--design", "cells", "--write-split", "x.h5ad"), "has no one file of kept and held"),
     ],
 )
 def test_bad_requests_are_refused_before_training(source, tmp_path, options, message):
@@ -206,7 +240,7 @@ def test_outputs_are_not_replaced_unasked(source, tmp_path):
     assert "exists" in said
     assert (tmp_path / "scores.csv").read_text() == "mine"
     run(*args, "--overwrite")
-    assert (tmp_path / "scores.csv").read_text().startswith("method,seed,score,value")
+    assert (tmp_path / "scores.csv").read_text().startswith("design,method,seed,score,value")
 
 
 def test_a_label_column_of_one_kind_is_refused(source):

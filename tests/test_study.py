@@ -1,5 +1,8 @@
 """Studies: cases without leaks, methods, scores against outside judges, runs on disk."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy import sparse, stats
@@ -42,6 +45,17 @@ def run_of(method, seed, per_cell, deviance=None):
     return study.Run(method, seed, scores, per_cell)
 
 
+def test_the_judge_does_not_load_torch():
+    """Every module of the evaluation, in a fresh process."""
+    code = (
+        "import importlib, pkgutil, sys, graphsci.evaluation as e\n"
+        "[importlib.import_module(f'graphsci.evaluation.{m.name}') for m in "
+        "pkgutil.iter_modules(e.__path__)]\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 # --- cases ------------------------------------------------------------------------------
 
 
@@ -79,10 +93,31 @@ def test_the_depth_design_keeps_the_depth(counts):
     assert case.task.ratio == pytest.approx(3.0)
 
 
+def test_hidden_entries_are_hidden_and_they_alone_are_judged(counts, rates):
+    case = study.make_case(counts, design="entries", fraction=0.2, seed=0)
+    assert case.hidden_entries
+    assert case.task.ratio == 1
+    rows, columns = case.held_out.nonzero()
+    assert not np.asarray(case.task.kept[rows, columns]).any()
+    whole = (case.task.kept + case.held_out).toarray()
+    np.testing.assert_array_equal(whole, counts.toarray()[:, case.genes])
+    run = study.run_method("flat", constant(2.0), case)
+    y = case.held_out.data
+    assert run.scores["deviance"] == pytest.approx(2 * np.mean(y * np.log(y / 2) - y + 2))
+    assert np.mean(run.per_cell) == pytest.approx(run.scores["deviance"])
+    assert run.scores["log_error"] == pytest.approx(np.abs(np.log1p(y) - np.log1p(2)).mean())
+    assert run.scores["log_pearson"] == 0
+    assert "nb_d2" not in run.scores
+    truth = study.run_method("truth", study.estimate_at_own_depth(rates, case), case)
+    means, empty = (study.run_method(n, study.control(n), case) for n in ("gene_mean", "empty"))
+    assert truth.scores["log_pearson"] > means.scores["log_pearson"] > 0
+    assert truth.scores["d2"] > means.scores["d2"] == 0 > empty.scores["d2"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"design": "rows"}, "got 'rows', expected one of molecules, cells, depth"),
+        ({"design": "rows"}, "got 'rows', expected one of molecules, entries, cells, depth"),
         ({"design": "depth"}, "the design 'depth' needs the median library size"),
         ({"depth": 5.0}, "the others take none"),
         ({"fraction": 1.5}, "fraction is 1.5"),
@@ -151,6 +186,18 @@ def test_scores_are_those_of_the_metrics(case):
     assert run.scores["deviance"] == pytest.approx(deviance)
     assert np.nanmean(run.per_cell) == pytest.approx(deviance)
     assert "coverage" not in run.scores
+
+
+def test_the_negative_binomial_deviance_has_one_theta_for_all(case):
+    theta = study.judging_theta(case)
+    run = study.run_method("flat", constant(0.3), case)
+    judge = metrics.nb_deviance(
+        predicted=np.full(case.held_out.shape, 0.3),
+        held_out=case.held_out,
+        inverse_dispersion=theta,
+    )
+    assert run.scores["nb_deviance"] == pytest.approx(judge)
+    assert study.run_method("means", study.control("gene_mean"), case).scores["nb_d2"] == 0
 
 
 def test_truth_beats_pooling_beats_means_beats_nothing_beats_empty(case, rates):
@@ -250,6 +297,22 @@ def test_the_sentence_does_not_flatter():
     assert said(base, base + 0.1, name="x").startswith("x predicted the held-out molecules best")
     alone = study.summarise([run_of("ours", 0, base)])
     assert "no other method was run" in study.sentence(alone, "ours")
+
+
+def test_losses_name_the_best_rival_and_both_numbers():
+    base = np.linspace(1, 2, 50) + 1e-3 * np.sin(np.arange(50))
+    rivals = {"a": 0.3, "b": 0.2, "gene_mean": 0.0}
+    runs = [run_of("ours", 0, base)] + [run_of(name, 0, base + 1) for name in rivals]
+    runs[0].scores.update(ari=0.5, shuffled_correlation=0.4, seconds=9.0)
+    for run, invented in zip(runs[1:], rivals.values(), strict=True):
+        run.scores.update(ari=0.4, shuffled_correlation=invented, seconds=20.0)
+    assert study.losses(study.summarise(runs), "ours") == (
+        "|r| of shuffled genes (b: 0.2 against 0.4)",
+    )
+    runs[1] = run_of("a", 0, base - np.linspace(0.1, 0.2, 50))
+    runs[1].scores["d2"] = 0.7
+    assert study.losses(study.summarise(runs), "ours")[0] == "D2 (a: 0.7 against 0.5)"
+    assert study.losses(study.summarise(runs[1:]), "ours") == ()
 
 
 # --- runs on disk -----------------------------------------------------------------------

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from graphsci.cli import (
     STANDARD_OUTPUT,
@@ -24,30 +19,10 @@ from graphsci.cli import (
     Quiet,
     Threads,
     _command,
-    _plain,
     _Reporter,
     _use_threads,
     build_config,
 )
-
-if TYPE_CHECKING:
-    from graphsci._evaluate import Outcome
-    from graphsci.evaluation.study import Summary
-
-#: Columns of the table: score, header, format.
-_COLUMNS = (
-    ("deviance", "deviance", ".5f"),
-    ("d2", "D2", ".3f"),
-    ("d2_rare", "D2 rare genes", ".3f"),
-    ("coverage", "coverage", ".3f"),
-    ("ari", "ARI", ".3f"),
-    ("nmi", "NMI", ".3f"),
-    ("shuffled_correlation", "|r| shuffled", ".3f"),
-    ("seconds", "seconds", ".1f"),
-)
-
-#: Characters that the widest table needs.
-_WIDTH = 130
 
 Methods = Annotated[
     list[str],
@@ -74,18 +49,22 @@ def evaluate(
     ] = None,
     method: Methods = [],  # noqa: B006 (typer copies it)
     design: Annotated[
-        Literal["molecules", "cells", "depth"],
+        Literal["molecules", "entries", "cells", "depth", "all"],
         typer.Option(
-            help="What is held out: a share of all molecules, the same in a fifth of the cells "
-            "(training on the others), or all molecules above --depth.",
+            help="What is held out: a share of all molecules, a share of the non-zero entries, "
+            "molecules in a fifth of the cells (training on the others), all molecules above "
+            "--depth; or all designs, one after the other.",
         ),
     ] = "molecules",
     fraction: Annotated[
-        float, typer.Option(min=0.001, max=0.9, help="Share of the molecules held out.")
+        float, typer.Option(min=0.001, max=0.9, help="Share of molecules or entries held out.")
     ] = 0.1,
     depth: Annotated[
         float | None,
-        typer.Option(help="Median molecules per cell that '--design depth' keeps."),
+        typer.Option(
+            help="Median molecules per cell that '--design depth' keeps; half of what there is "
+            "with '--design all'."
+        ),
     ] = None,
     held_out: Annotated[
         str | None,
@@ -126,7 +105,7 @@ def evaluate(
             "--output",
             "-o",
             metavar="DIR",
-            help="Keep results here; what is there already is not computed again.",
+            help="Keep results and pictures here; what is there already is not computed again.",
         ),
     ] = None,
     csv: Annotated[
@@ -141,7 +120,8 @@ def evaluate(
 ) -> None:
     """Score graphsci and simple methods on molecules held out from your own counts."""
     chosen = build_config(options, config)
-    from graphsci import _evaluate, io
+    from graphsci import _evaluate, _evaluate_report
+    from graphsci.imputer import versions
 
     job = _evaluate.Job(
         source=source,
@@ -161,6 +141,13 @@ def evaluate(
         shuffled=shuffled_genes,
         output=output,
     )
+    outputs = _evaluate_report.Outputs(
+        csv=csv,
+        json=None if json_to == STANDARD_OUTPUT else json_to,
+        print_json=json_to == STANDARD_OUTPUT,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
     _use_threads(threads)
     reporter = _Reporter(quiet)
     if write_split is not None:
@@ -170,85 +157,8 @@ def evaluate(
             f"kept counts, layers['{_evaluate.HELD_OUT_LAYER}'] the others"
         )
         return
-    json_file = None if json_to == STANDARD_OUTPUT else json_to
-    for path, suffix in ((csv, ".csv"), (json_file, ".json")):
-        if path is not None:
-            io.check_writable(path, suffixes=(suffix,), overwrite=overwrite)
+    outputs.check()
     with reporter.listening():
-        outcome = _evaluate.evaluate(job, chosen, progress=reporter.progress, log=reporter.log)
-    found = _evaluate.summary(job, chosen, outcome)
-    rows = _evaluate.table(outcome).to_csv(index=False)
-    for path in (csv, _unless_kept(output, "scores.csv", outcome)):
-        if path is not None:
-            io.write_text(path, rows)
-    for path in (json_file, _unless_kept(output, "summary.json", outcome)):
-        if path is not None:
-            io.write_json(path, found)
-    if json_to == STANDARD_OUTPUT:
-        sys.stdout.write(json.dumps(found, indent=2, default=_plain) + "\n")
-    _tell(outcome, output=output, level=level, to_stderr=json_to == STANDARD_OUTPUT, quiet=quiet)
-
-
-def _unless_kept(folder: Path | None, name: str, outcome: Outcome) -> Path | None:
-    """Return where a result goes in the folder; None if nothing changed since it was written."""
-    if folder is None or (outcome.n_new == 0 and (folder / name).exists()):
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / name
-
-
-def _tell(
-    outcome: Outcome, *, output: Path | None, level: float, to_stderr: bool, quiet: bool
-) -> None:
-    """Print the table, notes and the sentence."""
-    console = Console(stderr=to_stderr, highlight=False, markup=False, quiet=quiet)
-    console.width = max(console.width, _WIDTH)  # rather long lines than cut numbers
-    console.print(_table(outcome.summaries))
-    console.print(_legend(outcome.summaries, level), style="dim", soft_wrap=True)
-    for note in outcome.notes:
-        console.print(f"note: {note}", soft_wrap=True)
-    if output is not None and not outcome.n_new:
-        console.print(
-            f"Nothing to do: all {len(outcome.runs)} runs were in {output} already, and nothing "
-            "changed.",
-            soft_wrap=True,
-        )
-    console.print(outcome.sentence, style="bold", soft_wrap=True)
-
-
-def _table(summaries: Sequence[Summary]) -> Table:
-    columns = [c for c in _COLUMNS if any(c[0] in s.scores for s in summaries)]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("method", no_wrap=True)
-    for _, header, _ in columns:
-        table.add_column(header, justify="right", no_wrap=True)
-    best = summaries[0]
-    table.add_column("above the best", justify="right", no_wrap=True)
-    for found in summaries:
-        cells = [
-            format(found.scores[name], form) if name in found.scores else "-"
-            for name, _, form in columns
-        ]
-        gap = found.against.get(best.method)
-        above = "-" if gap is None else f"{gap.difference:.2g} ± {gap.standard_error:.1g}"
-        table.add_row(found.method, *cells, above)
-    return table
-
-
-def _legend(summaries: Sequence[Summary], level: float) -> str:
-    """Explain the columns that are there."""
-    present = {name for found in summaries for name in found.scores}
-    n_seeds = summaries[0].n_seeds
-    words = [
-        "deviance: mean Poisson deviance per held-out entry, lower is better; D2: share of the "
-        "gene means' deviance that is explained (rare genes: the half with the fewest molecules)"
-    ]
-    if "coverage" in present:
-        words.append(f"coverage of held-out counts by {level:.0%} intervals")
-    if "ari" in present:
-        words.append("ARI, NMI: clusters against the labels")
-    if "shuffled_correlation" in present:
-        words.append("|r| between shuffled genes, near 0 in truth")
-    words.append("± standard error over cells, paired")
-    words.append(f"{n_seeds} seed{'s' if n_seeds > 1 else ''}")
-    return "; ".join(words) + "."
+        outcomes = _evaluate.evaluate(job, chosen, progress=reporter.progress, log=reporter.log)
+    found = _evaluate_report.summary(job, outcomes, config=chosen.to_dict(), versions=versions())
+    _evaluate_report.deliver(outcomes, job, found, outputs)

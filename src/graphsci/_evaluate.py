@@ -7,9 +7,9 @@ of a study are not seen by anything that learns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from graphsci import fitting, io, training
 from graphsci.config import Config
 from graphsci.evaluation import CONTROLS, PROTOCOLS, study
 from graphsci.imputer import GraphSCI, versions
-from graphsci.preprocessing import extract_counts
+from graphsci.preprocessing import extract_counts, library_sizes
 
 if TYPE_CHECKING:
     from graphsci.training import Progress
@@ -45,7 +45,7 @@ class Job:
     genes_in: io.GenesIn | None = None
     make_names_unique: bool = False
     methods: tuple[str, ...] = ()  #: ours, controls, layers; all but layers if empty
-    design: study.Design = "molecules"
+    design: study.Design | Literal["all"] = "molecules"
     fraction: float = 0.1
     depth: float | None = None
     seeds: int = 1
@@ -73,6 +73,7 @@ class Outcome(NamedTuple):
     sentence: str
     n_new: int  #: runs that were not in the folder before
     notes: tuple[str, ...]
+    depth: float | None  #: median molecules that the design 'depth' kept
 
 
 # --- our method -------------------------------------------------------------------------
@@ -123,8 +124,8 @@ def evaluate(
     *,
     progress: Progress | None = None,
     log: Log = lambda message: None,
-) -> Outcome:
-    """Run what is missing of a study, and compare.
+) -> dict[str, Outcome]:
+    """Run what is missing of a study, and compare; one outcome for each design.
 
     Raises
     ------
@@ -134,6 +135,42 @@ def evaluate(
     _check_request(job)
     log(f"reading {job.source}")
     data = read_data(job)
+    outcomes = {}
+    for name, part in _parts(job, data).items():
+        log(f"design: {name}")
+        outcomes[name] = _evaluate(part, config, data, progress=progress, log=log)
+    return outcomes
+
+
+def _parts(job: Job, data: Data) -> dict[str, Job]:
+    """Return the job of each design that is asked for, by name.
+
+    With all designs, labels and shuffled genes are scored with the held-out molecules alone, and
+    cells are thinned to half their median depth unless told otherwise.
+    """
+    if job.held_out is not None:
+        return {"given": job}
+    if job.design != "all":
+        return {job.design: job}
+    half = float(np.floor(np.median(library_sizes(data.counts)) / 2))
+    parts: dict[str, Job] = {}
+    for design in study.DESIGNS:
+        first = design == "molecules"
+        parts[design] = replace(
+            job,
+            design=design,
+            depth=(job.depth or half) if design == "depth" else None,
+            labels=job.labels if first else None,
+            shuffled=job.shuffled if first else 0,
+        )
+    return parts
+
+
+def _evaluate(
+    job: Job, config: Config, data: Data, *, progress: Progress | None, log: Log
+) -> Outcome:
+    """Run what is missing of one design, and compare."""
+    data = data if job.labels is not None else data._replace(labels=None)
     names = job.methods or (OURS, *CONTROLS)
     layers = [name for name in names if name in data.layers]
     decisive = {"data": study.fingerprint(data.counts), **_decisive(job, data)}
@@ -152,7 +189,8 @@ def evaluate(
                 n_new += 1
             runs.append(run)
     summaries = study.summarise(runs)
-    return Outcome(runs, summaries, study.sentence(summaries, OURS), n_new, _notes(job, data))
+    said = study.sentence(summaries, OURS)
+    return Outcome(runs, summaries, said, n_new, _notes(job, data), job.depth)
 
 
 def read_data(job: Job) -> Data:
@@ -185,11 +223,12 @@ def write_split(job: Job, path: Path, *, seed: int = 0, overwrite: bool = False)
         job.source, genes_in=job.genes_in, make_names_unique=job.make_names_unique
     )
     counts = extract_counts(adata, layer=job.layer).counts
-    case = study.make_case(
-        counts, design=job.design, fraction=job.fraction, depth=job.depth, seed=seed
-    )
-    if case.task.new_cells:
-        raise ValueError("design: 'cells' has no one file of kept counts; use 'molecules'.")
+    if job.design not in ("molecules", "depth"):
+        raise ValueError(
+            f"design: {job.design!r} has no one file of kept and held-out molecules; use "
+            "'molecules' or 'depth'."
+        )
+    case = _case(job, Data(counts, None, None, {}), seed)
     adata = AnnData(
         sparse.csr_matrix(case.task.kept, dtype=np.float32),
         obs=adata.obs,
@@ -201,6 +240,10 @@ def write_split(job: Job, path: Path, *, seed: int = 0, overwrite: bool = False)
 
 
 def _check_request(job: Job) -> None:
+    if job.design != "all" and job.design not in study.DESIGNS:
+        raise ValueError(
+            f"design: got {job.design!r}, expected 'all' or one of {', '.join(study.DESIGNS)}."
+        )
     if job.seeds < 1:
         raise ValueError(f"seeds: got {job.seeds}, expected at least 1.")
     if job.held_out is not None and (job.seeds > 1 or job.design != "molecules"):
@@ -209,9 +252,13 @@ def _check_request(job: Job) -> None:
             "leave out --design and --seeds."
         )
     if job.labels is not None and job.design == "cells":
-        raise ValueError("labels: clustering is scored with the designs 'molecules' and 'depth'.")
+        raise ValueError(
+            "labels: clustering is scored with the designs 'molecules', 'entries' and 'depth'."
+        )
     if job.shuffled and job.design == "cells":
-        raise ValueError("shuffled: false signal needs the designs 'molecules' or 'depth'.")
+        raise ValueError(
+            "shuffled: false signal needs the designs 'molecules', 'entries' or 'depth'."
+        )
     if job.protocol not in PROTOCOLS:
         raise ValueError(f"protocol: got {job.protocol!r}, expected one of {', '.join(PROTOCOLS)}.")
     if not 0 < job.level < 1:
@@ -263,6 +310,7 @@ def _labels(job: Job, adata: AnnData) -> np.ndarray | None:
 def _case(job: Job, data: Data, seed: int) -> study.Case:
     if data.held_out is not None:
         return study.given_case(data.counts, data.held_out, seed=seed)
+    assert job.design != "all"  # divided by _parts
     return study.make_case(
         data.counts, design=job.design, fraction=job.fraction, depth=job.depth, seed=seed
     )
@@ -350,38 +398,6 @@ def _notes(job: Job, data: Data) -> tuple[str, ...]:
     if job.shuffled and data.layers:
         notes.append("False signal is not scored for layers: it needs the method itself.")
     return tuple(notes)
-
-
-def summary(job: Job, config: Config, outcome: Outcome) -> dict[str, Any]:
-    """Return everything as plain values, for JSON."""
-    methods = {}
-    for found in outcome.summaries:
-        against = {name: gap._asdict() for name, gap in found.against.items()}
-        methods[found.method] = {
-            "scores": found.scores,
-            "sd_over_seeds": found.spread,
-            "n_seeds": found.n_seeds,
-            "deviance_difference": against,
-        }
-    return {
-        "input": str(job.source),
-        "design": {
-            "name": job.design if job.held_out is None else "given",
-            "fraction": job.fraction,
-            "depth": job.depth,
-            "seeds": job.seeds,
-        },
-        "methods": methods,
-        "sentence": outcome.sentence,
-        "notes": list(outcome.notes),
-        "config": config.to_dict(),
-        "versions": versions(),
-    }
-
-
-def table(outcome: Outcome) -> pd.DataFrame:
-    """Return one row per run and score: method, seed, score, value."""
-    return pd.DataFrame(list(study.tidy(outcome.runs)))
 
 
 def method_names(methods: Sequence[str]) -> tuple[str, ...]:

@@ -45,7 +45,11 @@ class PairedDifference(NamedTuple):
 
 
 def poisson_deviance_sums(
-    *, predicted: Predicted, held_out: Matrix, floor: float = FLOOR
+    *,
+    predicted: Predicted,
+    held_out: Matrix,
+    floor: float = FLOOR,
+    positive_only: bool = False,
 ) -> DevianceSums:
     """Return the Poisson deviance of held-out counts, summed over entries, genes and cells.
 
@@ -60,6 +64,9 @@ def poisson_deviance_sums(
         Held-out counts y (cells, genes), dense or sparse.
     floor
         Smallest rate; see :data:`FLOOR`.
+    positive_only
+        Sum over entries with a held-out count alone: for hidden entries, all of which are
+        positive. ``.mean`` still divides by all entries; divide the sums by their number.
 
     Raises
     ------
@@ -70,6 +77,14 @@ def poisson_deviance_sums(
     ----------
     McCullagh & Nelder, Generalized Linear Models (1989), section 2.3.
     """
+    if positive_only:
+        return _count_loss_sums(
+            predicted,
+            held_out,
+            floor=floor,
+            at_zero=np.zeros_like,
+            extra=lambda y, mu, _: 2.0 * (xlogy(y, y / mu) - y + mu),
+        )
     return _count_loss_sums(
         predicted,
         held_out,

@@ -23,12 +23,17 @@ from graphsci import io
 from graphsci.evaluation import metrics
 from graphsci.evaluation._blocks import Floats, Prediction
 from graphsci.evaluation.clustering import evaluate_clustering
-from graphsci.evaluation.controls import CONTROLS
-from graphsci.evaluation.designs import hold_out_cells, hold_out_molecules, thin_to_depth
+from graphsci.evaluation.controls import CONTROLS, gene_mean, theta_by_moments
+from graphsci.evaluation.designs import (
+    hold_out_cells,
+    hold_out_entries,
+    hold_out_molecules,
+    thin_to_depth,
+)
 from graphsci.evaluation.false_signal import append_shuffled_genes, mean_absolute_correlation
 from graphsci.preprocessing import detected_genes
 
-Design = Literal["molecules", "cells", "depth"]
+Design = Literal["molecules", "entries", "cells", "depth"]
 DESIGNS: tuple[Design, ...] = get_args(Design)
 
 #: Share of the cells that the design ``cells`` tests on: the paper's independent test.
@@ -64,6 +69,7 @@ class Case(NamedTuple):
     cells: NDArray[np.int64]  #: positions of the judged cells in the data
     genes: NDArray[np.int64]  #: positions of the judged genes: those seen in training
     n_cells: int  #: cells of the data
+    hidden_entries: bool = False  #: whether only the entries in ``held_out`` are judged
 
 
 class Expected(NamedTuple):
@@ -115,10 +121,11 @@ def make_case(
     counts
         Whole numbers (cells, genes).
     design
-        ``molecules``: a share of the molecules of every cell. ``cells``: the same in a fifth of
-        the cells, the others are for training. ``depth``: all molecules above a median depth.
+        ``molecules``: a share of the molecules of every cell. ``entries``: a share of the
+        non-zero entries, whole; only they are judged. ``cells``: molecules in a fifth of the
+        cells, the others are for training. ``depth``: all molecules above a median depth.
     fraction
-        Share of the molecules held out; ``depth`` finds its own.
+        Share of the molecules or entries held out; ``depth`` finds its own.
     depth
         Median library size that ``depth`` thins to.
     seed
@@ -148,6 +155,13 @@ def make_case(
         ratio = (1.0 - thinned.fraction) / thinned.fraction
         shallow = thinned.shallow
         return _case(shallow, shallow, thinned.rest, ratio, seed, everyone, counts)
+    if design == "entries":
+        hidden = hold_out_entries(counts, fraction=fraction, rng=rng)
+        entries = (hidden.values, (hidden.cells, hidden.genes))
+        held_out = sp.csr_matrix(entries, shape=counts.shape)
+        masked = hidden.masked
+        case = _case(masked, masked, held_out, 1.0, seed, everyone, counts)
+        return case._replace(hidden_entries=True)
     part = hold_out_molecules(counts, fraction=fraction, rng=rng)
     return _case(part.kept, part.kept, part.held_out, part.ratio, seed, everyone, counts)
 
@@ -248,45 +262,70 @@ def run_method(
 ) -> Run:
     """Let a method predict a case, and score it.
 
-    Scores: ``deviance`` (mean Poisson deviance per entry), ``d2`` (share of the gene means'
-    deviance that is explained), ``d2_rare`` (the same over the half of the genes with the fewest
-    training molecules), ``seconds``, and with a standard deviation ``coverage`` of the held-out
-    counts by the central predictive interval of ``level``; see :func:`predictive_coverage`.
+    Scores: ``deviance`` (mean Poisson deviance per judged entry), ``d2`` (share of the gene
+    means' deviance that is explained), ``d2_rare`` (the same over the half of the genes with the
+    fewest training molecules), ``nb_deviance`` and ``nb_d2`` (negative binomial, with one theta
+    for all methods, see :func:`judging_theta`), ``seconds``, and with a standard deviation
+    ``coverage`` of the held-out counts by the central predictive interval of ``level``; see
+    :func:`predictive_coverage`. If entries were hidden whole, only they are judged, there is no
+    NB and no coverage, and ``log_error`` (mean absolute difference of log1p counts) and
+    ``log_pearson`` over the hidden entries come instead. Only the method's own time counts.
 
     ``judge``, if given, turns log1p of the estimates at the median depth, (cells, genes), into
     more scores; they are gathered in memory for it.
     """
-    started = time.perf_counter()
-    covered, gathered = _Coverage(case, level), _Gathered(case.task)
-    blocks = covered.watch(method(case.task))
-    sums = metrics.poisson_deviance_sums(
-        predicted=blocks if judge is None else gathered.watch(blocks), held_out=case.held_out
-    )
-    seconds = time.perf_counter() - started
-    reference = reference_sums(case)
-    rare = rare_genes(case)
+    clock = _Clock()
+    extra: _Hidden | _Uncertain = _Hidden(case) if case.hidden_entries else _Uncertain(case, level)
+    gathered = _Gathered(case.task)
+    blocks = extra.watch(clock.watch(method(case.task)))
+    sums = _deviances(blocks if judge is None else gathered.watch(blocks), case)
+    reference, rare = reference_sums(case), rare_genes(case)
+    per_cell = np.full(case.n_cells, np.nan)
+    per_cell[case.cells] = _per_entry(sums.per_cell, case)
     scores = {
-        "deviance": sums.mean,
+        "deviance": float(np.nanmean(per_cell)),
         "d2": metrics.d2(deviance=sums.total, reference_deviance=reference.total),
-        "seconds": seconds,
+        "seconds": clock.seconds,
     }
     if reference.per_gene[rare].sum() > 0:
         own, of_means = sums.per_gene[rare].sum(), reference.per_gene[rare].sum()
         scores["d2_rare"] = metrics.d2(deviance=own, reference_deviance=of_means)
-    if covered.n_entries:
-        scores |= {"coverage": covered.share, "coverage_entries": float(covered.n_entries)}
+    scores |= extra.scores()
     if judge is not None:
         scores |= judge(gathered.values())
-    per_cell = np.full(case.n_cells, np.nan)
-    per_cell[case.cells] = sums.per_cell / sums.per_gene.size
     return Run(name, case.task.seed, scores, per_cell)
+
+
+def _deviances(blocks: Iterable[tuple[int, Floats]], case: Case) -> metrics.DevianceSums:
+    """Return the Poisson deviance of the judged entries."""
+    return metrics.poisson_deviance_sums(
+        predicted=blocks, held_out=case.held_out, positive_only=case.hidden_entries
+    )
+
+
+def _per_entry(per_cell: Floats, case: Case) -> Floats:
+    """Return sums over cells scaled so that their mean is the mean per judged entry."""
+    n_entries = case.held_out.nnz if case.hidden_entries else np.prod(case.held_out.shape)
+    return per_cell * (len(per_cell) / float(n_entries))
 
 
 def reference_sums(case: Case) -> metrics.DevianceSums:
     """Return the deviance of the gene means, which see what every method sees."""
-    means = control("gene_mean")(case.task)
-    blocks = ((start, counts) for start, counts, _ in means)
-    return metrics.poisson_deviance_sums(predicted=blocks, held_out=case.held_out)
+    return _deviances(
+        ((start, counts) for start, counts, _ in control("gene_mean")(case.task)), case
+    )
+
+
+def judging_theta(case: Case) -> Floats:
+    """Return each judged gene's inverse dispersion, (genes,), the same for every method.
+
+    By moments around the gene means of the training counts
+    (:func:`graphsci.evaluation.controls.theta_by_moments`), so it holds all variation between
+    cells: the NB deviance forgives more than the Poisson deviance does. Thinning leaves it as
+    it is.
+    """
+    training = case.task.training
+    return theta_by_moments(counts=training, expected=gene_mean(training, ratio=1.0))
 
 
 def rare_genes(case: Case) -> NDArray[np.int64]:
@@ -370,6 +409,21 @@ def shuffled_correlation(method: Method, case: Case, *, n_copies: int) -> float:
     return mean_absolute_correlation(values=gathered.values())
 
 
+class _Clock:
+    """Adds up the time that a method takes to make its blocks."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def watch(self, blocks: Iterable[Expected]) -> Iterator[Expected]:
+        iterator, started = iter(blocks), time.perf_counter()
+        for block in iterator:
+            self.seconds += time.perf_counter() - started
+            yield block
+            started = time.perf_counter()
+        self.seconds += time.perf_counter() - started
+
+
 class _Gathered:
     """Keeps log1p of the estimates at the median kept depth while a method's blocks go by."""
 
@@ -390,23 +444,40 @@ class _Gathered:
         return np.concatenate(self.parts)
 
 
-class _Coverage:
-    """Counts covered entries while a method's blocks go by."""
+class _Uncertain:
+    """Adds up NB deviance and covered entries while a method's blocks go by."""
 
     def __init__(self, case: Case, level: float) -> None:
         self.case, self.level = case, level
         self.rng = np.random.default_rng(case.task.seed)
         self.n_entries = self.n_covered = 0
-
-    @property
-    def share(self) -> float:
-        return self.n_covered / self.n_entries
+        self.theta, self.nb = judging_theta(case), 0.0
 
     def watch(self, blocks: Iterable[Expected]) -> Iterator[tuple[int, Floats]]:
         for start, counts, sd in blocks:
+            self.nb += self._nb(start, counts)
             if sd is not None:
                 self._add(start, counts, sd)
             yield start, counts
+
+    def scores(self) -> dict[str, float]:
+        means = control("gene_mean")(self.case.task)
+        reference = sum(self._nb(start, counts) for start, counts, _ in means)
+        found = {
+            "nb_deviance": self.nb / float(np.prod(self.case.held_out.shape)),
+            "nb_d2": metrics.d2(deviance=self.nb, reference_deviance=reference),
+        }
+        if self.n_entries:
+            share = self.n_covered / self.n_entries
+            found |= {"coverage": share, "coverage_entries": float(self.n_entries)}
+        return found
+
+    def _nb(self, start: int, counts: Floats) -> float:
+        return metrics.nb_deviance_sums(
+            predicted=np.asarray(counts, dtype=float),
+            held_out=self.case.held_out[start : start + len(counts)],
+            inverse_dispersion=self.theta,
+        ).total
 
     def _add(self, start: int, counts: Floats, sd: Floats) -> None:
         rows, columns = np.nonzero((counts >= COVERAGE_FROM) & (sd > 0))
@@ -422,6 +493,28 @@ class _Coverage:
         )
         self.n_entries += covered.size
         self.n_covered += int(covered.sum())
+
+
+class _Hidden:
+    """Keeps a method's expectation at the hidden entries while its blocks go by."""
+
+    def __init__(self, case: Case) -> None:
+        self.held_out = case.held_out
+        self.parts: list[Floats] = []
+
+    def watch(self, blocks: Iterable[Expected]) -> Iterator[tuple[int, Floats]]:
+        for start, counts, _ in blocks:
+            part = self.held_out[start : start + len(counts)].tocoo()
+            self.parts.append(np.log1p(np.asarray(counts, dtype=float)[part.row, part.col]))
+            yield start, counts
+
+    def scores(self) -> dict[str, float]:
+        estimate = np.concatenate(self.parts)[:, None]
+        truth = np.log1p(self.held_out.tocoo().data)[:, None]
+        pair = {"estimate": estimate, "truth": truth}
+        found = {"log_error": metrics.mean_absolute_error(**pair)}
+        pearson = float(metrics.pearson_per_gene(**pair)[0]) if len(truth) > 1 else np.nan
+        return found | ({"log_pearson": pearson} if np.isfinite(pearson) else {})
 
 
 # --- many runs --------------------------------------------------------------------------
@@ -502,6 +595,48 @@ def sentence(summaries: Sequence[Summary], ours: str) -> str:
     if equal:
         return f"{ours} is no better here than {' or '.join(equal)}, within the error: {numbers}."
     return f"{ours} predicted the held-out molecules better than every other method: {numbers}."
+
+
+#: Scores in which methods are compared one by one, which way is better, and their names.
+COMPARED: dict[str, tuple[Literal["higher", "lower"], str]] = {
+    "d2": ("higher", "D2"),
+    "nb_d2": ("higher", "NB D2"),
+    "d2_rare": ("higher", "D2 of rare genes"),
+    "log_error": ("lower", "log error of hidden entries"),
+    "log_pearson": ("higher", "correlation of hidden entries"),
+    "ari": ("higher", "ARI"),
+    "nmi": ("higher", "NMI"),
+    "shuffled_correlation": ("lower", "|r| of shuffled genes"),
+    "seconds": ("lower", "seconds"),
+}
+#: Methods that say nothing of a cell, and so invent nothing: no rivals in false signal and speed.
+SILENT = ("gene_mean", "empty")
+
+
+def losses(summaries: Sequence[Summary], ours: str) -> tuple[str, ...]:
+    """Say in which scores another method is ahead of ours, the best of them with both numbers.
+
+    D2 counts where the paired difference is beyond its error, any other score by its mean over
+    seeds alone. Methods that say nothing (:data:`SILENT`) do not count in false signal and time.
+    """
+    named = {summary.method: summary for summary in summaries}
+    if ours not in named:
+        return ()
+    own = named.pop(ours)
+    found = []
+    for score, (direction, label) in COMPARED.items():
+        rivals = [r for r in named.values() if score in r.scores and score in own.scores]
+        if score in ("shuffled_correlation", "seconds"):
+            rivals = [rival for rival in rivals if rival.method not in SILENT]
+        if score == "d2":
+            rivals = [rival for rival in rivals if own.against[rival.method].z > SIGNIFICANT]
+        sign = 1 if direction == "higher" else -1
+        ahead = [r for r in rivals if sign * (r.scores[score] - own.scores[score]) > 0]
+        if ahead:
+            best = max(ahead, key=lambda rival: sign * rival.scores[score])
+            numbers = f"{best.scores[score]:.3g} against {own.scores[score]:.3g}"
+            found.append(f"{label} ({best.method}: {numbers})")
+    return tuple(found)
 
 
 # --- runs on disk -----------------------------------------------------------------------

@@ -1,0 +1,279 @@
+"""What ``graphsci evaluate`` says and writes: tables, sentences, JSON, pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from graphsci import io
+from graphsci._evaluate import OURS, Job, Outcome
+from graphsci.evaluation import study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Scores of the table and the picture: name, header, format, and what the header means.
+_COLUMNS = (
+    ("deviance", "deviance", ".5f", "mean Poisson deviance per judged entry, lower is better"),
+    ("d2", "D2", ".3f", "share of the gene means' deviance that is explained"),
+    ("nb_d2", "NB D2", ".3f", "the same, negative binomial"),
+    ("d2_rare", "D2 rare genes", ".3f", "D2 of the half of the genes with the fewest molecules"),
+    ("log_error", "log error", ".3f", "mean |difference| of log1p counts at the hidden entries"),
+    ("log_pearson", "log r", ".3f", "Pearson's r of log1p counts over the hidden entries"),
+    ("coverage", "coverage", ".3f", "of held-out counts by {level:.0%} intervals, right if equal"),
+    ("ari", "ARI", ".3f", "clusters against the labels"),
+    ("nmi", "NMI", ".3f", "clusters against the labels"),
+    ("shuffled_correlation", "|r| shuffled", ".3f", "between shuffled genes, near 0 in truth"),
+    ("seconds", "seconds", ".1f", "of the method, wall time"),
+)
+#: What each design hides, for people.
+_DESIGNS = {
+    "molecules": "{fraction:.0%} of the molecules were held out",
+    "entries": "{fraction:.0%} of the non-zero entries were set to zero; only they are judged, so "
+    "over-estimation is rewarded",
+    "cells": "a fifth of the cells were not learnt from; of these, {fraction:.0%} of the "
+    "molecules were held out",
+    "depth": "cells were thinned to a median of {depth:,.0f} molecules; the others are judged",
+}
+#: Characters that the widest table needs.
+_WIDTH = 140
+#: A score drawn below this is cut off there, and its number is written instead.
+_LEAST_D2 = -0.3
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where results go besides the screen."""
+
+    csv: Path | None = None
+    json: Path | None = None
+    print_json: bool = False
+    overwrite: bool = False
+    quiet: bool = False
+
+    def check(self) -> None:
+        """Refuse files that cannot be written, before long work."""
+        for path, suffix in ((self.csv, ".csv"), (self.json, ".json")):
+            if path is not None:
+                io.check_writable(path, suffixes=(suffix,), overwrite=self.overwrite)
+
+
+def deliver(outcomes: Mapping[str, Outcome], job: Job, found: Any, outputs: Outputs) -> None:
+    """Write and print a finished study.
+
+    Parameters
+    ----------
+    outcomes
+        By design.
+    job
+        What was asked for.
+    found
+        From :func:`summary`.
+    outputs
+        Where to write.
+    """
+    rows = table(outcomes).to_csv(index=False)
+    for path in (outputs.csv, _unless_kept(job.output, "scores.csv", outcomes)):
+        if path is not None:
+            io.write_text(path, rows)
+    for path in (outputs.json, _unless_kept(job.output, "summary.json", outcomes)):
+        if path is not None:
+            io.write_json(path, found)
+    for design, outcome in outcomes.items():
+        path = _unless_kept(job.output, f"{design}.png", outcomes)
+        if path is not None:
+            with io.atomic_path(path) as temporary:
+                draw(outcome, level=job.level).savefig(temporary, format="png", dpi=150)
+    if outputs.print_json:
+        sys.stdout.write(json.dumps(found, indent=2, default=_plain) + "\n")
+    tell(outcomes, job, to_stderr=outputs.print_json, quiet=outputs.quiet)
+
+
+def table(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
+    """Return one row per design, run and score: design, method, seed, score, value."""
+    rows = [
+        {"design": design, **row}
+        for design, outcome in outcomes.items()
+        for row in study.tidy(outcome.runs)
+    ]
+    return pd.DataFrame(rows)
+
+
+def summary(
+    job: Job, outcomes: Mapping[str, Outcome], *, config: Any, versions: Any
+) -> dict[str, Any]:
+    """Return everything as plain values, for JSON."""
+    designs = {design: _summary(outcome) for design, outcome in outcomes.items()}
+    asked = {"fraction": job.fraction, "seeds": job.seeds, "level": job.level}
+    return {
+        "input": str(job.source),
+        **asked,
+        "designs": designs,
+        "config": config,
+        "versions": versions,
+    }
+
+
+def _summary(outcome: Outcome) -> dict[str, Any]:
+    methods = {}
+    for found in outcome.summaries:
+        against = {name: gap._asdict() for name, gap in found.against.items()}
+        methods[found.method] = {
+            "scores": found.scores,
+            "sd_over_seeds": found.spread,
+            "n_seeds": found.n_seeds,
+            "deviance_difference": against,
+        }
+    return {
+        "depth": outcome.depth,
+        "methods": methods,
+        "sentence": outcome.sentence,
+        "losses": list(study.losses(outcome.summaries, OURS)),
+        "notes": list(outcome.notes),
+    }
+
+
+def _unless_kept(folder: Path | None, name: str, outcomes: Mapping[str, Outcome]) -> Path | None:
+    """Return where a result goes in the folder; None if nothing changed since it was written."""
+    n_new = sum(outcome.n_new for outcome in outcomes.values())
+    if folder is None or (n_new == 0 and (folder / name).exists()):
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
+
+
+# --- on the screen ----------------------------------------------------------------------
+
+
+def tell(outcomes: Mapping[str, Outcome], job: Job, *, to_stderr: bool, quiet: bool) -> None:
+    """Print for each design what was measured, the table, where we lose, and the sentence."""
+    console = Console(stderr=to_stderr, highlight=False, markup=False, quiet=quiet)
+    console.width = max(console.width, _WIDTH)  # rather long lines than cut numbers
+    for design, outcome in outcomes.items():
+        hidden = _DESIGNS.get(design, "the molecules in layer {held_out!r} were held out before")
+        hidden = hidden.format(fraction=job.fraction, depth=outcome.depth, held_out=job.held_out)
+        console.print(f"\n{design}: {hidden}.", style="bold", soft_wrap=True)
+        console.print(_table(outcome.summaries))
+        console.print(_legend(outcome.summaries, job.level), style="dim", soft_wrap=True)
+        for note in outcome.notes:
+            console.print(f"note: {note}", soft_wrap=True)
+        if OURS in [found.method for found in outcome.summaries]:
+            behind = study.losses(outcome.summaries, OURS)
+            lost = ", ".join(behind) if behind else "in no score of this table"
+            console.print(f"Where {OURS} loses: {lost}.", soft_wrap=True)
+        console.print(outcome.sentence, style="bold", soft_wrap=True)
+    if job.output is None:
+        return
+    n_runs = sum(len(outcome.runs) for outcome in outcomes.values())
+    if not any(outcome.n_new for outcome in outcomes.values()):
+        said = (
+            f"Nothing to do: all {n_runs} runs were in {job.output} already, and nothing changed."
+        )
+    else:
+        said = f"written: {job.output} (scores.csv, summary.json, a picture for each design)"
+    console.print(said, soft_wrap=True)
+
+
+def _table(summaries: Sequence[study.Summary]) -> Table:
+    columns = [c for c in _COLUMNS if any(c[0] in s.scores for s in summaries)]
+    found_table = Table(box=None, pad_edge=False)
+    found_table.add_column("method", no_wrap=True)
+    for _, header, _, _ in columns:
+        found_table.add_column(header, justify="right", no_wrap=True)
+    best = summaries[0]
+    found_table.add_column("above the best", justify="right", no_wrap=True)
+    for found in summaries:
+        cells = [
+            format(found.scores[name], form) if name in found.scores else "-"
+            for name, _, form, _ in columns
+        ]
+        gap = found.against.get(best.method)
+        above = "-" if gap is None else f"{gap.difference:.2g} ± {gap.standard_error:.1g}"
+        found_table.add_row(found.method, *cells, above)
+    return found_table
+
+
+def _legend(summaries: Sequence[study.Summary], level: float) -> str:
+    """Explain the columns that are there."""
+    present = {name for found in summaries for name in found.scores}
+    n_seeds = summaries[0].n_seeds
+    words = [
+        f"{header}: {meaning.format(level=level)}"
+        for name, header, _, meaning in _COLUMNS
+        if name in present
+    ]
+    words.append("above the best: deviance, ± standard error over cells, paired")
+    words.append(f"{n_seeds} seed{'s' if n_seeds > 1 else ''}")
+    return "; ".join(words) + "."
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy's values into JSON's."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not for JSON")
+
+
+# --- pictures ---------------------------------------------------------------------------
+
+
+def draw(outcome: Outcome, *, level: float) -> Figure:
+    """Draw each score of each method, a panel a score; bars are sd over seeds.
+
+    Parameters
+    ----------
+    outcome
+        A finished study of one design.
+    level
+        Nominal coverage, drawn as a line.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from graphsci import pl
+
+    present = {name for found in outcome.summaries for name in found.scores}
+    shown = [column for column in _COLUMNS[1:] if column[0] in present]
+    with matplotlib.rc_context(pl._STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(1.9 + 1.7 * len(shown), 2.7), layout="constrained")
+        axes = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
+        for ax, (name, header, form, _) in zip(axes, shown, strict=True):
+            _panel(ax, outcome.summaries, name, form)
+            ax.set_title(header)
+            if name == "coverage":
+                ax.axvline(level, color=pl.GREY, linewidth=1, linestyle="--")
+        axes[0].set_ylim(len(outcome.summaries) - 0.5, -0.5)  # the best on top
+    return figure
+
+
+def _panel(ax: Axes, summaries: Sequence[study.Summary], name: str, form: str) -> None:
+    """Draw one score, a row a method; what is off the scale is written."""
+    from graphsci import pl
+
+    for row, found in enumerate(summaries):
+        if name not in found.scores:
+            continue
+        value, color = found.scores[name], pl.BLUE if found.method == OURS else pl.INK
+        if name.endswith(("d2", "d2_rare")) and value < _LEAST_D2:
+            ax.annotate(f"← {value:.2g}", (_LEAST_D2, row), va="center", fontsize=8, color=color)
+            continue
+        ax.errorbar(value, row, xerr=found.spread[name], fmt="o", color=color, markersize=5)
+        label = format(value, form)
+        ax.annotate(
+            label, (value, row), (0, 6), textcoords="offset points", ha="center", fontsize=7
+        )
+    ax.set_yticks(range(len(summaries)), [found.method for found in summaries])
+    ax.margins(x=0.25)
+    ax.grid(axis="y", color="#EEEEEE")
+    ax.set_axisbelow(True)
+    ax.tick_params(axis="x", labelsize=7)
