@@ -35,7 +35,7 @@ class Scripted:
         counts = sparse.csr_matrix((self.n_cells, 1), dtype=np.float32)
         return shuffled(MemoryBlocks(counts), batch_size, rng)
 
-    def step_loss(self, cells, generator):
+    def step_loss(self, cells, step, generator):
         self.seen.append(cells.cells)
         self.modes.append(self.network.training)
         loss = -self.network.weight.sum()
@@ -269,7 +269,7 @@ def test_rates_of_parameter_groups_are_kept_apart():
     slow = objective.network.weight
     fast = nn.Parameter(torch.zeros(1, 1))
     objective.parameter_groups = lambda: [{"params": [slow]}, {"params": [fast], "rate": 5.0}]
-    objective.step_loss = lambda cells, generator: -(slow + fast).sum()
+    objective.step_loss = lambda cells, step, generator: -(slow + fast).sum()
     training.train(objective, PAPER.replace(max_epochs=1, batch_size=64), device=CPU)
     # Adam's first step is the learning rate itself
     assert fast.item() == pytest.approx(5 * slow.item(), rel=1e-4)
@@ -359,7 +359,7 @@ def test_a_step_scores_the_removed_part_and_its_share_of_the_prior(kept):
     tight = thinning(counts, loading_scale=0.01, **options)
     cells = np.arange(10)
     losses = [
-        objective.step_loss(minibatch(objective, cells), torch.Generator().manual_seed(5)).item()
+        objective.step_loss(minibatch(objective, cells), 1, torch.Generator().manual_seed(5)).item()
         for objective in (weak, tight)
     ]
     penalty = tight.network.penalty(0.01).item()
@@ -454,7 +454,7 @@ def test_paper_loss_is_the_sum_of_its_terms():
     """Expression and KL per cell, KL of genes and edges shared by all cells, plus L2."""
     objective, cells = paper_objective(graph=1.0), np.arange(0, 30, 3)
     draw = lambda: torch.Generator().manual_seed(2)  # noqa: E731
-    loss = objective.step_loss(minibatch(objective, cells), draw()).item()
+    loss = objective.step_loss(minibatch(objective, cells), 1, draw()).item()
     generator = draw()
     with torch.no_grad():
         mean, log_variance = objective.gene_encoder(
@@ -496,7 +496,7 @@ def test_l2_is_half_the_squared_encoder_weights():
     squares = sum(weight.square().sum().item() for weight in weights)
     losses = [
         objective.step_loss(
-            minibatch(objective, np.arange(30)), torch.Generator().manual_seed(0)
+            minibatch(objective, np.arange(30)), 1, torch.Generator().manual_seed(0)
         ).item()
         for objective in (plain, penalised)
     ]

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graphsci.checkpoint import Checkpoint
     from graphsci.config import Config, preset
     from graphsci.imputer import GraphSCI
     from graphsci.io import read_counts
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from . import pl, tl
 
 __version__ = "0.1.0"
-__all__ = ["Config", "GraphSCI", "__version__", "pl", "preset", "read_counts", "tl"]
+__all__ = ["Checkpoint", "Config", "GraphSCI", "__version__", "pl", "preset", "read_counts", "tl"]
 
 _HOMES = {
+    "Checkpoint": "graphsci.checkpoint",
     "Config": "graphsci.config",
     "preset": "graphsci.config",
     "GraphSCI": "graphsci.imputer",

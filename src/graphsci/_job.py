@@ -19,6 +19,7 @@ from scipy import sparse
 
 from graphsci import __version__, io, report
 from graphsci._keys import DEFAULT_KEY, Keys, keys
+from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config
 from graphsci.estimates import ESTIMATES, Depth, Estimate, Scale, estimate_names
 from graphsci.gene_sets import read_network
@@ -54,6 +55,8 @@ class Job:
     prefix: str = ""
     network: Path | None = None
     model: Path | None = None  #: folder to save the model in
+    checkpoint: Path | None = None  #: file that keeps the state of training until the end
+    checkpoint_minutes: float = 10.0  #: between two writings of it
     report: Path | None = None
     json: Path | None = None
     label_key: str | None = None  #: column of obs that colours the report's figures
@@ -163,11 +166,22 @@ def impute(
     network = None if job.network is None else read_network(job.network)
     for note in () if network is None else network.attrs.get("notes", ()):
         log(f"{job.network}: {note}")
+    checkpoint = None
+    if job.checkpoint is not None:
+        checkpoint = Checkpoint(job.checkpoint, minutes=job.checkpoint_minutes)
     with run.clock.stage("training"):
         model = GraphSCI(config).fit(
-            adata, **job.counts, gene_graph=network, progress=progress, log=log
+            adata,
+            **job.counts,
+            gene_graph=network,
+            progress=progress,
+            log=log,
+            checkpoint=checkpoint,
         )
-    return _finish(run, model, adata)
+    outcome = _finish(run, model, adata)
+    if checkpoint is not None and model.fitted.stopped != "interrupted":
+        checkpoint.remove()
+    return outcome
 
 
 def apply(
@@ -210,6 +224,9 @@ def check_outputs(job: Job) -> None:
             io.check_writable(path, suffixes=suffixes, overwrite=job.overwrite)
         except FileExistsError as error:
             raise FileExistsError(f"{error} (command line: --overwrite)") from None
+    if job.checkpoint is not None:  # there may be one, to go on from
+        io.check_writable(job.checkpoint, overwrite=True)
+        wanted.append((job.checkpoint, None))
     paths = [path.resolve() for path, _ in wanted if path is not None]
     if len(set(paths)) < len(paths):
         raise ValueError("two outputs have the same path; give each its own.")

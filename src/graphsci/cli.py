@@ -511,6 +511,21 @@ def impute(
             help="Save the trained model.",
         ),
     ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keeps the state of a long training; the same command goes on from it, and it is "
+            "removed at the end. OUT.checkpoint if not given.",
+        ),
+    ] = None,
+    checkpoint_minutes: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Minutes between checkpoints; shorter runs leave none. 0 writes every epoch.",
+        ),
+    ] = 10.0,
     report: Report = None,
     label_key: LabelKey = None,
     json_to: Json = None,
@@ -541,6 +556,8 @@ def impute(
         key_added=key_added,
         prefix=prefix,
         model=save_model,
+        checkpoint=checkpoint or output.with_name(output.name + ".checkpoint"),
+        checkpoint_minutes=checkpoint_minutes,
         report=report,
         label_key=label_key,
         json=None if json_to == STANDARD_OUTPUT else json_to,

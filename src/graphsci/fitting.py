@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from graphsci import training
+from graphsci import __version__, training
 from graphsci.blocks import (
     CountBlocks,
     KeptBlocks,
@@ -28,6 +28,7 @@ from graphsci.blocks import (
     chunks_in_order,
     stack,
 )
+from graphsci.checkpoint import Checkpoint, digest
 from graphsci.config import Config
 from graphsci.estimates import expected_measured, posterior
 from graphsci.gene_graph import (
@@ -140,6 +141,7 @@ def fit(
     user_graph: GeneGraph | None = None,
     progress: training.Progress | None = None,
     log: Log = lambda message: None,
+    checkpoint: Checkpoint | None = None,
 ) -> Fitted:
     """Train a model on checked counts.
 
@@ -153,8 +155,12 @@ def fit(
         A gene network over ``data.gene_names`` to be used instead of a computed one.
     progress, log
         Called after every epoch; called with one line before every stage.
+    checkpoint
+        Where the state of training is kept, and taken up again.
     """
     device = choose_device(config.device)
+    if checkpoint is not None:
+        checkpoint.expect(**_run_identity(config, device))
     cells, genes = np.flatnonzero(~data.empty_cells), np.flatnonzero(~data.undetected_genes)
     source = MemoryCounts(data.counts) if sparse.issparse(data.counts) else data.counts
     counts = TrainingBlocks(source, cells, genes, seed=config.seed)
@@ -182,7 +188,13 @@ def fit(
         torch.manual_seed(config.seed)
         network = build_network(spec).to(device)
         objective = _objective(network, split, batch, spec, device)
-        result = training.train(objective, config, device=device, progress=progress)
+        if checkpoint is not None:
+            checkpoint.expect(**_data_identity(data, spec, batch))
+            if (line := checkpoint.found()) is not None:
+                log(line)
+        result = training.train(
+            objective, config, device=device, progress=progress, checkpoint=checkpoint
+        )
     notes += (*data.notes, reason, describe_graph(graph), *graph.notes)
     verdict, missing = None, tuple[str, ...]()
     if config.check:
@@ -192,6 +204,34 @@ def fit(
     return Fitted(
         spec, network.eval(), result.history, result.best_epoch, result.stopped, verdict, notes
     )
+
+
+def _run_identity(config: Config, device: torch.device) -> dict[str, Any]:
+    """What a checkpoint has in common with the run that goes on from it, data aside."""
+    settings = {name: value for name, value in config.to_dict().items() if name != "device"}
+    return {
+        "versions": {"graphsci": __version__, "torch": torch.__version__},
+        "settings": settings,
+        "kind_of_device": device.type,
+    }
+
+
+def _data_identity(
+    data: CountData, spec: ModelSpec, batch: NDArray[np.int64]
+) -> dict[str, str | dict[str, Any]]:
+    """The same for the data, as hashes that cost no pass over the counts.
+
+    The share of every gene in the molecules changes with any count. Of the graph only the
+    edges count: their weights may differ in the last bit on another machine.
+    """
+    graph = spec.graph.adjacency
+    return {
+        "cells": digest([data.cell_names, batch]),
+        "genes": digest([spec.gene_names]),
+        "counts": digest([spec.gene_proportions, np.array([spec.median_library])]),
+        "likelihood": spec.likelihood,
+        "gene_graph": digest([graph.indptr.astype(np.int64), graph.indices.astype(np.int64)]),
+    }
 
 
 def build_network(spec: ModelSpec) -> Network:

@@ -17,6 +17,7 @@ from scipy import sparse
 from graphsci import estimates as es
 from graphsci import fitting, training
 from graphsci._keys import DEFAULT_KEY, Keys, keys
+from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config, preset
 from graphsci.gene_graph import GeneGraph, graph_from_edges, graph_from_matrix
 from graphsci.model import CountNetwork
@@ -104,6 +105,7 @@ class GraphSCI:
         gene_graph: GeneGraph | sparse.spmatrix | pd.DataFrame | None = None,
         progress: training.Progress | None = None,
         log: fitting.Log = lambda message: None,
+        checkpoint: Checkpoint | None = None,
     ) -> GraphSCI:
         """Train on raw counts. ``adata`` is not changed.
 
@@ -129,11 +131,14 @@ class GraphSCI:
         progress, log
             Called after every epoch with its record and the number planned; called with one
             line before every stage.
+        checkpoint
+            Where the state of a long training is kept; training goes on from what is there.
 
         Raises
         ------
         ValueError, TypeError
-            If the values are no raw counts; the message says what was found and what to do.
+            If the values are no raw counts, or the checkpoint is of another run; the message
+            says what was found and what to do.
         KeyboardInterrupt
             If interrupted before the first epoch ended; later, the best weights so far are kept.
         """
@@ -141,7 +146,14 @@ class GraphSCI:
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
         graph = None if gene_graph is None else _user_graph(gene_graph, data.gene_names)
-        self._fitted = fitting.fit(data, self.config, user_graph=graph, progress=progress, log=log)
+        self._fitted = fitting.fit(
+            data,
+            self.config,
+            user_graph=graph,
+            progress=progress,
+            log=log,
+            checkpoint=checkpoint,
+        )
         return self
 
     @property

@@ -2,7 +2,8 @@
 
 An objective knows a network and its data: which minibatches an epoch has, what a step costs,
 and how good the weights are on what was withheld. The loop steps, keeps the best weights,
-stops early, and can be interrupted without losing them.
+stops early, and can be interrupted without losing them. Everything that changes on the way is in
+:class:`TrainingState`, which :mod:`graphsci.checkpoint` writes and reads.
 """
 
 from __future__ import annotations
@@ -76,6 +77,16 @@ class Progress(Protocol):
         """Report an epoch."""
 
 
+class Checkpoint(Protocol):
+    """Keeps the state of training on disk."""
+
+    def restore(self, state: TrainingState) -> None:
+        """Bring ``state`` to where an earlier run left off, if there was one."""
+
+    def offer(self, state: TrainingState) -> None:
+        """Take ``state`` at the end of an epoch; keep it if it is time to."""
+
+
 class Objective(Protocol):
     """What the loop needs to know of a model and its data."""
 
@@ -95,8 +106,8 @@ class Objective(Protocol):
         """Yield every training cell once, shuffled; see :func:`graphsci.blocks.shuffled`."""
         ...
 
-    def step_loss(self, cells: Minibatch, generator: torch.Generator) -> Tensor:
-        """Loss of a minibatch, in nats per cell, to be minimised."""
+    def step_loss(self, cells: Minibatch, step: int, generator: torch.Generator) -> Tensor:
+        """Loss of a minibatch in the run's ``step`` (from 1), in nats per cell."""
         ...
 
     def validation_loss(self) -> float | None:
@@ -157,6 +168,7 @@ def train(
     *,
     device: torch.device,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingResult:
     """Minimise an objective; leave the best weights in its network.
 
@@ -173,6 +185,9 @@ def train(
         Where the network is; the random splits are drawn there.
     progress
         Called after every epoch.
+    checkpoint
+        Where the state is kept; a run that goes on from it gives the same weights, bit by
+        bit, as one that was never stopped.
 
     Raises
     ------
@@ -181,52 +196,124 @@ def train(
     """
     batch_size = batch_size_for(objective.n_cells, config.batch_size)
     n_epochs = n_epochs_for(objective.n_cells, batch_size, config.max_epochs)
-    order = np.random.default_rng(config.seed)
-    generator = torch.Generator(device).manual_seed(config.seed)
-    steps = max(1, objective.n_cells // batch_size)
-    optimizer, scheduler = _optimizer(objective, config, n_steps=n_epochs * steps)
-
-    history: list[EpochRecord] = []
-    best = _BestWeights(objective.network)
-    stopped, start = "finished", time.perf_counter()
+    steps_per_epoch = max(1, objective.n_cells // batch_size)
+    state = TrainingState(objective, config, device=device, n_steps=n_epochs * steps_per_epoch)
+    if checkpoint is not None:
+        checkpoint.restore(state)
+    before = state.history[-1].seconds if state.history else 0.0
+    stopped, start = "finished", time.perf_counter() - before
     try:
-        for epoch in range(1, n_epochs + 1):
-            objective.network.train()
-            losses, shares = [], []
-            for cells in objective.minibatches(batch_size, order):
-                loss = objective.step_loss(cells, generator)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                scheduler.step()
-                losses.append(loss.detach())
-                shares.append(objective.scored_share)
-            objective.network.eval()
-            training = float(torch.stack(losses).sum()) / sum(shares)
+        while len(state.history) < n_epochs and not state.patience_ended(config.patience):
+            training = _epoch(objective, state, batch_size)
             validation = objective.validation_loss()
-            rate = optimizer.param_groups[0]["lr"]
-            seconds = time.perf_counter() - start
-            shown = math.nan if validation is None else validation
-            history.append(EpochRecord(epoch, training, shown, rate, seconds))
-            _refuse_divergence(history[-1])
-            best.consider(epoch, validation)
+            state.record(training, validation, seconds=time.perf_counter() - start)
+            if checkpoint is not None:
+                checkpoint.offer(state)
             if progress is not None:
-                progress(history[-1], n_epochs)
-            if 0 < config.patience <= epoch - best.epoch:
-                stopped = "no improvement"
-                break
+                progress(state.history[-1], n_epochs)
+        if state.patience_ended(config.patience):
+            stopped = "no improvement"
     except KeyboardInterrupt:
-        if not history:
+        if not state.history:
             raise
         stopped = "interrupted"
     finally:
-        best.restore()
+        state.best.restore()
     objective.network.eval()
-    return TrainingResult(history, best.epoch, stopped)
+    return TrainingResult(state.history, state.best.epoch, stopped)
+
+
+def _epoch(objective: Objective, state: TrainingState, batch_size: int) -> float:
+    """Pass over the cells once; return the training loss, leave the network in eval mode."""
+    objective.network.train()
+    losses, shares = [], []
+    for cells in objective.minibatches(batch_size, state.order):
+        state.step += 1
+        loss = objective.step_loss(cells, state.step, state.generator)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
+        state.scheduler.step()
+        losses.append(loss.detach())
+        shares.append(objective.scored_share)
+    objective.network.eval()
+    return float(torch.stack(losses).sum()) / sum(shares)
+
+
+class TrainingState:
+    """Everything that changes while a model is trained.
+
+    Attributes
+    ----------
+    step
+        Optimiser steps so far.
+    order
+        Shuffles the cells of every epoch.
+    generator
+        Draws on the device what the objective needs.
+    history
+        One record per finished epoch.
+    """
+
+    def __init__(
+        self, objective: Objective, config: Config, *, device: torch.device, n_steps: int
+    ) -> None:
+        self.network, self.device = objective.network, device
+        self.optimizer, self.scheduler = _optimizer(objective, config, n_steps=n_steps)
+        self.order = np.random.default_rng(config.seed)
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.best = _BestWeights(objective.network)
+        self.history: list[EpochRecord] = []
+        self.step = 0
+
+    def record(self, training: float, validation: float | None, *, seconds: float) -> None:
+        """Note a finished epoch, and its weights if they are the best."""
+        epoch, shown = len(self.history) + 1, math.nan if validation is None else validation
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.history.append(EpochRecord(epoch, training, shown, rate, seconds))
+        _refuse_divergence(self.history[-1])
+        self.best.consider(epoch, validation)
+
+    def patience_ended(self, patience: int) -> bool:
+        """Whether the last ``patience`` epochs brought nothing; 0 is endless patience."""
+        return 0 < patience <= len(self.history) - self.best.epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it as nested dicts and lists of tensors and plain values."""
+        on_gpu = self.device.type == "cuda"
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "best": {name: getattr(self.best, name) for name in _BestWeights.kept},
+            "order": self.order.bit_generator.state,
+            "generator": self.generator.get_state(),
+            "torch": torch.get_rng_state(),  # dropout draws from these two
+            "cuda": torch.cuda.get_rng_state(self.device) if on_gpu else None,
+            "history": [list(record) for record in self.history],
+            "step": self.step,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned, here or in an earlier run."""
+        self.network.load_state_dict(saved["network"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scheduler.load_state_dict(saved["scheduler"])
+        for name in _BestWeights.kept:
+            setattr(self.best, name, saved["best"][name])
+        self.order.bit_generator.state = saved["order"]
+        self.generator.set_state(saved["generator"])
+        torch.set_rng_state(saved["torch"])
+        if saved["cuda"] is not None:
+            torch.cuda.set_rng_state(saved["cuda"], self.device)
+        self.history = [EpochRecord(*record) for record in saved["history"]]
+        self.step = saved["step"]
 
 
 class _BestWeights:
     """Keeps a copy of the weights of the best epoch; of the last one without validation."""
+
+    kept = ("epoch", "loss", "weights")
 
     def __init__(self, network: torch.nn.Module) -> None:
         self.network, self.epoch, self.loss = network, 0, math.inf
@@ -303,7 +390,7 @@ class ThinningObjective:
         self.model, self.config, self.device = network, config, device
         self.blocks, self.batch, self.held_out = counts, batch, held_out
         self.n_cells = counts.shape[0]
-        self.steps, self.scored_share = 0, 1.0
+        self.scored_share = 1.0
 
     @property
     def network(self) -> CountNetwork:
@@ -323,25 +410,24 @@ class ThinningObjective:
         """Yield every cell once, shuffled."""
         return shuffled(self.blocks, batch_size, rng)
 
-    def step_loss(self, cells: Minibatch, generator: torch.Generator) -> Tensor:
+    def step_loss(self, cells: Minibatch, step: int, generator: torch.Generator) -> Tensor:
         """Thinned loss of some cells, plus their share of the prior, per cell."""
         block = move_cells(cells.counts, self.batch[cells.cells], self.device)
-        fraction = self._next_fraction()
+        fraction = self._fraction(step)
         self.scored_share = 1 - fraction
         kept, thinned = split_block(block, fraction, generator=generator)
         loss = self._loss(kept, block.library, thinned) / block.n_cells
         prior = self.network.penalty(self.config.loading_scale) / self.n_cells
         return loss + (1 - fraction) * prior
 
-    def _next_fraction(self) -> float:
-        """Share of the molecules to be kept in this step, evenly spread over its range.
+    def _fraction(self, step: int) -> float:
+        """Share of the molecules to be kept in a step, evenly spread over its range.
 
         Multiples of the golden ratio, modulo 1, fill the range evenly however many are taken
         (Weyl 1916), so that epochs are alike and their losses can be compared.
         """
         low, high = self.config.kept_low, self.config.kept_high
-        self.steps += 1
-        return low + (high - low) * (self.steps * GOLDEN_RATIO % 1)
+        return low + (high - low) * (step * GOLDEN_RATIO % 1)
 
     @torch.no_grad()
     def validation_loss(self) -> float | None:
@@ -440,7 +526,7 @@ class PaperObjective:
         """Yield every training cell once, shuffled."""
         return shuffled(self.blocks, batch_size, rng)
 
-    def step_loss(self, cells: Minibatch, generator: torch.Generator) -> Tensor:
+    def step_loss(self, cells: Minibatch, step: int, generator: torch.Generator) -> Tensor:
         """Negative lower bound of a minibatch, per cell, plus the L2 penalty."""
         batch = self.batch[self.training[cells.cells]]
         block = move_cells(cells.counts, batch, self.device)
