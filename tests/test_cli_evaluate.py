@@ -66,8 +66,10 @@ def test_every_method_gets_every_score_on_every_seed(finished):
     assert set(table["design"]) == {"molecules"}
     wide = table.pivot(index=["method", "seed"], columns="score", values="value")
     assert sorted(set(wide.index)) == sorted(
-        (m, s) for m in ("graphsci", *CONTROLS) for s in (0, 1)
+        (m, s) for m in ("graphsci", *CONTROLS, "truth") for s in (0, 1)
     )
+    assert (wide.loc["truth", "d2"] > 0.999).all()
+    wide = wide.drop(index="truth")
     for score in ("deviance", "d2", "d2_rare", "nb_d2", "ari", "nmi", "shuffled_correlation"):
         assert np.isfinite(wide[score]).all()
     assert (wide.loc["gene_mean", "d2"] == 0).all()
@@ -102,7 +104,7 @@ def test_again_does_nothing_and_says_so(finished):
     folder, args, _, _ = finished
     before = state(folder / "out")
     _, said = run(*args)
-    assert "Nothing to do: all 12 runs were in" in said
+    assert "Nothing to do: all 14 runs were in" in said
     assert "epoch" not in said
     assert state(folder / "out") == before
 

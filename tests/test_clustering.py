@@ -81,7 +81,9 @@ def test_mean_and_sd_over_seeds():
 
 def test_a_missing_package_is_named(log_values, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "phate", None)
-    with pytest.raises(ImportError, match=r"PHATE needs the package 'phate'.*pip install phate"):
+    with pytest.raises(
+        ImportError, match=r"PHATE needs the package 'phate'.*pip install 'graphsci\[phate\]'"
+    ):
         evaluate_clustering(log_values=log_values, labels=LABELS, protocol="phate-kmeans")
 
 

@@ -1,5 +1,6 @@
 """Splat: laws, hand-checked moments, and the quantiles of the R original."""
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,6 +172,19 @@ def test_disk_and_memory_agree(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(on_disk.obs, in_memory.obs)
     pd.testing.assert_frame_equal(on_disk.var, in_memory.var)
     assert [p.name for p in tmp_path.iterdir()] == ["sim.h5ad"]
+
+
+def test_memory_does_not_grow_with_the_cells(tmp_path, monkeypatch):
+    """Ten times the cells, the same peak: blocks of counts decide it, not their number."""
+    monkeypatch.setattr(s, "BLOCK_CELLS", 100)
+    peaks = []
+    for n_cells in (200, 2000):
+        params = replace(SMALL, batch_cells=(n_cells,), n_genes=1000)
+        tracemalloc.start()
+        s.simulate_to_disk(tmp_path / "sim.h5ad", params, seed=0, compression=None)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]
 
 
 def test_true_counts_are_written_on_request_only(tmp_path):

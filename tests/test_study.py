@@ -299,6 +299,17 @@ def test_the_sentence_does_not_flatter():
     assert "no other method was run" in study.sentence(alone, "ours")
 
 
+def test_the_ceiling_is_out_of_reach_and_no_rival(case):
+    top = study.run_method(study.CEILING, study.ceiling(case), case)
+    means = study.run_method("gene_mean", study.control("gene_mean"), case)
+    assert top.scores["d2"] == pytest.approx(1, abs=1e-3)
+    assert top.scores["deviance"] < 1e-4
+    found = study.summarise([top, means])
+    assert found[0].method == study.CEILING
+    assert study.sentence(found, "x").startswith("gene_mean predicted the held-out molecules best")
+    assert study.losses(found, "gene_mean") == ()
+
+
 def test_losses_name_the_best_rival_and_both_numbers():
     base = np.linspace(1, 2, 50) + 1e-3 * np.sin(np.arange(50))
     rivals = {"a": 0.3, "b": 0.2, "gene_mean": 0.0}

@@ -30,8 +30,8 @@ Methods = Annotated[
         "--method",
         metavar="NAME",
         help="graphsci, a control (nothing, gene_mean, neighbour_pooling, "
-        "neighbour_pooling_posterior, empty), or with --held-out a layer of the input; may be "
-        "repeated. Without it: graphsci and all controls.",
+        "neighbour_pooling_posterior, empty, truth), or with --held-out a layer of the input; may "
+        "be repeated. Without it: graphsci and all controls.",
     ),
 ]
 

@@ -171,7 +171,7 @@ def _evaluate(
 ) -> Outcome:
     """Run what is missing of one design, and compare."""
     data = data if job.labels is not None else data._replace(labels=None)
-    names = job.methods or (OURS, *CONTROLS)
+    names = job.methods or (OURS, *CONTROLS, study.CEILING)
     layers = [name for name in names if name in data.layers]
     decisive = {"data": study.fingerprint(data.counts), **_decisive(job, data)}
     store, runs, n_new = study.Store(job.output), list[study.Run](), 0
@@ -189,7 +189,8 @@ def _evaluate(
                 n_new += 1
             runs.append(run)
     summaries = study.summarise(runs)
-    said = study.sentence(summaries, OURS)
+    judged = "hidden entries" if job.design == "entries" else "held-out molecules"
+    said = study.sentence(summaries, OURS, judged=judged)
     return Outcome(runs, summaries, said, n_new, _notes(job, data), job.depth)
 
 
@@ -210,7 +211,7 @@ def read_data(job: Job) -> Data:
         held_out = extract_counts(adata, layer=job.held_out, min_cells=1).counts
     layers = {}
     for name in job.methods:
-        if name not in (OURS, *CONTROLS):
+        if name not in (OURS, *CONTROLS, study.CEILING):
             layers[name] = _layer(job, adata, name)
     return Data(counts, held_out, _labels(job, adata), layers)
 
@@ -269,7 +270,8 @@ def _layer(job: Job, adata: AnnData, name: str) -> Any:
     """Return someone's estimate; refuse one that may have seen the held-out molecules."""
     if name not in adata.layers:
         raise ValueError(
-            f"method: got {name!r}, expected {OURS}, a control ({', '.join(CONTROLS)}) or a layer "
+            f"method: got {name!r}, expected {OURS}, a control "
+            f"({', '.join((*CONTROLS, study.CEILING))}) or a layer "
             f"of the input ({', '.join(adata.layers) or 'it has none'})."
         )
     if job.held_out is None:
@@ -329,6 +331,8 @@ def _method(
         return graphsci_method(config, progress=progress, log=log)
     if name in data.layers:
         return study.estimate_at_own_depth(data.layers[name], case)
+    if name == study.CEILING:
+        return study.ceiling(case)
     return study.control(name)
 
 
@@ -342,7 +346,7 @@ def _run(
     false_signal: bool,
 ) -> study.Run:
     judge = None
-    if data.labels is not None:
+    if data.labels is not None and name != study.CEILING:
         expressed = np.asarray(case.task.kept.sum(1)).ravel() > 0
         known = np.flatnonzero(expressed & (data.labels != None))  # noqa: E711 (each element)
         of_labels = study.clustering_judge(
@@ -356,7 +360,7 @@ def _run(
             return of_labels(values[known])
 
     run = study.run_method(name, method, case, level=job.level, judge=judge)
-    if job.shuffled and false_signal:
+    if job.shuffled and false_signal and name != study.CEILING:
         run.scores["shuffled_correlation"] = study.shuffled_correlation(
             method, case, n_copies=job.shuffled
         )

@@ -190,7 +190,7 @@ def _table(summaries: Sequence[study.Summary]) -> Table:
     found_table.add_column("method", no_wrap=True)
     for _, header, _, _ in columns:
         found_table.add_column(header, justify="right", no_wrap=True)
-    best = summaries[0]
+    best = study.without_ceiling(summaries)[0]
     found_table.add_column("above the best", justify="right", no_wrap=True)
     for found in summaries:
         cells = [
@@ -212,6 +212,8 @@ def _legend(summaries: Sequence[study.Summary], level: float) -> str:
         for name, header, _, meaning in _COLUMNS
         if name in present
     ]
+    if any(found.method == study.CEILING for found in summaries):
+        words.append(f"{study.CEILING}: what is judged itself, out of reach for its noise")
     words.append("above the best: deviance, ± standard error over cells, paired")
     words.append(f"{n_seeds} seed{'s' if n_seeds > 1 else ''}")
     return "; ".join(words) + "."

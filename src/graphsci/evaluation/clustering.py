@@ -239,13 +239,13 @@ def _umap(points: Floats, random_state: int) -> Floats:
 
 def _phate(points: Floats, random_state: int) -> Floats:
     """Return 2-D PHATE."""
-    phate = _optional("phate", "PHATE", package="phate")
+    phate = _optional("phate", "PHATE", package="graphsci[phate]")
     return phate.PHATE(random_state=random_state, verbose=False, n_jobs=1).fit_transform(points)
 
 
 def _leiden(points: Floats, random_state: int) -> NDArray[np.int64]:
     """Return Leiden clusters at resolution 1 of the shared-neighbour graph."""
-    _optional("igraph", "Leiden", package="igraph")
+    _optional("igraph", "Leiden", package="graphsci[network]")
     sc = _optional("scanpy", "Leiden", package="scanpy")
     adata = AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(points))]))
     graph = shared_neighbour_graph(points, k=N_NEIGHBOURS)
@@ -282,8 +282,8 @@ def _optional(module: str, what: str, *, package: str) -> Any:
             return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"{what} needs the package {package!r}, which could not be imported ({error}); run "
-            f"`pip install {package}`, or choose another protocol of {', '.join(PROTOCOLS)}."
+            f"{what} needs the package {module!r}, which could not be imported ({error}); run "
+            f"`pip install '{package}'`, or choose another protocol of {', '.join(PROTOCOLS)}."
         ) from error
 
 

@@ -23,7 +23,7 @@ from graphsci import io
 from graphsci.evaluation import metrics
 from graphsci.evaluation._blocks import Floats, Prediction
 from graphsci.evaluation.clustering import evaluate_clustering
-from graphsci.evaluation.controls import CONTROLS, gene_mean, theta_by_moments
+from graphsci.evaluation.controls import CONTROLS, gene_mean, theta_by_moments, truth
 from graphsci.evaluation.designs import (
     hold_out_cells,
     hold_out_entries,
@@ -43,6 +43,8 @@ TEST_CELLS = 0.2
 COVERAGE_FROM = 0.5
 #: Spread, against 1 + its maximum, below which a gene's float32 log expression is constant.
 FLAT = 1e-6
+#: Name of the held-out counts themselves in a table.
+CEILING = "truth"
 #: A difference counts if it is this many standard errors (over cells) from 0.
 SIGNIFICANT = 2.0
 
@@ -220,6 +222,20 @@ def control(name: str) -> Method:
             task.kept.shape, lambda start, stop: predicted.rows(first + start, first + stop)
         )
         for start, block in judged:
+            yield Expected(start, block)
+
+    return predict
+
+
+def ceiling(case: Case) -> Method:
+    """Return the held-out counts themselves as a method: D2 of 1, the ceiling of every table.
+
+    Nobody can reach it, for the counts' Poisson noise cannot be predicted. It is no rival:
+    :func:`sentence` and :func:`losses` leave it out under the name :data:`CEILING`.
+    """
+
+    def predict(task: Task) -> Iterator[Expected]:
+        for start, block in truth(case.held_out):
             yield Expected(start, block)
 
     return predict
@@ -569,13 +585,19 @@ def paired(candidate: Sequence[Floats], reference: Sequence[Floats]) -> metrics.
     return metrics.PairedDifference(mean, error, mean / error if error > 0 else 0.0)
 
 
-def sentence(summaries: Sequence[Summary], ours: str) -> str:
-    """Say in one honest sentence how a method fares against all others."""
+def without_ceiling(summaries: Sequence[Summary]) -> list[Summary]:
+    """Return the summaries of methods; all, if there is the ceiling alone."""
+    return [found for found in summaries if found.method != CEILING] or list(summaries)
+
+
+def sentence(summaries: Sequence[Summary], ours: str, *, judged: str = "held-out molecules") -> str:
+    """Say in one honest sentence how a method fares against all others in what was judged."""
+    summaries = without_ceiling(summaries)
     best = summaries[0]
     named = {summary.method: summary for summary in summaries}
     if ours not in named:
         return (
-            f"{best.method} predicted the held-out molecules best: "
+            f"{best.method} predicted the {judged} best: "
             f"D2 {best.scores['d2']:.3f} over the gene means."
         )
     own = named[ours]
@@ -594,7 +616,7 @@ def sentence(summaries: Sequence[Summary], ours: str) -> str:
         return f"Prefer {' or '.join(better)} here to {ours}: {numbers}."
     if equal:
         return f"{ours} is no better here than {' or '.join(equal)}, within the error: {numbers}."
-    return f"{ours} predicted the held-out molecules better than every other method: {numbers}."
+    return f"{ours} predicted the {judged} better than every other method: {numbers}."
 
 
 #: Scores in which methods are compared one by one, which way is better, and their names.
@@ -619,7 +641,7 @@ def losses(summaries: Sequence[Summary], ours: str) -> tuple[str, ...]:
     D2 counts where the paired difference is beyond its error, any other score by its mean over
     seeds alone. Methods that say nothing (:data:`SILENT`) do not count in false signal and time.
     """
-    named = {summary.method: summary for summary in summaries}
+    named = {summary.method: summary for summary in without_ceiling(summaries)}
     if ours not in named:
         return ()
     own = named.pop(ours)
