@@ -6,7 +6,7 @@ from scipy import sparse
 
 from graphsci.zero_inflation import (
     FEWEST_CELLS,
-    THRESHOLD,
+    SHARE,
     ZeroInflation,
     detect_zero_inflation,
 )
@@ -30,11 +30,11 @@ def detect(counts: np.ndarray, seed: int = 0) -> ZeroInflation:
     return detect_zero_inflation(sparse.csr_matrix(counts), seed=seed)
 
 
-@pytest.mark.parametrize("theta", [0.7, 2.0, 1e4])
+@pytest.mark.parametrize("theta", [0.3, 0.7, 2.0, 1e4])
 def test_negative_binomial_counts_are_nb(theta):
     found = detect(simulate(theta=theta))
     assert found.likelihood == "nb"
-    assert abs(found.excess) < 0.02
+    assert found.evidence < 1.0
     assert found.n_genes > 50
     assert found.n_cells == 300
 
@@ -51,7 +51,8 @@ def test_dropout_is_seen(n_types):
     dropped = counts * (np.random.default_rng(1).random(counts.shape) > 0.3)
     found = detect(dropped)
     assert found.likelihood == "zinb"
-    assert found.excess > THRESHOLD
+    assert found.evidence > 3
+    assert found.share > SHARE
 
 
 def test_dropout_that_depends_on_the_mean_is_seen():
@@ -61,11 +62,12 @@ def test_dropout_that_depends_on_the_mean_is_seen():
     assert detect(counts * (np.random.default_rng(2).random(counts.shape) > chance)).zero_inflated
 
 
-def test_more_dropout_is_a_larger_excess():
+def test_more_dropout_is_a_larger_share():
     counts, rng = simulate(level=6.0), np.random.default_rng(3)
     uniform = rng.random(counts.shape)
-    excess = [detect(counts * (uniform > share)).excess for share in (0.0, 0.15, 0.4)]
-    assert excess[0] < excess[1] < excess[2]
+    found = [detect(counts * (uniform > share)) for share in (0.0, 0.15, 0.4)]
+    assert [one.share for one in found] == pytest.approx([0.0, 0.15, 0.4], abs=0.051)
+    assert found[0].evidence < found[1].evidence < found[2].evidence
 
 
 @pytest.mark.parametrize("n_cells", [2, 12, 59])
@@ -75,7 +77,7 @@ def test_few_cells_are_nb_for_that_reason(n_cells):
     dropped = simulate(n_cells=n_cells) * (np.random.default_rng(1).random((n_cells, 80)) > 0.5)
     for counts in (simulate(n_cells=n_cells), mixed, dropped):
         found = detect(counts)
-        assert found == ZeroInflation(0.0, 0, n_cells, False)
+        assert found == ZeroInflation(0.0, 0.0, 0, n_cells)
         assert found.likelihood == "nb"
         assert found.reason() == (
             f"likelihood nb: {n_cells} cells are too few to tell dropout from cell types "
@@ -88,7 +90,7 @@ def test_empty_cells_do_not_count():
     assert FEWEST_CELLS == 60
     assert detect(counts).n_genes > 0
     counts[3] = 0
-    assert detect(counts) == ZeroInflation(0.0, 0, 59, False)
+    assert detect(counts) == ZeroInflation(0.0, 0.0, 0, 59)
     more = simulate(n_cells=70)
     more[3] = 0
     assert detect(more).n_cells == 69
@@ -107,9 +109,31 @@ def test_the_seed_decides():
 
 
 def test_reasons():
-    assert ZeroInflation(0.081, 500, 90, True).reason() == (
-        "likelihood zinb: zeros exceed what a negative binomial predicts "
-        "(median excess +8.1% of entries over 500 genes; zinb above 3%)"
+    assert ZeroInflation(9.1, 0.2, 500, 90).reason() == (
+        "likelihood zinb: zeros exceed what a negative binomial predicts (dropout gains 9.1 in "
+        "likelihood ratio a gene, by chance 0.5, zinb above 1.7; median share dropped 20%, zinb "
+        "above 5%; 500 genes)"
     )
-    assert "likelihood nb: zeros match what" in ZeroInflation(-0.002, 9, 60, False).reason()
-    assert "59 cells are too few" in ZeroInflation(0.0, 0, 59, False).reason()
+    assert "likelihood nb: zeros match what" in ZeroInflation(0.4, 0.0, 9, 60).reason()
+    assert "59 cells are too few" in ZeroInflation(0.0, 0.0, 0, 59).reason()
+
+
+def test_the_likelihoods_are_those_of_the_model():
+    """Against zinb_log_prob, which is itself checked against scipy."""
+    import torch
+
+    from graphsci.likelihood import zinb_log_prob
+    from graphsci.zero_inflation import _SHARES, _log_likelihoods
+
+    rng = np.random.default_rng(0)
+    x, expected, theta = rng.poisson(2.0, (30, 4)).astype(float), rng.gamma(4, 0.5, (30, 4)), 1.7
+    found = _log_likelihoods(x, expected, theta)
+    for row, share in enumerate(_SHARES[1:], start=1):
+        exact = zinb_log_prob(
+            torch.tensor(x),
+            mean=torch.tensor(expected / (1 - share)),
+            inverse_dispersion=torch.tensor(theta, dtype=torch.float64),
+            zero_inflation_logits=torch.tensor(np.log(share / (1 - share))),
+        )
+        constant = torch.lgamma(torch.tensor(x) + 1)
+        np.testing.assert_allclose(found[row], (exact + constant).sum(0).numpy(), rtol=1e-9)

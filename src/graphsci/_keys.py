@@ -40,6 +40,11 @@ class Keys(NamedTuple):
         """``var``: theta of each gene; variance = mu + mu^2 / theta."""
         return f"{self.key_added}_inverse_dispersion"
 
+    @property
+    def variation_p(self) -> str:
+        """``var``: p-value of predictable variation; genes above the level are constant."""
+        return f"{self.key_added}_variation_p"
+
     def layer(self, estimate: str) -> str:
         """``layers``: an estimate, e.g. ``denoised`` or ``denoised_sd``."""
         return f"{self.prefix}{estimate}"

@@ -62,6 +62,14 @@ class Config:
         "latent space, and of its encoder weights; keeps genes with few molecules at their mean.",
         low=1e-6,
     )
+    variation_level: float = _option(
+        0.2,
+        "A gene follows the state of the cell if a test of held-back molecules finds its variation "
+        "predictable at this level (one independent gene in five passes 0.2); else it keeps its "
+        "mean share, so that no correlation is invented. 1 lets all genes vary. Preset 'default'.",
+        low=0.0,
+        high=1.0,
+    )
     l2: float = _option(1e-3, "Preset 'paper': L2 penalty on the encoders' weights.", low=0.0)
     # -- training ----------------------------------------------------------------------------
     max_epochs: int = _option(

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from graphsci import __version__, training
+from graphsci import __version__, predictability, training
 from graphsci.blocks import (
     CountBlocks,
     KeptBlocks,
@@ -37,7 +37,7 @@ from graphsci.gene_graph import (
     noise_corrected_graph,
     normalized_adjacency,
 )
-from graphsci.model import CountNetwork, Network, PaperNetwork
+from graphsci.model import CellBlock, CountNetwork, Network, PaperNetwork, split_block
 from graphsci.pidc import pidc_graph
 from graphsci.preprocessing import (
     CountData,
@@ -58,6 +58,9 @@ _FEWEST_DECIDING_CELLS = 20
 _FEWEST_JUDGING_CELLS = 3
 #: Fewest cells for a correlation.
 _FEWEST_GRAPH_CELLS = 3
+#: Random halvings of the molecules behind the test of a gene's variation. With one, which genes
+#: pass depends on luck; ten instead of four change nothing (benchmarks/lab).
+_TEST_SPLITS = 4
 #: Added to every gene's molecules so that its starting log proportion is finite.
 _PSEUDO_MOLECULES = 0.1
 
@@ -88,6 +91,7 @@ class Fitted(NamedTuple):
     stopped: str
     verdict: Verdict | None
     notes: tuple[str, ...]
+    p_values: NDArray[np.float64] | None  #: (genes,) of predictable variation; None: not tested
 
 
 class _Sample(NamedTuple):
@@ -196,13 +200,111 @@ def fit(
             objective, config, device=device, progress=progress, checkpoint=checkpoint
         )
     notes += (*data.notes, reason, describe_graph(graph), *graph.notes)
+    p_values, found = None, tuple[str, ...]()
+    if isinstance(network, CountNetwork):
+        log("testing which genes vary predictably")
+        p_values = variation_p_values(
+            network,
+            split.sample_kept,
+            batch[split.sample.cells],
+            n_batches=max(1, len(data.batch_names)),
+            seed=config.seed,
+        )
+        found = _hold_constant(network, spec, p_values)
+    notes += found
     verdict, missing = None, tuple[str, ...]()
     if config.check:
         log("checking against held-out molecules")
         verdict, missing = _judge(network, spec, split, batch[split.sample.cells], device)
     notes += missing
     return Fitted(
-        spec, network.eval(), result.history, result.best_epoch, result.stopped, verdict, notes
+        spec,
+        network.eval(),
+        result.history,
+        result.best_epoch,
+        result.stopped,
+        verdict,
+        notes,
+        p_values,
+    )
+
+
+def variation_p_values(
+    network: CountNetwork,
+    counts: sparse.csr_matrix,
+    batch: NDArray[np.int64],
+    *,
+    n_batches: int,
+    seed: int,
+) -> NDArray[np.float64]:
+    """Whether each gene varies with the state of the cell: a p-value, (genes,).
+
+    Half of the molecules of every cell are encoded, and the other half are tested for
+    dependence on that embedding (:func:`graphsci.predictability.p_values`), in several
+    random splits. The test needs no loadings, so nothing fitted to a gene speaks for it.
+
+    Parameters
+    ----------
+    counts
+        (cells, genes) molecules that training saw, of all cells or of a sample.
+    batch
+        (cells,) 0 to ``n_batches`` - 1.
+    seed
+        Of the splits.
+
+    Notes
+    -----
+    Costs four passes of the encoder; memory for genes x (latent + batches + 2) float64.
+    """
+    device = next(network.parameters()).device
+    cells = np.flatnonzero(counts.getnnz(axis=1))
+    generator = torch.Generator(device).manual_seed(seed)
+    splits = []
+    for _ in range(_TEST_SPLITS):
+        sums = None
+        for _, rows in training.row_blocks(len(cells)):
+            block = training.cell_block(counts, batch, cells[rows], device)
+            part = _score_sums(network.eval(), block, n_batches, generator)
+            sums = part if sums is None else sums.plus(part)
+        splits.append(
+            np.ones(counts.shape[1])
+            if sums is None
+            else predictability.p_values(sums, n_nuisance=n_batches + 2)
+        )
+    return predictability.combine_p_values(np.stack(splits))
+
+
+@torch.inference_mode()
+def _score_sums(
+    network: CountNetwork, block: CellBlock, n_batches: int, generator: torch.Generator
+) -> predictability.ScoreSums:
+    """Split the molecules of a block in halves; what one half says of the other."""
+    kept, thinned = split_block(block, 0.5, generator=generator)
+    z = network.encode(kept).numpy(force=True).astype(np.float64)
+    offsets, genes, target, library, batch = (
+        tensor.numpy(force=True)
+        for tensor in (block.offsets, block.genes, thinned.target, block.library, block.batch)
+    )
+    shape = (block.n_cells, len(network.bias))
+    counts = sparse.csr_matrix((target.astype(np.float64), genes, offsets), shape=shape)
+    known = predictability.nuisance(library.astype(np.float64), batch, n_batches=n_batches)
+    return predictability.score_sums(counts, np.column_stack([known, z]))
+
+
+def _hold_constant(
+    network: CountNetwork, spec: ModelSpec, p_values: NDArray[np.float64]
+) -> tuple[str, ...]:
+    """Hold genes without evidence at their mean share; a note that says how many."""
+    constant = p_values > spec.config.variation_level
+    device = network.bias.device
+    network.hold_constant(
+        torch.from_numpy(constant).to(device), torch.from_numpy(spec.gene_proportions).to(device)
+    )
+    if not constant.any():
+        return ()
+    return (
+        f"{constant.sum():,} of {len(constant):,} genes show no predictable variation (score test, "
+        f"p > {spec.config.variation_level:g}) and keep their mean share in every cell",
     )
 
 

@@ -200,6 +200,16 @@ class GraphSCI:
             return None
         return pd.Series(network.inverse_dispersion.numpy(force=True), index=self.gene_names)
 
+    def variation_p_values(self) -> pd.Series | None:
+        """P-value of each gene that its expression does not follow the state of the cell.
+
+        From a score test on molecules that the encoder did not see
+        (:mod:`graphsci.predictability`). Genes above ``config.variation_level`` keep their mean
+        share in every cell. None for preset ``paper``.
+        """
+        values = self.fitted.p_values
+        return None if values is None else pd.Series(values, index=self.gene_names)
+
     def dropout_curve(self) -> dict[str, float] | None:
         """P(dropped) = sigmoid(intercept + slope log mu); None without a shared curve (NB)."""
         network = self.fitted.network
@@ -263,8 +273,9 @@ class GraphSCI:
           expressed there) ``imputed`` keeps the measured counts, and all estimates are 0
           for a gene unexpressed in training where it is unexpressed again, NaN otherwise;
         - ``obsm["X_" + key_added]``: cell embedding;
-        - ``varm[key_added]``, ``varp[key_added + "_graph"]``, ``var[key_added +
-          "_inverse_dispersion"]``: gene embedding, graph and theta;
+        - ``varm[key_added]``, ``varp[key_added + "_graph"]``: gene embedding and graph;
+        - ``var[key_added + "_inverse_dispersion"]``, ``var[key_added + "_variation_p"]``: theta,
+          and the p-value of predictable variation;
         - ``uns[key_added]``: what each number means, with parameters, versions and verdict.
         """
         request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
@@ -373,12 +384,14 @@ class GraphSCI:
             shape=(adata.n_vars, len(self.gene_names)),
         )
         adata.varp[slots.gene_graph] = sparse.csr_matrix(place @ spec.graph.adjacency @ place.T)
-        theta = self.inverse_dispersion()
-        adata.var.drop(columns=slots.inverse_dispersion, errors="ignore", inplace=True)
-        if theta is not None:
-            adata.var[slots.inverse_dispersion] = np.where(
-                known, theta.to_numpy()[position], np.nan
-            )
+        columns = {
+            slots.inverse_dispersion: self.inverse_dispersion(),
+            slots.variation_p: self.variation_p_values(),
+        }
+        adata.var.drop(columns=list(columns), errors="ignore", inplace=True)
+        for name, values in columns.items():
+            if values is not None:
+                adata.var[name] = np.where(known, values.to_numpy()[position], np.nan)
         adata.uns[slots.uns] = self.record(names=names, depth=depth, scale=scale, level=level)
         adata.uns[slots.uns]["gene_match"] = cells.match.summary()
 

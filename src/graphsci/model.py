@@ -305,7 +305,14 @@ class CountNetwork(nn.Module):
         Sparse (genes, genes) averaging operator of the gene graph, or None.
     bfloat16
         Do the products with the hidden layer and the loadings in bfloat16.
+
+    Notes
+    -----
+    After training, genes without evidence of predictable variation can be held at a constant
+    share of their cell (:meth:`hold_constant`); the softmax then divides what they leave.
     """
+
+    constant_share: Tensor
 
     def __init__(
         self,
@@ -339,6 +346,8 @@ class CountNetwork(nn.Module):
         self.dropout_curve = nn.Parameter(torch.tensor([0.0, -1.0]))
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.smoothing = None if neighbours is None else GraphSmoothing(neighbours)
+        # (batches, genes) share of the genes that do not follow the cell's state; 0: it does
+        self.register_buffer("constant_share", torch.zeros(n_batches, n_genes))
 
     @property
     def inverse_dispersion(self) -> Tensor:
@@ -348,6 +357,20 @@ class CountNetwork(nn.Module):
     def gene_embedding(self) -> Tensor:
         """V, (genes, latent): log expression per unit of each latent direction."""
         return self.loadings if self.smoothing is None else self.smoothing(self.loadings)
+
+    @torch.no_grad()
+    def hold_constant(self, genes: Tensor, gene_proportions: Tensor) -> None:
+        """Keep ``genes`` (genes,) bool at their share of all molecules, in every cell of a batch.
+
+        Parameters
+        ----------
+        genes
+            True where a gene is to be constant.
+        gene_proportions
+            (genes,) share of each gene in all molecules; the offsets of the batches move it.
+        """
+        share = torch.softmax(gene_proportions.log() + self.batch_offset, 1)  # (batches, genes)
+        self.constant_share.copy_(torch.where(genes, share, 0.0))
 
     def encode(self, cells: CellBlock) -> Tensor:
         """Encode the molecules given, (cells, latent), standardised over the training cells."""
@@ -384,13 +407,20 @@ class CountNetwork(nn.Module):
         logits = logits.to(self.bias.dtype) + self.bias  # log proportions need their digits
         if self.batch_offset.shape[0] > 1:
             logits = logits + self.batch_offset.index_select(0, batch)
-        mean = torch.softmax(logits, 1) * library[:, None]
+        share = torch.softmax(logits, 1) if self.training else self._shares(logits, batch)
+        mean = share * library[:, None]
         if not self.zero_inflated:
             return CountDistribution(mean, self.inverse_dispersion, None)
         mean = mean * self.log_scale.exp()  # counts before dropout exceed those measured
         log_mean = mean.clamp_min(SMALLEST_MEAN).log()
         dropped = self.dropout_curve[0] + self.dropout_curve[1] * log_mean
         return CountDistribution(mean, self.inverse_dispersion, dropped)
+
+    def _shares(self, logits: Tensor, batch: Tensor) -> Tensor:
+        """Share of every gene, (cells, genes): constant ones first, the rest by softmax."""
+        constant = self.constant_share.index_select(0, batch)  # (cells, genes)
+        left = 1 - constant.sum(1, keepdim=True)
+        return torch.softmax(logits.masked_fill(constant > 0, -torch.inf), 1) * left + constant
 
     def latent(self, cells: CellBlock) -> Tensor:
         """Cell embedding, (cells, latent)."""

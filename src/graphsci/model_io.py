@@ -20,7 +20,7 @@ from graphsci.training import EpochRecord
 from graphsci.verdict import Score, Verdict
 
 #: Raised whenever the layout of the files changes.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 WEIGHTS, RECORD = "model.safetensors", "model.json"
 _NETWORK, _GRAPH = "network.", "graph."
 
@@ -39,6 +39,8 @@ def save_model(fitted: Fitted, path: str | Path, *, versions: dict[str, str]) ->
         _GRAPH + "data": torch.from_numpy(adjacency.data.astype(np.float32)),
         "gene_proportions": torch.from_numpy(spec.gene_proportions),
     }
+    if fitted.p_values is not None:
+        tensors["p_values"] = torch.from_numpy(fitted.p_values)
     record = {
         "schema_version": SCHEMA_VERSION,
         "config": spec.config.to_dict(),
@@ -112,6 +114,7 @@ def _assemble(record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitte
         stopped=record["stopped"],
         verdict=_verdict(record["verdict"]),
         notes=tuple(record["notes"]),
+        p_values=tensors["p_values"].numpy() if "p_values" in tensors else None,
     )
 
 
@@ -125,6 +128,11 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} has schema version {version}, this graphsci reads up to {SCHEMA_VERSION}: "
             "update graphsci."
+        )
+    if version < SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} has schema version {version}, written before graphsci tested which genes "
+            f"vary (version {SCHEMA_VERSION}): train the model again."
         )
     return dict(record)
 

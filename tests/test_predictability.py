@@ -1,0 +1,160 @@
+"""The test of a gene's variation against permutation, laws and tiny cases."""
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from scipy import sparse, stats
+
+from graphsci import GraphSCI
+from graphsci.evaluation.false_signal import append_shuffled_genes, mean_absolute_correlation
+from graphsci.predictability import combine_p_values, nuisance, p_values, score_sums
+
+N_CELLS, N_LATENT = 400, 3
+
+
+def regressors(depth, z, batch=None, n_batches=1):
+    batch = np.zeros(len(depth), np.int64) if batch is None else batch
+    return np.column_stack([nuisance(depth, batch, n_batches=n_batches), z])
+
+
+@pytest.fixture
+def cells():
+    rng = np.random.default_rng(0)
+    return rng, rng.lognormal(6, 0.4, N_CELLS).round(), rng.standard_normal((N_CELLS, N_LATENT))
+
+
+def filler(rng, depth, genes=50):
+    """Genes that carry the library, so that those under test hardly move it."""
+    return rng.poisson(depth[:, None] / genes, (len(depth), genes))
+
+
+def test_of_independent_genes_is_uniform_and_of_driven_genes_tiny(cells):
+    rng, depth, z = cells
+    null = rng.poisson(0.001 * depth[:, None], (N_CELLS, 500))
+    driven = rng.poisson(0.002 * depth[:, None] * np.exp(0.5 * z @ rng.standard_normal((3, 20))))
+    counts = sparse.csr_matrix(np.hstack([filler(rng, depth), null, driven]).astype(float))
+    p = p_values(score_sums(counts, regressors(depth, z)), n_nuisance=3)
+    assert stats.kstest(p[50:550], "uniform").pvalue > 0.01
+    assert np.median(p[550:]) < 1e-4
+
+
+def test_agrees_with_permutation(cells):
+    """Where nothing depends on depth, shuffling the embedding gives the null distribution."""
+    rng, _, z = cells
+    depth = np.full(N_CELLS, 400.0)
+    z[:, 1] *= 0.3  # unequal weights of the chi-squares
+    effect = np.linspace(0, 0.3, 12)
+    genes = rng.poisson(0.7 * np.exp(z[:, :1] * effect))
+    constant = np.full((N_CELLS, 50), 8)  # a library that hardly varies
+    counts = sparse.csr_matrix(np.hstack([constant, genes]).astype(float))
+    ours = p_values(score_sums(counts, regressors(depth, z)), n_nuisance=3)[50:]
+    statistic = lambda order: (  # noqa: E731
+        ((genes - genes.mean(0)).T @ (z[order] - z.mean(0))) ** 2
+    ).sum(1)
+    observed = statistic(np.arange(N_CELLS))
+    shuffled = np.stack([statistic(rng.permutation(N_CELLS)) for _ in range(2000)])
+    assert ours == pytest.approx((shuffled >= observed).mean(0), abs=0.04)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_a_gene_that_follows_depth_alone_is_no_evidence(cells, power):
+    rng, depth, z = cells
+    z[:, 0] = np.log(depth) + 0.1 * z[:, 0]  # the embedding knows the depth
+    genes = rng.poisson(2 * (depth[:, None] / depth.mean()) ** power, (N_CELLS, 200))
+    counts = sparse.csr_matrix(np.hstack([filler(rng, depth), genes]).astype(float))
+    p = p_values(score_sums(counts, regressors(depth, z)), n_nuisance=3)[50:]
+    assert (p < 0.2).mean() == pytest.approx(0.2, abs=0.1)
+
+
+def test_a_gene_that_follows_its_batch_alone_is_no_evidence(cells):
+    rng, depth, z = cells
+    batch = rng.integers(0, 2, N_CELLS)
+    z[:, 0] = batch + 0.3 * z[:, 0]
+    genes = rng.poisson(np.where(batch == 0, 0.5, 3.0)[:, None], (N_CELLS, 200))
+    counts = sparse.csr_matrix(np.hstack([filler(rng, depth), genes]).astype(float))
+    known = p_values(score_sums(counts, regressors(depth, z, batch, 2)), n_nuisance=4)[50:]
+    unknown = p_values(score_sums(counts, regressors(depth, z)), n_nuisance=3)[50:]
+    assert np.median(known) > 0.2
+    assert np.median(unknown) < 1e-3
+
+
+def test_noise_beyond_poisson_is_no_evidence(cells):
+    rng, depth, z = cells
+    rate = depth[:, None] / 100 * rng.gamma(0.5, 2, (N_CELLS, 300))
+    counts = sparse.csr_matrix(np.hstack([filler(rng, depth), rng.poisson(rate)]).astype(float))
+    p = p_values(score_sums(counts, regressors(depth, z)), n_nuisance=3)[50:]
+    assert (p < 0.2).mean() == pytest.approx(0.2, abs=0.08)
+
+
+def test_sums_of_blocks_add_up(cells):
+    rng, depth, z = cells
+    counts = sparse.csr_matrix(filler(rng, depth).astype(float))
+    known = regressors(depth, z)
+    whole = score_sums(counts, known)
+    parts = score_sums(counts[:150], known[:150]).plus(score_sums(counts[150:], known[150:]))
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other)
+
+
+def test_without_evidence_of_any_kind_every_p_is_one(cells):
+    rng, depth, _ = cells
+    counts = sparse.csr_matrix(filler(rng, depth).astype(float))
+    constant = score_sums(counts, regressors(depth, np.ones((N_CELLS, 2))))
+    assert (p_values(constant, n_nuisance=3) == 1).all()
+    nothing = score_sums(sparse.csr_matrix((N_CELLS, 2)), regressors(depth, np.ones((N_CELLS, 2))))
+    assert (p_values(nothing, n_nuisance=3) == 1).all()
+
+
+def test_combining_equal_p_values_changes_nothing():
+    p = np.array([1e-6, 0.01, 0.3, 0.9])
+    np.testing.assert_allclose(combine_p_values(np.stack([p, p, p])), p, rtol=1e-6)
+    assert combine_p_values(np.array([[0.0, 1.0], [1.0, 1.0]])) == pytest.approx([0, 1], abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def with_shuffled():
+    """Three cell types, 80 genes, and shuffled copies of 40 of them."""
+    rng = np.random.default_rng(0)
+    group, depth = rng.integers(0, 3, 300), rng.lognormal(0, 0.2, 300)
+    rate = rng.gamma(1.0, 1.0, (3, 80))[group] * depth[:, None]
+    more = append_shuffled_genes(rng.poisson(rate), n_copies=40, rng=rng)
+    adata = AnnData(sparse.csr_matrix(more.counts, dtype=np.float32))
+    return adata, more.copies
+
+
+def common_log(adata, values):
+    library = np.asarray(adata.X.sum(1))
+    return np.log1p(values * np.median(library) / library)
+
+
+def test_genes_independent_by_construction_come_out_uncorrelated(with_shuffled):
+    adata, copies = with_shuffled
+    raw = mean_absolute_correlation(values=common_log(adata, adata.X.toarray())[:, copies])
+    found = {}
+    for level in (0.2, 1.0):
+        model = GraphSCI(seed=0, variation_level=level, check=False, max_epochs=40).fit(adata)
+        layer = model.impute(adata, copy=True).layers["denoised"]
+        found[level] = mean_absolute_correlation(values=common_log(adata, layer)[:, copies])
+    assert found[0.2] < raw + 0.02
+    assert found[1.0] > raw + 0.04  # what it is for
+
+
+def test_constant_genes_keep_their_share_and_the_others_what_is_left(with_shuffled, tmp_path):
+    adata, copies = with_shuffled
+    model = GraphSCI(seed=0, check=False, max_epochs=40).fit(adata)
+    p = model.variation_p_values().to_numpy()
+    assert (p[copies] > 0.2).mean() > 0.6
+    assert (p[:80] < 0.2).mean() > 0.8
+    assert any("keep their mean share" in note for note in model.fitted.notes)
+    mean = model.impute(adata, estimates=["mean"], copy=True).layers["mean"]
+    library = np.asarray(adata.X.sum(1))
+    np.testing.assert_allclose(mean.sum(1, keepdims=True), library, rtol=1e-4)
+    share = (mean / library)[:, p > 0.2]
+    np.testing.assert_allclose(share, np.broadcast_to(share[0], share.shape), rtol=1e-4)
+    assert (np.ptp((mean / library)[:, p <= 0.2], axis=0) > 0).all()
+    model.save(tmp_path / "model")
+    loaded = GraphSCI.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.variation_p_values(), p)
+    np.testing.assert_array_equal(
+        loaded.impute(adata, estimates=["mean"], copy=True).layers["mean"], mean
+    )
