@@ -115,9 +115,9 @@ def test_combining_equal_p_values_changes_nothing():
 def with_shuffled():
     """Three cell types, 80 genes, and shuffled copies of 40 of them."""
     rng = np.random.default_rng(0)
-    group, depth = rng.integers(0, 3, 300), rng.lognormal(0, 0.2, 300)
-    rate = rng.gamma(1.0, 1.0, (3, 80))[group] * depth[:, None]
-    more = append_shuffled_genes(rng.poisson(rate), n_copies=40, rng=rng)
+    group, depth = rng.integers(0, 3, 300), rng.lognormal(0, 0.1, 300)
+    rate = rng.gamma(0.5, 1.0, (3, 80))[group] * depth[:, None]
+    more = append_shuffled_genes(rng.poisson(rate), n_copies=40, min_cells=5, rng=rng)
     adata = AnnData(sparse.csr_matrix(more.counts, dtype=np.float32))
     return adata, more.copies
 
