@@ -70,7 +70,16 @@ def test_every_method_gets_every_score_on_every_seed(finished):
     )
     assert (wide.loc["truth", "d2"] > 0.999).all()
     wide = wide.drop(index="truth")
-    for score in ("deviance", "d2", "d2_rare", "nb_d2", "ari", "nmi", "shuffled_correlation"):
+    for score in (
+        "deviance",
+        "d2",
+        "d2_rare",
+        "nb_d2",
+        "ari",
+        "nmi",
+        "shuffled_correlation",
+        "shuffled_de",
+    ):
         assert np.isfinite(wide[score]).all()
     assert (wide.loc["gene_mean", "d2"] == 0).all()
     assert (wide.loc["gene_mean", "ari"] == 0).all()

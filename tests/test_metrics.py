@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -324,6 +325,22 @@ def test_the_papers_sim_t2_rows_contradict_themselves():
     }
     assert off.pop("GraphSCI") < 0.002
     assert min(off.values()) > 0.19
+    for name in off:  # nor can they be means over runs
+        ari, accuracy = rows[name]
+        assert ari > lab.largest_mean_ari_of_two_equal_groups(accuracy=accuracy) + 0.05
+
+
+def test_no_division_of_two_equal_groups_has_a_larger_ari():
+    """Errors that fall on one group alone give less than errors that fall on both."""
+    labels = np.repeat([0, 1], 1000)
+    for right in ((0.9, 0.9), (1.0, 0.8), (0.8, 1.0), (0.95, 0.85)):
+        wrong = np.concatenate([np.arange(1000) >= 1000 * share for share in right])
+        clusters = np.where(wrong, 1 - labels, labels)
+        ari = lab.adjusted_rand_index(labels=labels, clusters=clusters)
+        accuracy = lab.clustering_accuracy(labels=labels, clusters=clusters)
+        assert accuracy == pytest.approx(0.9)
+        assert ari <= lab.expected_ari_of_two_equal_groups(accuracy=accuracy) + 1e-3
+        assert ari <= lab.largest_mean_ari_of_two_equal_groups(accuracy=accuracy)
 
 
 def test_silhouette_by_hand():
@@ -819,6 +836,12 @@ def test_registry_is_complete(name):
     assert metric.range[0] < metric.range[1]
     assert metric.direction in {"higher", "lower", "nominal"}
     assert metric.compute.__kwdefaults__ is not None or metric.compute.__code__.co_argcount == 0
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_docs_say_what_each_metric_is(name):
+    docs = Path(__file__).parents[1] / "docs" / "evaluation.md"
+    assert f"| `{name}` |" in docs.read_text(encoding="utf-8")
 
 
 def _log_factorial(count: int) -> float:

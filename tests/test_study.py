@@ -237,11 +237,18 @@ def test_coverage_is_counted_where_molecules_are_expected(case):
     assert 0 < many.scores["coverage"] < 1
 
 
-def test_shuffled_genes_correlate_as_chance_has_it_and_not_at_all_in_gene_means(case):
-    raw = study.shuffled_correlation(study.control("nothing"), case, n_copies=20)
-    assert raw == pytest.approx(np.sqrt(2 / (np.pi * 90)), rel=0.35)
-    flat = study.shuffled_correlation(constant(1.0), case, n_copies=20)
-    assert flat == 0
+def test_shuffled_genes_are_as_chance_has_it_and_say_nothing_in_gene_means(case):
+    labels = np.array([None, "a", "b"], dtype=object)[np.arange(90) % 3]
+    raw = study.shuffled_scores(study.control("nothing"), case, n_copies=20, labels=labels)
+    assert raw["shuffled_correlation"] == pytest.approx(np.sqrt(2 / (np.pi * 90)), rel=0.35)
+    assert raw["shuffled_de"] <= 0.2  # 0.05 of 20, and chance
+    flat = study.shuffled_scores(constant(1.0), case, n_copies=20, labels=labels)
+    assert flat == {"shuffled_correlation": 0, "shuffled_de": 0}
+    means = study.shuffled_scores(study.control("gene_mean"), case, n_copies=20, labels=labels)
+    assert means["shuffled_de"] == 0
+    pooled = study.control("neighbour_pooling")
+    assert study.shuffled_scores(pooled, case, n_copies=20, labels=labels)["shuffled_de"] > 0.3
+    assert "shuffled_de" not in study.shuffled_scores(pooled, case, n_copies=20)
 
 
 def test_a_judge_of_clustering_adds_its_scores(case):

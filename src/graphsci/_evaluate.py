@@ -361,8 +361,8 @@ def _run(
 
     run = study.run_method(name, method, case, level=job.level, judge=judge)
     if job.shuffled and false_signal and name != study.CEILING:
-        run.scores["shuffled_correlation"] = study.shuffled_correlation(
-            method, case, n_copies=job.shuffled
+        run.scores.update(
+            study.shuffled_scores(method, case, n_copies=job.shuffled, labels=data.labels)
         )
     return run
 

@@ -34,6 +34,12 @@ _COLUMNS = (
     ("ari", "ARI", ".3f", "clusters against the labels"),
     ("nmi", "NMI", ".3f", "clusters against the labels"),
     ("shuffled_correlation", "|r| shuffled", ".3f", "between shuffled genes, near 0 in truth"),
+    (
+        "shuffled_de",
+        "DE shuffled",
+        ".3f",
+        "shuffled genes with p < .05 between types, right at .05",
+    ),
     ("seconds", "seconds", ".1f", "of the method, wall time"),
 )
 #: What each design hides, for people.

@@ -89,10 +89,21 @@ def silhouette(*, points: Floats, labels: Labels) -> float:
 def expected_ari_of_two_equal_groups(*, accuracy: float) -> float:
     """Return the ARI that two large, equal groups must have at a clustering accuracy.
 
-    ``(2 CA - 1)^2``, exact in the limit of many cells if errors fall alike on both groups:
-    what shows that a printed (ARI, CA) pair cannot come from one clustering.
+    ``(2 CA - 1)^2``, exact in the limit of many cells if errors fall alike on both groups, and
+    less if they do not: what shows that a printed (ARI, CA) pair cannot come from one division
+    into two clusters. For means over runs see :func:`largest_mean_ari_of_two_equal_groups`.
     """
     return (2.0 * accuracy - 1.0) ** 2
+
+
+def largest_mean_ari_of_two_equal_groups(*, accuracy: float) -> float:
+    """Return the largest mean ARI over runs that a mean clustering accuracy allows.
+
+    ``2 CA - 1``, for two large, equal groups and two clusters: each run's ARI is at most
+    ``(2 CA - 1)^2``, which is convex, so a mean is largest when each run is all right (CA = ARI
+    = 1) or all wrong (CA = 1/2, ARI = 0).
+    """
+    return 2.0 * accuracy - 1.0
 
 
 def _checked(labels: Labels, clusters: Labels) -> tuple[NDArray, NDArray]:

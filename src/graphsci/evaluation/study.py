@@ -30,7 +30,11 @@ from graphsci.evaluation.designs import (
     hold_out_molecules,
     thin_to_depth,
 )
-from graphsci.evaluation.false_signal import append_shuffled_genes, mean_absolute_correlation
+from graphsci.evaluation.false_signal import (
+    append_shuffled_genes,
+    false_positive_rate,
+    mean_absolute_correlation,
+)
 from graphsci.preprocessing import detected_genes
 
 Design = Literal["molecules", "entries", "cells", "depth"]
@@ -392,10 +396,8 @@ def clustering_judge(
     """Return a judge for :func:`run_method`: how well clusters agree with labels (cells,)."""
 
     def judge(log_values: Floats) -> dict[str, float]:
-        # a gene that varies in its last digits alone, as in gene means, does not vary
-        flat = np.ptp(log_values, axis=0) <= FLAT * (1 + log_values.max(0))
         found = evaluate_clustering(
-            log_values=np.where(flat, log_values[0], log_values),
+            log_values=_without_rounding(log_values),
             labels=labels,
             protocol=protocol,
             n_seeds=n_seeds,
@@ -409,12 +411,28 @@ def clustering_judge(
     return judge
 
 
-def shuffled_correlation(method: Method, case: Case, *, n_copies: int) -> float:
-    """Return the mean |r| that a method's estimates give to shuffled copies of real genes.
+def shuffled_scores(
+    method: Method, case: Case, *, n_copies: int, labels: NDArray[Any] | None = None
+) -> dict[str, float]:
+    """Return what a method's estimates make of shuffled copies of real genes.
 
-    The copies are appended to what the method sees, and independent of all else; the correlation
-    is that of log1p of the estimates at the median depth. Independent Poisson counts of n cells
-    have about ``sqrt(2 / (pi n))``.
+    The copies are appended to what the method sees, and independent of all else; they are judged
+    by log1p of the estimates at the median depth.
+
+    Parameters
+    ----------
+    method, case
+        As :func:`run_method`; not of new cells.
+    n_copies
+        Genes to copy.
+    labels
+        Known type of each cell (cells,), None where unknown.
+
+    Returns
+    -------
+    ``shuffled_correlation``: mean |r| between copies, for independent counts of n cells about
+    ``sqrt(2 / (pi n))``; with labels ``shuffled_de``: the share of copies with p < 0.05 between
+    the two largest types, right at 0.05, and 0 if no copy varies.
     """
     rng = np.random.default_rng(case.task.seed)
     more = append_shuffled_genes(case.task.kept, n_copies=n_copies, rng=rng)
@@ -422,7 +440,28 @@ def shuffled_correlation(method: Method, case: Case, *, n_copies: int) -> float:
     gathered = _Gathered(task, genes=more.copies)
     for _ in gathered.watch((start, counts) for start, counts, _ in method(task)):
         pass
-    return mean_absolute_correlation(values=gathered.values())
+    values = _without_rounding(gathered.values())
+    scores = {"shuffled_correlation": mean_absolute_correlation(values=values)}
+    if labels is None:
+        return scores
+    first, second = (values[cells] for cells in _two_largest(labels))
+    varies = bool(np.ptp(np.concatenate([first, second]), axis=0).any())
+    rate = false_positive_rate(first=first, second=second) if varies else 0.0
+    return scores | {"shuffled_de": rate}
+
+
+def _two_largest(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the cells of the two most frequent labels; ties in the order of the names."""
+    known = np.array([label for label in labels if label is not None]).astype(str)
+    names, n_cells = np.unique(known, return_counts=True)
+    one, two = names[np.argsort(-n_cells, kind="stable")[:2]]
+    return np.flatnonzero(labels == one), np.flatnonzero(labels == two)
+
+
+def _without_rounding(log_values: Floats) -> Floats:
+    """Make genes constant that vary in their last digits alone, as gene means do."""
+    flat = np.ptp(log_values, axis=0) <= FLAT * (1 + log_values.max(0))
+    return np.where(flat, log_values[0], log_values)
 
 
 class _Clock:
@@ -629,6 +668,7 @@ COMPARED: dict[str, tuple[Literal["higher", "lower"], str]] = {
     "ari": ("higher", "ARI"),
     "nmi": ("higher", "NMI"),
     "shuffled_correlation": ("lower", "|r| of shuffled genes"),
+    "shuffled_de": ("lower", "shuffled genes called different"),
     "seconds": ("lower", "seconds"),
 }
 #: Methods that say nothing of a cell, and so invent nothing: no rivals in false signal and speed.
@@ -648,7 +688,7 @@ def losses(summaries: Sequence[Summary], ours: str) -> tuple[str, ...]:
     found = []
     for score, (direction, label) in COMPARED.items():
         rivals = [r for r in named.values() if score in r.scores and score in own.scores]
-        if score in ("shuffled_correlation", "seconds"):
+        if score in ("shuffled_correlation", "shuffled_de", "seconds"):
             rivals = [rival for rival in rivals if rival.method not in SILENT]
         if score == "d2":
             rivals = [rival for rival in rivals if own.against[rival.method].z > SIGNIFICANT]
