@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from graphsci import GraphSCI, _evaluate, cli
 from graphsci.config import Config
-from graphsci.evaluation import CONTROLS, study
+from graphsci.evaluation import study
 
 SHORT = ("--max-epochs", "3", "--threads", "1", "--likelihood", "nb", "--graph", "none")
 CHEAP = ("--method", "nothing", "--method", "gene_mean")
@@ -65,9 +65,7 @@ def test_every_method_gets_every_score_on_every_seed(finished):
     assert list(table.columns) == ["design", "method", "seed", "score", "value"]
     assert set(table["design"]) == {"molecules"}
     wide = table.pivot(index=["method", "seed"], columns="score", values="value")
-    assert sorted(set(wide.index)) == sorted(
-        (m, s) for m in ("graphsci", *CONTROLS, "truth") for s in (0, 1)
-    )
+    assert sorted(set(wide.index)) == sorted((m, s) for m in _evaluate.BUILT_IN for s in (0, 1))
     assert (wide.loc["truth", "d2"] > 0.999).all()
     wide = wide.drop(index="truth")
     for score in (
@@ -113,7 +111,7 @@ def test_again_does_nothing_and_says_so(finished):
     folder, args, _, _ = finished
     before = state(folder / "out")
     _, said = run(*args)
-    assert "Nothing to do: all 14 runs were in" in said
+    assert "Nothing to do: all 16 runs were in" in said
     assert "epoch" not in said
     assert state(folder / "out") == before
 
@@ -131,12 +129,27 @@ def test_our_method_is_the_posterior_of_a_model_of_the_kept_counts(draw):
     counts = sparse.csr_matrix(draw().X)
     case = study.make_case(counts, seed=2)
     config = Config(max_epochs=3, likelihood="nb", graph="none", seed=1)
-    blocks = list(_evaluate.graphsci_method(config)(case.task))
+    fits = _evaluate.Fits(config)
+    blocks = list(_evaluate.graphsci_method(fits, estimate="denoised")(case.task))
+    means = list(_evaluate.graphsci_method(fits, estimate="mean")(case.task))
     adata = anndata.AnnData(sparse.csr_matrix(case.task.kept, dtype=np.float32))
-    GraphSCI(config.replace(check=False, seed=3)).fit(adata).impute(adata)
+    GraphSCI(config.replace(check=False, seed=3)).fit(adata).impute(
+        adata, estimates=["denoised", "mean"]
+    )
     for name, layer in (("counts", "denoised"), ("sd", "denoised_sd")):
         said = np.concatenate([getattr(block, name) for block in blocks])
         np.testing.assert_allclose(said, case.task.ratio * adata.layers[layer], rtol=1e-4)
+    said = np.concatenate([block.counts for block in means])
+    np.testing.assert_allclose(said, case.task.ratio * adata.layers["mean"], rtol=1e-4)
+
+
+def test_a_model_is_fitted_once_for_each_task(source, tmp_path):
+    ours = ("--method", "graphsci", "--method", "graphsci-mean", "--seeds", "2")
+    _, said = run(source, *ours, *SHORT, "--csv", tmp_path / "scores.csv")
+    assert said.count("epoch 3 of 3") == 2
+    table = pd.read_csv(tmp_path / "scores.csv").query("score == 'seconds'")
+    seconds = table.groupby("method")["value"].mean()
+    assert seconds["graphsci-mean"] == pytest.approx(seconds["graphsci"], rel=0.5)
 
 
 @pytest.mark.parametrize("design", [("cells",), ("depth", "--depth", "60")])
@@ -215,7 +228,10 @@ def test_another_programs_estimate_of_the_kept_counts_is_scored(source, tmp_path
     ("options", "message"),
     [
         (("--method", "rate"), "has seen the answer. Write the kept counts with --write-split"),
-        (("--method", "magic"), "method: got 'magic', expected graphsci, a control (nothing,"),
+        (
+            ("--method", "magic"),
+            "method: got 'magic', expected one of graphsci, graphsci-mean, nothing,",
+        ),
         (("--labels", "type"), "labels: obs has no column 'type'; columns present: 'group'"),
         (("--design", "depth"), "the design 'depth' needs the median library size"),
         (("--held-out", "rate", "--seeds", "2"), "held out already, once"),

@@ -29,9 +29,9 @@ Methods = Annotated[
     typer.Option(
         "--method",
         metavar="NAME",
-        help="graphsci, a control (nothing, gene_mean, neighbour_pooling, "
-        "neighbour_pooling_posterior, empty, truth), or with --held-out a layer of the input; may "
-        "be repeated. Without it: graphsci and all controls.",
+        help="graphsci, graphsci-mean (the kept count not used again), a control (nothing, "
+        "gene_mean, neighbour_pooling, neighbour_pooling_posterior, empty, truth), or with "
+        "--held-out a layer of the input; may be repeated. Without it: all but layers.",
     ),
 ]
 

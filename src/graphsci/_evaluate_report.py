@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graphsci import io
-from graphsci._evaluate import OURS, Job, Outcome
+from graphsci._evaluate import OUR_MEAN, OURS, Job, Outcome
 from graphsci.evaluation import study
 
 if TYPE_CHECKING:
@@ -218,7 +218,10 @@ def _legend(summaries: Sequence[study.Summary], level: float) -> str:
         for name, header, _, meaning in _COLUMNS
         if name in present
     ]
-    if any(found.method == study.CEILING for found in summaries):
+    methods = [found.method for found in summaries]
+    if OUR_MEAN in methods:
+        words.append(f"{OUR_MEAN}: the same model, the kept count not used again")
+    if study.CEILING in methods:
         words.append(f"{study.CEILING}: what is judged itself, out of reach for its noise")
     words.append("above the best: deviance, ± standard error over cells, paired")
     words.append(f"{n_seeds} seed{'s' if n_seeds > 1 else ''}")
@@ -250,17 +253,18 @@ def draw(outcome: Outcome, *, level: float) -> Figure:
 
     from graphsci import pl
 
-    present = {name for found in outcome.summaries for name in found.scores}
+    summaries = study.without_ceiling(outcome.summaries)
+    present = {name for found in summaries for name in found.scores}
     shown = [column for column in _COLUMNS[1:] if column[0] in present]
     with matplotlib.rc_context(pl._STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(1.9 + 1.7 * len(shown), 2.7), layout="constrained")
         axes = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
         for ax, (name, header, form, _) in zip(axes, shown, strict=True):
-            _panel(ax, outcome.summaries, name, form)
+            _panel(ax, summaries, name, form)
             ax.set_title(header)
             if name == "coverage":
                 ax.axvline(level, color=pl.GREY, linewidth=1, linestyle="--")
-        axes[0].set_ylim(len(outcome.summaries) - 0.5, -0.5)  # the best on top
+        axes[0].set_ylim(len(summaries) - 0.5, -0.5)  # the best on top
     return figure
 
 
@@ -271,9 +275,10 @@ def _panel(ax: Axes, summaries: Sequence[study.Summary], name: str, form: str) -
     for row, found in enumerate(summaries):
         if name not in found.scores:
             continue
-        value, color = found.scores[name], pl.BLUE if found.method == OURS else pl.INK
+        value, color = found.scores[name], pl.BLUE if found.method.startswith(OURS) else pl.INK
         if name.endswith(("d2", "d2_rare")) and value < _LEAST_D2:
-            ax.annotate(f"← {value:.2g}", (_LEAST_D2, row), va="center", fontsize=8, color=color)
+            edge = ax.get_yaxis_transform()
+            ax.text(0.02, row, f"← {value:.2g}", transform=edge, va="center", fontsize=8)
             continue
         ax.errorbar(value, row, xerr=found.spread[name], fmt="o", color=color, markersize=5)
         label = format(value, form)

@@ -101,6 +101,12 @@ def expected_measured(rate: Posterior) -> Tensor:
     return value if rate.dropped is None else (1 - rate.dropped) * value
 
 
+def expected_unmeasured(predicted: CountDistribution) -> Tensor:
+    """Expected molecules of an entry that was not measured, (1 - pi) mu: no count updates it."""
+    mean, _, logits = predicted
+    return mean if logits is None else mean * torch.sigmoid(-logits)
+
+
 def imputed(rate: Posterior) -> Tensor:
     """X where x > 0; at a zero, P(dropped | x = 0) mu. Equal to x without dropout."""
     if rate.dropped is None:
