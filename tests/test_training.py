@@ -10,6 +10,7 @@ from torch import nn
 
 from graphsci import training
 from graphsci.blocks import MemoryBlocks, Minibatch, shuffled
+from graphsci.cell_random import CELLS, GENES, row_keys, step_key
 from graphsci.config import PAPER, Config
 from graphsci.gene_graph import normalized_adjacency
 from graphsci.model import CountDistribution, CountNetwork, PaperNetwork
@@ -35,7 +36,7 @@ class Scripted:
         counts = sparse.csr_matrix((self.n_cells, 1), dtype=np.float32)
         return shuffled(MemoryBlocks(counts), batch_size, rng)
 
-    def step_loss(self, cells, step, generator):
+    def step_loss(self, cells, step):
         self.seen.append(cells.cells)
         self.modes.append(self.network.training)
         loss = -self.network.weight.sum()
@@ -50,7 +51,7 @@ class Scripted:
 def run(objective, **options):
     progress = options.pop("progress", None)
     config = Config(**{"max_epochs": 6, "batch_size": 32, **options})
-    return training.train(objective, config, device=CPU, progress=progress)
+    return training.train(objective, config, progress=progress)
 
 
 # --- batches and epochs ---------------------------------------------------------------
@@ -259,7 +260,7 @@ def test_schedules():
     assert max(cycle) == pytest.approx(0.01, rel=1e-3)
     assert cycle[-1] < 1e-4
     config = PAPER.replace(batch_size=32, **options)
-    decay = training.train(Scripted([1.0] * 100), config, device=CPU)
+    decay = training.train(Scripted([1.0] * 100), config)
     assert rates(decay)[24] == pytest.approx(0.009)  # after 50 steps
     assert rates(decay)[99] == pytest.approx(0.01 * 0.9**4)
 
@@ -269,8 +270,8 @@ def test_rates_of_parameter_groups_are_kept_apart():
     slow = objective.network.weight
     fast = nn.Parameter(torch.zeros(1, 1))
     objective.parameter_groups = lambda: [{"params": [slow]}, {"params": [fast], "rate": 5.0}]
-    objective.step_loss = lambda cells, step, generator: -(slow + fast).sum()
-    training.train(objective, PAPER.replace(max_epochs=1, batch_size=64), device=CPU)
+    objective.step_loss = lambda cells, step: -(slow + fast).sum()
+    training.train(objective, PAPER.replace(max_epochs=1, batch_size=64))
     # Adam's first step is the learning rate itself
     assert fast.item() == pytest.approx(5 * slow.item(), rel=1e-4)
     assert slow.item() == pytest.approx(0.01, rel=1e-4)
@@ -359,8 +360,7 @@ def test_a_step_scores_the_removed_part_and_its_share_of_the_prior(kept):
     tight = thinning(counts, loading_scale=0.01, **options)
     cells = np.arange(10)
     losses = [
-        objective.step_loss(minibatch(objective, cells), 1, torch.Generator().manual_seed(5)).item()
-        for objective in (weak, tight)
+        objective.step_loss(minibatch(objective, cells), 1).item() for objective in (weak, tight)
     ]
     penalty = tight.network.penalty(0.01).item()
     assert losses[1] - losses[0] == pytest.approx((1 - kept) * penalty / 30, rel=1e-3)
@@ -453,18 +453,18 @@ def test_paper_objective_leaves_validation_cells_out():
 def test_paper_loss_is_the_sum_of_its_terms():
     """Expression and KL per cell, KL of genes and edges shared by all cells, plus L2."""
     objective, cells = paper_objective(graph=1.0), np.arange(0, 30, 3)
-    draw = lambda: torch.Generator().manual_seed(2)  # noqa: E731
-    loss = objective.step_loss(minibatch(objective, cells), 1, draw()).item()
-    generator = draw()
+    loss = objective.step_loss(minibatch(objective, cells), 1).item()
+    gene_keys = row_keys(np.arange(8), step_key(objective.config.seed, 1, GENES), CPU)
+    cell_keys = row_keys(cells, step_key(objective.config.seed, 1, CELLS), CPU)
     with torch.no_grad():
         mean, log_variance = objective.gene_encoder(
             objective.expression, objective.normalized_adjacency
         )
-        z = training._sample(mean, log_variance, generator)
+        z = training._sample(mean, log_variance, gene_keys)
         block = training.cell_block(objective.counts, objective.batch, cells, CPU)
         network = objective.decoder
         posterior = network.encode(block, network.reconstruct_edges(z))
-        z_cell = training._sample(*posterior, generator)
+        z_cell = training._sample(*posterior, cell_keys)
         mu, theta, _ = (
             None if value is None else value.double().numpy()
             for value in network.decode(z_cell, z, block.library)
@@ -495,9 +495,7 @@ def test_l2_is_half_the_squared_encoder_weights():
     ]
     squares = sum(weight.square().sum().item() for weight in weights)
     losses = [
-        objective.step_loss(
-            minibatch(objective, np.arange(30)), 1, torch.Generator().manual_seed(0)
-        ).item()
+        objective.step_loss(minibatch(objective, np.arange(30)), 1).item()
         for objective in (plain, penalised)
     ]
     assert losses[1] - losses[0] == pytest.approx(0.05 * squares, rel=1e-3)
@@ -536,7 +534,7 @@ def test_every_parameter_of_both_objectives_learns():
         thinning(toy_counts(), zero_inflated=True),
     ):
         before = {n: p.detach().clone() for n, p in objective.network.named_parameters()}
-        training.train(objective, Config(max_epochs=2, batch_size=10), device=CPU)
+        training.train(objective, Config(max_epochs=2, batch_size=10))
         for name, parameter in objective.network.named_parameters():
             if "batch" not in name:  # there is one batch: nothing to learn
                 assert not torch.equal(parameter, before[name]), name

@@ -196,9 +196,7 @@ def fit(
             checkpoint.expect(**_data_identity(data, spec, batch))
             if (line := checkpoint.found()) is not None:
                 log(line)
-        result = training.train(
-            objective, config, device=device, progress=progress, checkpoint=checkpoint
-        )
+        result = training.train(objective, config, progress=progress, checkpoint=checkpoint)
     notes += (*data.notes, reason, describe_graph(graph), *graph.notes)
     p_values, found = None, tuple[str, ...]()
     if isinstance(network, CountNetwork):

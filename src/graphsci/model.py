@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graphsci.cell_random import binomial, keep_mask
 from graphsci.likelihood import SMALLEST_MEAN, ThinnedBlock, edge_logits
 
 #: log expression is clamped to this before exp: e^30 molecules is beyond any measurement.
@@ -39,6 +40,7 @@ class CellBlock(NamedTuple):
     counts: Tensor  #: (entries,) count of each entry, > 0
     library: Tensor  #: (cells,) total count, over all genes of the model
     batch: Tensor  #: (cells,) batch of each cell; all 0 without batches
+    keys: Tensor | None = None  #: (cells,) of a step's random numbers; None outside training
 
     @property
     def n_cells(self) -> int:
@@ -70,6 +72,21 @@ class CountDistribution(NamedTuple):
     zero_inflation_logits: Tensor | None  #: log(pi / (1 - pi)), (cells, genes); None for NB
 
 
+class RowDropout(nn.Module):
+    """Dropout whose mask belongs to the rows and the step, whatever rows are beside them."""
+
+    def __init__(self, dropout_rate: float) -> None:
+        super().__init__()
+        self.rate = dropout_rate
+
+    def forward(self, values: Tensor, keys: Tensor | None) -> Tensor:
+        """Silence a share of ``values`` (rows, units) in training; ``keys`` (rows,)."""
+        if not self.training or self.rate == 0:
+            return values
+        assert keys is not None, "dropout in training needs the keys of the rows"
+        return values * keep_mask(keys, values.shape[1], self.rate).to(values.dtype)
+
+
 class GraphConvolution(nn.Module):
     """A~ X W: one graph convolution (Kipf & Welling 2017; eq. 3-4)."""
 
@@ -95,15 +112,19 @@ class GeneEncoder(nn.Module):
         super().__init__()
         self.hidden = GraphConvolution(n_cells, n_hidden)
         self.posterior = GraphConvolution(n_hidden, 2 * n_latent)
-        self.dropout = nn.Dropout(dropout_rate)
+        self.dropout = RowDropout(dropout_rate)
 
-    def forward(self, expression: Tensor, normalized_adjacency: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, expression: Tensor, normalized_adjacency: Tensor, keys: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of Z_N, each (genes, latent).
 
-        ``expression`` is X^T, (genes, cells), sparse.
+        ``expression`` is X^T, (genes, cells), sparse; ``keys`` (genes,) of dropout.
         """
         hidden = F.relu(self.hidden(expression, normalized_adjacency))  # (genes, hidden)
-        mean, log_variance = self.posterior(self.dropout(hidden), normalized_adjacency).chunk(2, 1)
+        mean, log_variance = self.posterior(self.dropout(hidden, keys), normalized_adjacency).chunk(
+            2, 1
+        )
         return mean, log_variance.clamp(-10, 10)
 
 
@@ -211,7 +232,7 @@ class PaperNetwork(nn.Module):
         self.cell_graph_layer = MaskedGraphLinear(n_genes, edges)
         self.cell_hidden = nn.Linear(n_genes, n_hidden)
         self.cell_posterior = nn.Linear(n_hidden, 2 * n_latent)
-        self.dropout = nn.Dropout(dropout_rate)
+        self.dropout = RowDropout(dropout_rate)
         n_heads = 3 if zero_inflated else 2
         self.head_weight = nn.Parameter(torch.empty(n_heads, n_latent, n_latent))
         nn.init.xavier_uniform_(self.head_weight)
@@ -227,7 +248,8 @@ class PaperNetwork(nn.Module):
         """Encode cells with the graph as it stands (eq. 5): posterior of Z_M."""
         n_genes = self.head_bias.shape[1]
         x = cells.dense(cells.log_normalized(self.median_library), n_genes)  # (cells, genes)
-        hidden = self.dropout(torch.tanh(self.cell_graph_layer(x, edge_mask)))  # (cells, genes)
+        hidden = torch.tanh(self.cell_graph_layer(x, edge_mask))  # (cells, genes)
+        hidden = self.dropout(hidden, cells.keys)
         hidden = torch.tanh(self.cell_hidden(hidden))  # (cells, hidden)
         mean, log_variance = self.cell_posterior(hidden).chunk(2, 1)  # (cells, latent) each
         return CellPosterior(mean, log_variance.clamp(-10, 10))
@@ -335,7 +357,7 @@ class CountNetwork(nn.Module):
         self.input_weight = nn.Parameter(torch.randn(n_genes, n_hidden) * 0.02)
         self.input_batch = nn.Parameter(torch.zeros(n_batches, n_hidden))
         self.input_norm = nn.BatchNorm1d(n_hidden)
-        self.dropout = nn.Dropout(dropout_rate)
+        self.dropout = RowDropout(dropout_rate)
         self.to_latent = nn.Linear(n_hidden, n_latent)
         self.latent_norm = nn.BatchNorm1d(n_latent, affine=False)
         self.loadings = nn.Parameter(torch.randn(n_genes, n_latent) * 0.01)
@@ -376,7 +398,7 @@ class CountNetwork(nn.Module):
         """Encode the molecules given, (cells, latent), standardised over the training cells."""
         hidden = self._input_product(cells).to(self.bias.dtype)  # (cells, hidden)
         hidden = F.relu(self.input_norm(hidden + self.input_batch.index_select(0, cells.batch)))
-        z: Tensor = self.to_latent(self.dropout(hidden))
+        z: Tensor = self.to_latent(self.dropout(hidden, cells.keys))
         return self.latent_norm(z)  # (cells, latent)
 
     def _autocast(self) -> torch.autocast:
@@ -437,10 +459,10 @@ class CountNetwork(nn.Module):
         return squares / (2 * loading_scale**2)
 
 
-def split_block(
-    cells: CellBlock, fraction: float, *, generator: torch.Generator
-) -> tuple[CellBlock, ThinnedBlock]:
+def split_block(cells: CellBlock, fraction: float) -> tuple[CellBlock, ThinnedBlock]:
     """Split every molecule of a block: kept with probability ``fraction``, else predicted.
+
+    Which ones are kept follows from the block's ``keys``.
 
     Returns
     -------
@@ -449,33 +471,12 @@ def split_block(
     thinned
         Both parts at the measured entries, for the loss.
     """
-    kept = binomial(cells.counts, fraction, generator=generator)
+    assert cells.keys is not None, "a random split needs the keys of the cells"
     rows = cells.rows()
+    kept = binomial(cells.counts, fraction, keys=cells.keys, rows=rows, columns=cells.genes)
     library = torch.zeros_like(cells.library).index_add_(0, rows, kept)
     thinned = ThinnedBlock(rows, cells.genes, kept, cells.counts - kept, fraction)
     return cells._replace(counts=kept, library=library), thinned
-
-
-#: Entries with at most this many molecules draw each of them; a sampler serves the rest.
-_FEW_MOLECULES = 8
-
-
-def binomial(counts: Tensor, probability: float, *, generator: torch.Generator) -> Tensor:
-    """Binomial(counts, probability) draws, (entries,): most counts are 1, a single coin.
-
-    ``counts`` are integral. Twenty times as fast as ``torch.binomial`` on sparse counts.
-    """
-    few = counts.clamp_max(_FEW_MOLECULES)
-    drawn = torch.zeros_like(counts)
-    left = torch.arange(len(counts), device=counts.device)
-    for molecule in range(_FEW_MOLECULES):
-        left = left[few[left] > molecule]
-        coins = torch.rand(len(left), generator=generator, device=counts.device) < probability
-        drawn.index_add_(0, left, coins.to(drawn.dtype))
-    more = torch.nonzero(counts > _FEW_MOLECULES).squeeze(1)
-    rest = counts[more] - _FEW_MOLECULES
-    chance = torch.full_like(rest, probability)
-    return drawn.index_add_(0, more, torch.binomial(rest, chance, generator=generator))
 
 
 Network = PaperNetwork | CountNetwork

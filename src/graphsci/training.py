@@ -20,6 +20,7 @@ from scipy import sparse
 from torch import Tensor
 
 from graphsci.blocks import CountBlocks, MemoryBlocks, Minibatch, shuffled
+from graphsci.cell_random import CELLS, GENES, PAIRS, normal, row_keys, step_key
 from graphsci.config import Config
 from graphsci.likelihood import (
     ThinnedBlock,
@@ -106,7 +107,7 @@ class Objective(Protocol):
         """Yield every training cell once, shuffled; see :func:`graphsci.blocks.shuffled`."""
         ...
 
-    def step_loss(self, cells: Minibatch, step: int, generator: torch.Generator) -> Tensor:
+    def step_loss(self, cells: Minibatch, step: int) -> Tensor:
         """Loss of a minibatch in the run's ``step`` (from 1), in nats per cell."""
         ...
 
@@ -150,8 +151,10 @@ def cell_block(
     return move_cells(counts[cells], batch[cells], device)
 
 
-def move_cells(part: sparse.csr_matrix, batch: Indices, device: torch.device) -> CellBlock:
-    """Move cells to the device: counts (cells, genes) and batches (cells,)."""
+def move_cells(
+    part: sparse.csr_matrix, batch: Indices, device: torch.device, *, keys: Tensor | None = None
+) -> CellBlock:
+    """Move cells to the device: counts (cells, genes) and batches (cells,); add their keys."""
     library = np.asarray(part.sum(1), dtype=np.float32).ravel()
     arrays = (part.indptr, part.indices, part.data, library, batch)
     kinds = (torch.int64, torch.int64, torch.float32, torch.float32, torch.int64)
@@ -159,14 +162,13 @@ def move_cells(part: sparse.csr_matrix, batch: Indices, device: torch.device) ->
         torch.as_tensor(array).to(device=device, dtype=kind)
         for array, kind in zip(arrays, kinds, strict=True)
     ]
-    return CellBlock(*tensors)
+    return CellBlock(*tensors, keys)
 
 
 def train(
     objective: Objective,
     config: Config,
     *,
-    device: torch.device,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> TrainingResult:
@@ -181,8 +183,6 @@ def train(
         Network and data.
     config
         Epochs, batch size, learning rate, patience and seed.
-    device
-        Where the network is; the random splits are drawn there.
     progress
         Called after every epoch.
     checkpoint
@@ -197,7 +197,7 @@ def train(
     batch_size = batch_size_for(objective.n_cells, config.batch_size)
     n_epochs = n_epochs_for(objective.n_cells, batch_size, config.max_epochs)
     steps_per_epoch = max(1, objective.n_cells // batch_size)
-    state = TrainingState(objective, config, device=device, n_steps=n_epochs * steps_per_epoch)
+    state = TrainingState(objective, config, n_steps=n_epochs * steps_per_epoch)
     if checkpoint is not None:
         checkpoint.restore(state)
     before = state.history[-1].seconds if state.history else 0.0
@@ -229,7 +229,7 @@ def _epoch(objective: Objective, state: TrainingState, batch_size: int) -> float
     losses, shares = [], []
     for cells in objective.minibatches(batch_size, state.order):
         state.step += 1
-        loss = objective.step_loss(cells, state.step, state.generator)
+        loss = objective.step_loss(cells, state.step)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         state.optimizer.step()
@@ -243,25 +243,23 @@ def _epoch(objective: Objective, state: TrainingState, batch_size: int) -> float
 class TrainingState:
     """Everything that changes while a model is trained.
 
+    The random numbers of a step follow from its number (:mod:`graphsci.cell_random`), so that
+    only the order of the cells has a state of its own.
+
     Attributes
     ----------
     step
         Optimiser steps so far.
     order
         Shuffles the cells of every epoch.
-    generator
-        Draws on the device what the objective needs.
     history
         One record per finished epoch.
     """
 
-    def __init__(
-        self, objective: Objective, config: Config, *, device: torch.device, n_steps: int
-    ) -> None:
-        self.network, self.device = objective.network, device
+    def __init__(self, objective: Objective, config: Config, *, n_steps: int) -> None:
+        self.network = objective.network
         self.optimizer, self.scheduler = _optimizer(objective, config, n_steps=n_steps)
         self.order = np.random.default_rng(config.seed)
-        self.generator = torch.Generator(device).manual_seed(config.seed)
         self.best = _BestWeights(objective.network)
         self.history: list[EpochRecord] = []
         self.step = 0
@@ -280,16 +278,12 @@ class TrainingState:
 
     def state_dict(self) -> dict[str, Any]:
         """All of it as nested dicts and lists of tensors and plain values."""
-        on_gpu = self.device.type == "cuda"
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "best": {name: getattr(self.best, name) for name in _BestWeights.kept},
             "order": self.order.bit_generator.state,
-            "generator": self.generator.get_state(),
-            "torch": torch.get_rng_state(),  # dropout draws from these two
-            "cuda": torch.cuda.get_rng_state(self.device) if on_gpu else None,
             "history": [list(record) for record in self.history],
             "step": self.step,
         }
@@ -302,10 +296,6 @@ class TrainingState:
         for name in _BestWeights.kept:
             setattr(self.best, name, saved["best"][name])
         self.order.bit_generator.state = saved["order"]
-        self.generator.set_state(saved["generator"])
-        torch.set_rng_state(saved["torch"])
-        if saved["cuda"] is not None:
-            torch.cuda.set_rng_state(saved["cuda"], self.device)
         self.history = [EpochRecord(*record) for record in saved["history"]]
         self.step = saved["step"]
 
@@ -410,12 +400,13 @@ class ThinningObjective:
         """Yield every cell once, shuffled."""
         return shuffled(self.blocks, batch_size, rng)
 
-    def step_loss(self, cells: Minibatch, step: int, generator: torch.Generator) -> Tensor:
+    def step_loss(self, cells: Minibatch, step: int) -> Tensor:
         """Thinned loss of some cells, plus their share of the prior, per cell."""
-        block = move_cells(cells.counts, self.batch[cells.cells], self.device)
+        keys = row_keys(cells.cells, step_key(self.config.seed, step, CELLS), self.device)
+        block = move_cells(cells.counts, self.batch[cells.cells], self.device, keys=keys)
         fraction = self._fraction(step)
         self.scored_share = 1 - fraction
-        kept, thinned = split_block(block, fraction, generator=generator)
+        kept, thinned = split_block(block, fraction)
         loss = self._loss(kept, block.library, thinned) / block.n_cells
         prior = self.network.penalty(self.config.loading_scale) / self.n_cells
         return loss + (1 - fraction) * prior
@@ -500,6 +491,7 @@ class PaperObjective:
         self.blocks = MemoryBlocks(counts[self.training])
         self.scored_share = 1.0
         self.n_cells, self.n_genes = len(self.training), counts.shape[1]
+        self.genes = torch.arange(self.n_genes, device=device)
         self.gene_encoder = GeneEncoder(
             self.n_cells, config.n_hidden, config.n_latent, config.dropout_rate
         ).to(device)
@@ -526,14 +518,19 @@ class PaperObjective:
         """Yield every training cell once, shuffled."""
         return shuffled(self.blocks, batch_size, rng)
 
-    def step_loss(self, cells: Minibatch, step: int, generator: torch.Generator) -> Tensor:
+    def step_loss(self, cells: Minibatch, step: int) -> Tensor:
         """Negative lower bound of a minibatch, per cell, plus the L2 penalty."""
-        batch = self.batch[self.training[cells.cells]]
-        block = move_cells(cells.counts, batch, self.device)
-        gene_mean, gene_log_variance = self.gene_encoder(self.expression, self.normalized_adjacency)
-        z_gene = _sample(gene_mean, gene_log_variance, generator)  # (genes, latent)
+        seed, batch = self.config.seed, self.batch[self.training[cells.cells]]
+        cell_keys = row_keys(cells.cells, step_key(seed, step, CELLS), self.device)
+        gene_keys = row_keys(self.genes, step_key(seed, step, GENES), self.device)
+        generator = torch.Generator(self.device).manual_seed(step_key(seed, step, PAIRS))
+        block = move_cells(cells.counts, batch, self.device, keys=cell_keys)
+        gene_mean, gene_log_variance = self.gene_encoder(
+            self.expression, self.normalized_adjacency, gene_keys
+        )
+        z_gene = _sample(gene_mean, gene_log_variance, gene_keys)  # (genes, latent)
         posterior = self.decoder.encode(block, self.decoder.reconstruct_edges(z_gene))
-        z_cell = _sample(posterior.mean, posterior.log_variance, generator)  # (cells, latent)
+        z_cell = _sample(posterior.mean, posterior.log_variance, cell_keys)  # (cells, latent)
         predicted = self.decoder.decode(z_cell, z_gene, block.library)
         per_cell = _block_nll(predicted, block)
         per_cell = per_cell + gaussian_kl(posterior.mean, posterior.log_variance).sum()
@@ -580,9 +577,9 @@ class PaperObjective:
         return 0.5 * self.config.l2 * torch.stack([w.square().sum() for w in weights]).sum()
 
 
-def _sample(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-    """Reparameterised draw from N(mean, exp(log_variance))."""
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+def _sample(mean: Tensor, log_variance: Tensor, keys: Tensor) -> Tensor:
+    """Reparameterised draw from N(mean, exp(log_variance)), each (rows, latent)."""
+    noise = normal(keys, mean.shape[1]).to(mean.dtype)
     return mean + noise * (0.5 * log_variance).exp()
 
 

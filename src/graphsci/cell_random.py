@@ -1,0 +1,163 @@
+"""Random numbers that belong to a cell, or to a gene, and to a step of training.
+
+A generator hands out its numbers in the order in which they are asked for, so that a number
+depends on the size of the block and on who drew before. Here each number is a hash of what it is
+for: the seed, the step, the row (a cell or a gene), the column, and the use. Whichever process or
+device works on a cell, in whatever company, it draws the same; nothing has to be kept to go on
+after a stop. The hash is the finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014,
+doi:10.1145/2660193.2660195); counters in place of a state are the idea of Salmon et al. (SC 2011,
+doi:10.1145/2063384.2063405).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: 2^64 / golden ratio, made odd: steps of it spread keys evenly (SplitMix64's increment).
+_STEP = 0x9E3779B97F4A7C15
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+#: What numbers are for; numbers for different uses are independent.
+CELLS, GENES, PAIRS = 1, 2, 3
+_COINS, _MASK, _RADIUS, _ANGLE = 11, 12, 13, 14
+
+#: Bits of a coin: its chance is rounded to a multiple of 2^-16.
+_COIN_BITS = 16
+_COINS_PER_HASH = 64 // _COIN_BITS
+#: Entries with at most this many molecules toss them one by one; the rest 64 at a time.
+_FEW_MOLECULES = 8
+
+
+def step_key(seed: int, step: int, use: int) -> int:
+    """Key of all numbers for one use in one step; a whole number of 63 bits."""
+    key = 0
+    for part in (seed, step, use):
+        key = _mix_int(key + (part + 1) * _STEP)
+    return key >> 1
+
+
+def row_keys(rows: np.ndarray | Tensor, key: int, device: torch.device) -> Tensor:
+    """Keys of some rows, (rows,) int64: ``rows`` are the numbers of cells or genes."""
+    places = torch.as_tensor(rows).to(device=device, dtype=torch.int64)
+    return _mix(places * _signed(_STEP) + key)
+
+
+def uniform(keys: Tensor, n_columns: int, use: int) -> Tensor:
+    """Uniform numbers in [0, 1), (rows, n_columns) float32, for the ``keys`` of the rows."""
+    columns = torch.arange(1, n_columns + 1, device=keys.device) * _signed(_STEP)
+    hashed = _mix((keys ^ _signed(_mix_int(use)))[:, None] + columns)
+    return (hashed >> 40).bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24)
+
+
+def normal(keys: Tensor, n_columns: int) -> Tensor:
+    """Standard normal numbers, (rows, n_columns) float32 (Box & Muller 1958)."""
+    radius = (-2 * torch.log1p(-uniform(keys, n_columns, _RADIUS))).sqrt()
+    return radius * torch.cos(2 * math.pi * uniform(keys, n_columns, _ANGLE))
+
+
+def keep_mask(keys: Tensor, n_columns: int, dropout_rate: float) -> Tensor:
+    """Dropout: 0 with probability ``dropout_rate``, else 1 / (1 - rate), (rows, n_columns)."""
+    kept = uniform(keys, n_columns, _MASK) >= dropout_rate
+    return kept.to(torch.float32).div_(1 - dropout_rate)
+
+
+def binomial(
+    counts: Tensor, probability: float, *, keys: Tensor, rows: Tensor, columns: Tensor
+) -> Tensor:
+    """Binomial(counts, probability) draws, (entries,), exact up to the rounding of a coin.
+
+    Most counts of a cell are 1 and toss a single coin.
+
+    Parameters
+    ----------
+    counts
+        (entries,) whole numbers.
+    probability
+        Rounded to a multiple of 2^-16.
+    keys
+        (cells,) from :func:`row_keys`.
+    rows, columns
+        (entries,) cell, as a position in ``keys``, and gene of each entry.
+    """
+    chance = round(probability * 2**_COIN_BITS)
+    origin = (keys ^ _signed(_mix_int(_COINS)))[rows].add_(columns * _signed(_STEP))
+    hashed = _mix(origin)
+    kept = torch.minimum(_toss(hashed, 0, chance).to(counts.dtype), counts)
+    left = torch.nonzero(counts > 1).squeeze(1)
+    hashed = hashed[left]
+    for molecule in range(1, _FEW_MOLECULES):
+        coin = molecule % _COINS_PER_HASH
+        if coin == 0:
+            hashed = _mix(hashed)
+        kept.index_add_(0, left, _toss(hashed, coin, chance).to(counts.dtype))
+        more = torch.nonzero(counts[left] > molecule + 1).squeeze(1)
+        left, hashed = left[more], hashed[more]
+    many = _binomial_of_many(counts[left].long() - _FEW_MOLECULES, chance, hashed)
+    return kept.index_add_(0, left, many.to(counts.dtype))
+
+
+def _toss(hashed: Tensor, coin: int, chance: int) -> Tensor:
+    """Whether one coin of each hash shows heads."""
+    return (hashed >> (coin * _COIN_BITS)).bitwise_and_(2**_COIN_BITS - 1) < chance
+
+
+def _binomial_of_many(counts: Tensor, chance: int, keys: Tensor) -> Tensor:
+    """Binomial draws of large counts, (entries,) int64: 64 molecules in each word, bit by bit.
+
+    A molecule is kept if a random number of 16 bits is below ``chance``. That is decided at the
+    first bit in which the two differ, for all molecules of a word at once.
+    """
+    if chance == 2**_COIN_BITS:  # certainty has one bit more than a coin
+        return counts
+    n_words = (counts + 63) // 64
+    entry = torch.repeat_interleave(n_words)
+    word = torch.arange(len(entry), device=counts.device) - (n_words.cumsum(0) - n_words)[entry]
+    size = (counts[entry] - 64 * word).clamp_max(64)
+    ones = torch.ones_like(size)
+    undecided = torch.where(size == 64, -ones, (ones << size.clamp_max(63)) - 1)
+    kept, keys = torch.zeros_like(undecided), keys[entry] + (word + 1) * _signed(_SECOND)
+    for bit in range(_COIN_BITS):
+        drawn = _mix(keys + _signed((bit + 1) * _STEP))
+        if chance >> (_COIN_BITS - 1 - bit) & 1:
+            kept |= undecided & ~drawn
+            undecided &= drawn
+        else:
+            undecided &= ~drawn
+    return torch.zeros_like(counts).index_add_(0, entry, _count_bits(kept))
+
+
+def _count_bits(words: Tensor) -> Tensor:
+    """Number of ones in each word of 64 bits (Warren, Hacker's Delight, section 5-1)."""
+    words = words - ((words >> 1) & 0x5555555555555555)
+    words = (words & 0x3333333333333333) + ((words >> 2) & 0x3333333333333333)
+    words = (words + (words >> 4)) & 0x0F0F0F0F0F0F0F0F
+    return (words * 0x0101010101010101) >> 56 & 0xFF
+
+
+def _mix(keys: Tensor) -> Tensor:
+    """Hash 64-bit keys; overflow wraps around. ``keys`` stays as it is."""
+    keys = _shifted(keys, 30).bitwise_xor_(keys).mul_(_signed(_FIRST))
+    keys = _shifted(keys, 27).bitwise_xor_(keys).mul_(_signed(_SECOND))
+    return _shifted(keys, 31).bitwise_xor_(keys)
+
+
+def _shifted(keys: Tensor, places: int) -> Tensor:
+    """Shift to the right and fill up with zeros; torch's own shift keeps the sign."""
+    return (keys >> places).bitwise_and_(2 ** (64 - places) - 1)
+
+
+def _mix_int(key: int) -> int:
+    """Do the same for one unsigned number."""
+    key &= 2**64 - 1
+    key = ((key ^ (key >> 30)) * _FIRST) & (2**64 - 1)
+    key = ((key ^ (key >> 27)) * _SECOND) & (2**64 - 1)
+    return key ^ (key >> 31)
+
+
+def _signed(key: int) -> int:
+    """Read the last 64 bits as torch's int64 does."""
+    key &= 2**64 - 1
+    return key - 2**64 if key >= 2**63 else key
