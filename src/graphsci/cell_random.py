@@ -21,7 +21,7 @@ from torch import Tensor
 _STEP = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 #: What numbers are for; numbers for different uses are independent.
-CELLS, GENES, PAIRS = 1, 2, 3
+CELLS, GENES, PAIRS, TEST_SPLITS = 1, 2, 3, 4
 _COINS, _MASK, _RADIUS, _ANGLE = 11, 12, 13, 14
 
 #: Bits of a coin: its chance is rounded to a multiple of 2^-16.

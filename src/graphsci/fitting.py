@@ -28,6 +28,7 @@ from graphsci.blocks import (
     chunks_in_order,
     stack,
 )
+from graphsci.cell_random import TEST_SPLITS, row_keys, step_key
 from graphsci.checkpoint import Checkpoint, digest
 from graphsci.config import Config
 from graphsci.estimates import expected_measured, posterior
@@ -256,13 +257,13 @@ def variation_p_values(
     """
     device = next(network.parameters()).device
     cells = np.flatnonzero(counts.getnnz(axis=1))
-    generator = torch.Generator(device).manual_seed(seed)
     splits = []
-    for _ in range(_TEST_SPLITS):
-        sums = None
+    for split in range(_TEST_SPLITS):
+        sums, key = None, step_key(seed, split, TEST_SPLITS)
         for _, rows in training.row_blocks(len(cells)):
             block = training.cell_block(counts, batch, cells[rows], device)
-            part = _score_sums(network.eval(), block, n_batches, generator)
+            block = block._replace(keys=row_keys(cells[rows], key, device))
+            part = _score_sums(network.eval(), block, n_batches)
             sums = part if sums is None else sums.plus(part)
         splits.append(
             np.ones(counts.shape[1])
@@ -274,10 +275,10 @@ def variation_p_values(
 
 @torch.inference_mode()
 def _score_sums(
-    network: CountNetwork, block: CellBlock, n_batches: int, generator: torch.Generator
+    network: CountNetwork, block: CellBlock, n_batches: int
 ) -> predictability.ScoreSums:
     """Split the molecules of a block in halves; what one half says of the other."""
-    kept, thinned = split_block(block, 0.5, generator=generator)
+    kept, thinned = split_block(block, 0.5)
     z = network.encode(kept).numpy(force=True).astype(np.float64)
     offsets, genes, target, library, batch = (
         tensor.numpy(force=True)
