@@ -162,7 +162,7 @@ def move_cells(
         torch.as_tensor(array).to(device=device, dtype=kind)
         for array, kind in zip(arrays, kinds, strict=True)
     ]
-    return CellBlock(*tensors, keys)
+    return CellBlock(*tensors)._replace(keys=keys)
 
 
 def train(
