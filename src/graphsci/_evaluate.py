@@ -70,6 +70,14 @@ class Data(NamedTuple):
     layers: dict[str, Any]  #: estimates that somebody made from the kept counts
 
 
+class Judged(NamedTuple):
+    """A case, and how a method is judged on it."""
+
+    case: study.Case
+    reference: study.Reference
+    false_signal: bool  #: whether shuffled genes can be scored: not of finished estimates
+
+
 class Outcome(NamedTuple):
     """A finished study."""
 
@@ -202,7 +210,13 @@ def _parts(job: Job, data: Data) -> dict[str, Job]:
         return {"given": job}
     if job.design != "all":
         return {job.design: job}
-    half = float(np.floor(np.median(library_sizes(data.counts)) / 2))
+    median = float(np.median(library_sizes(data.counts)))
+    if job.depth is not None and not 0 < job.depth < median:
+        raise ValueError(
+            f"depth: got {job.depth}, expected a number between 0 and the present median of "
+            f"{median:,.0f} molecules per cell; thinning cannot deepen."
+        )
+    half = float(np.floor(median / 2))
     parts: dict[str, Job] = {}
     for design in study.DESIGNS:
         first = design == "molecules"
@@ -227,21 +241,23 @@ def _evaluate(
     store, runs, n_new = study.Store(job.output), list[study.Run](), 0
     fits = Fits(config, progress=progress, log=log)
     for seed in range(job.seeds):
-        case = None
+        case = reference = None
         for name in names:
             key = store.key(**decisive, method=_described(name, config, data), seed=seed)
             run = store.find(key)
             if run is None:
                 case = _case(job, data, seed) if case is None else case
+                reference = reference or study.reference_of(case)
                 log(f"{name}, seed {seed}")
                 method = _method(name, fits, data, case)
-                run = _run(job, data, name, method, case, fits, false_signal=name not in layers)
+                judged = Judged(case, reference, false_signal=name not in layers)
+                run = _run(job, data, name, method, judged, fits)
                 store.keep(key, run, decisive=decisive, versions=versions())
                 n_new += 1
             runs.append(run)
     summaries = study.summarise(runs)
-    judged = "hidden entries" if job.design == "entries" else "held-out molecules"
-    said = study.sentence(summaries, OURS, judged=judged)
+    what = "hidden entries" if job.design == "entries" else "held-out molecules"
+    said = study.sentence(summaries, OURS, judged=what)
     return Outcome(runs, summaries, said, n_new, _notes(job, data), job.depth)
 
 
@@ -381,11 +397,10 @@ def _run(
     data: Data,
     name: str,
     method: study.Method,
-    case: study.Case,
+    judged: Judged,
     fits: Fits,
-    *,
-    false_signal: bool,
 ) -> study.Run:
+    case = judged.case
     judge = None
     if data.labels is not None and name != study.CEILING:
         expressed = np.asarray(case.task.kept.sum(1)).ravel() > 0
@@ -401,9 +416,11 @@ def _run(
             return of_labels(values[known])
 
     fits.saved = 0.0
-    run = study.run_method(name, method, case, level=job.level, judge=judge)
+    run = study.run_method(
+        name, method, case, level=job.level, judge=judge, reference=judged.reference
+    )
     run.scores["seconds"] += fits.saved  # a fit that another estimate shares costs both
-    if job.shuffled and false_signal and name != study.CEILING:
+    if job.shuffled and judged.false_signal and name != study.CEILING:
         run.scores.update(
             study.shuffled_scores(method, case, n_copies=job.shuffled, labels=data.labels)
         )
