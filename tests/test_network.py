@@ -84,7 +84,11 @@ def programme(gene):
 def test_strengths_are_the_formula(model, data):
     vectors = nw.gene_coordinates(model, data).vectors
     v = model.gene_embedding().to_numpy(float)
-    values, directions = np.linalg.eigh(np.cov(model.latent(data).astype(float).T))
+    z = model.latent(data).astype(float)
+    depth = np.log(np.asarray(data.X.sum(1)).ravel())
+    joint = np.cov(np.column_stack([z, depth]).T)
+    given_depth = joint[:-1, :-1] - np.outer(joint[:-1, -1], joint[-1, :-1]) / joint[-1, -1]
+    values, directions = np.linalg.eigh(given_depth)
     w = (v - v.mean(0)) @ directions @ np.diag(np.sqrt(np.maximum(values, 0)))
     left, s, _ = np.linalg.svd(w, full_matrices=False)
     balanced = left @ np.diag(s**0.25) * np.sqrt((s**2).sum() / (s**0.5).sum())
@@ -102,6 +106,12 @@ def test_balance_is_the_identity_at_power_1_up_to_rotation(data):
     np.testing.assert_allclose(same @ same.T, loadings @ loadings.T, atol=1e-10)
     assert np.isclose((strength.balance(loadings, 0.25) ** 2).sum(), (loadings**2).sum())
     assert not strength.balance(np.zeros((5, 2))).any()
+
+
+def test_equal_depths_leave_the_covariance_alone():
+    z = np.random.default_rng(0).normal(size=(50, 3))
+    found = strength.covariance_given_depth(z, np.full(50, 1000.0))
+    np.testing.assert_allclose(found, np.cov(z.T))
 
 
 def test_paper_strength_is_eq_18(trained, toy):

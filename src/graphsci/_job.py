@@ -22,8 +22,8 @@ from graphsci._keys import DEFAULT_KEY, Keys, keys
 from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config
 from graphsci.estimates import ESTIMATES, Depth, Estimate, Scale, estimate_names
-from graphsci.gene_sets import read_network
 from graphsci.imputer import Cells, GraphSCI, Request
+from graphsci.known_networks import read_known_networks
 from graphsci.model_io import RECORD as MODEL_RECORD
 from graphsci.preprocessing import extract_counts
 
@@ -53,7 +53,9 @@ class Job:
     interval: float | None = None
     key_added: str = DEFAULT_KEY
     prefix: str = ""
-    network: Path | None = None
+    networks: tuple[Path, ...] = ()  #: known gene networks to train with
+    network_symbols: Path | None = None  #: names of STRING's proteins
+    ignore_case: bool = False  #: match TP53 with Tp53
     model: Path | None = None  #: folder to save the model in
     checkpoint: Path | None = None  #: file that keeps the state of training until the end
     checkpoint_minutes: float = 10.0  #: between two writings of it
@@ -163,9 +165,16 @@ def impute(
     check_outputs(job)
     run = _Run(job, log=log)
     adata = _read(run, adata)
-    network = None if job.network is None else read_network(job.network)
-    for note in () if network is None else network.attrs.get("notes", ()):
-        log(f"{job.network}: {note}")
+    network = None
+    if job.networks:
+        network = read_known_networks(
+            job.networks,
+            adata.var_names,
+            symbols=job.network_symbols,
+            ignore_case=job.ignore_case,
+        )
+        for note in network.notes:
+            log(f"known network: {note}")
     checkpoint = None
     if job.checkpoint is not None:
         checkpoint = Checkpoint(job.checkpoint, minutes=job.checkpoint_minutes)

@@ -368,6 +368,30 @@ AllowFractional = Annotated[
         help="Accept counts that are not whole, e.g. ambient-corrected.",
     ),
 ]
+Networks = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--network",
+        metavar="FILE",
+        help="Train with this known network instead of a graph computed from the counts, or "
+        "beside it (--network-weight): a table of edges, STRING, GMT, TRRUST or a regulon; may "
+        "be repeated.",
+    ),
+]
+NetworkSymbols = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="STRING's protein.info or protein.aliases file, which names its proteins.",
+    ),
+]
+IgnoreCase = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-case",
+        help="Match TP53 of a known network with Tp53.",
+    ),
+]
 Estimates = Annotated[
     list[EstimateName],
     typer.Option(
@@ -489,14 +513,9 @@ def impute(
     genes_in: GenesIn = None,
     make_names_unique: MakeNamesUnique = False,
     allow_fractional: AllowFractional = False,
-    network: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Use this gene network instead of one computed from the counts: a table of "
-            "edges, STRING, GMT, TRRUST or a regulon.",
-        ),
-    ] = None,
+    network: Networks = None,
+    network_symbols: NetworkSymbols = None,
+    ignore_case: IgnoreCase = False,
     estimate: Estimates = [EstimateName.denoised],  # noqa: B006 (typer copies it)
     genes: Genes = None,
     depth: Depth = "own",
@@ -547,7 +566,9 @@ def impute(
         genes_in=genes_in,
         make_names_unique=make_names_unique,
         allow_fractional=allow_fractional,
-        network=network,
+        networks=tuple(network or ()),
+        network_symbols=network_symbols,
+        ignore_case=ignore_case,
         estimates=_job.ordered(estimate),
         genes=None if genes is None else _job.read_genes(genes),
         depth=depth,

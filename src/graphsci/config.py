@@ -50,6 +50,13 @@ class Config:
     graph_top_k: int = _option(
         20, "Keep at most this many strongest edges per gene; 0 keeps all.", low=0
     )
+    network_weight: float = _option(
+        1.0,
+        "Weight of a known network beside the graph computed from the counts, whose weight is "
+        "1 minus this; 1 takes the known network alone.",
+        low=0.001,
+        high=1.0,
+    )
     # -- the model ---------------------------------------------------------------------------
     n_latent: int = _option(32, "Dimension of the cell and gene embeddings (paper: 32).", low=1)
     n_hidden: int = _option(128, "Units of the hidden layer (paper: 16).", low=1)

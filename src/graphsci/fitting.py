@@ -34,6 +34,7 @@ from graphsci.config import Config
 from graphsci.estimates import expected_measured, posterior
 from graphsci.gene_graph import (
     GeneGraph,
+    combine_graphs,
     correlation_graph,
     noise_corrected_graph,
     normalized_adjacency,
@@ -157,7 +158,8 @@ def fit(
     config
         Hyper-parameters.
     user_graph
-        A gene network over ``data.gene_names`` to be used instead of a computed one.
+        A gene network over ``data.gene_names``, used instead of a computed one, or beside it
+        with ``config.network_weight`` below 1.
     progress, log
         Called after every epoch; called with one line before every stage.
     checkpoint
@@ -484,19 +486,32 @@ def _gene_graph(
     config: Config,
     user_graph: GeneGraph | None,
 ) -> GeneGraph:
-    """The gene graph over the training genes, from the kept molecules alone.
+    """The gene graph over the training genes: computed, known, or both with their weights.
 
     ``names`` of the training genes, ``genes`` their positions in a user's graph.
     """
-    if user_graph is not None:
-        part = sparse.csr_matrix(user_graph.adjacency[genes][:, genes])
-        return user_graph._replace(adjacency=part, gene_names=names)
+    if user_graph is None:
+        return _computed_graph(counts, names, config)
+    part = sparse.csr_matrix(user_graph.adjacency[genes][:, genes])
+    known, weight = user_graph._replace(adjacency=part, gene_names=names), config.network_weight
+    if weight == 1:
+        return known
+    strongest = abs(part).max() if part.nnz else 1.0  # scores of 1000, counts of sets: as shares
+    known = known._replace(adjacency=sparse.csr_matrix(part / max(strongest, 1e-12)))
+    computed = _computed_graph(counts, names, config)
+    return combine_graphs([computed, known], weights=[1 - weight, weight])
+
+
+def _computed_graph(
+    counts: sparse.csr_matrix, names: NDArray[np.str_], config: Config
+) -> GeneGraph:
+    """The gene graph from the kept molecules alone."""
     limits: dict[str, Any] = {
         "threshold": config.graph_threshold,
         "top_k": config.graph_top_k or None,
     }
     if config.graph == "none" or int((counts.getnnz(axis=1) > 0).sum()) < _FEWEST_GRAPH_CELLS:
-        empty = sparse.csr_matrix((len(genes), len(genes)), dtype=np.float32)
+        empty = sparse.csr_matrix((len(names), len(names)), dtype=np.float32)
         return GeneGraph(empty, names, "none", {})
     median = fit_median_library_size(counts)
     if config.graph == "noise":

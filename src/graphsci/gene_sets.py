@@ -133,10 +133,7 @@ def read_network(
         else:
             table, notes = _read_edges(path)
     except (UnicodeDecodeError, gzip.BadGzipFile, pd.errors.ParserError) as error:
-        raise ValueError(
-            f"{path.name} cannot be read as a table of text ({error}). "
-            f"Formats: {', '.join(FORMATS[1:])}; gzipped if the name ends in .gz."
-        ) from error
+        raise _unreadable(path, error) from error
     if min_score is not None and format != "string":
         table, notes = (
             table[table["weight"] >= min_score],
@@ -151,6 +148,21 @@ def read_network(
     table.attrs["notes"] = tuple(notes)
     table.attrs["format"] = format
     return table
+
+
+def detect_format(path: str | Path) -> Format:
+    """Return the format of a network file, by its name and first line.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file is missing, empty, or no text.
+    """
+    path = _existing(path)
+    try:
+        return _detect(path)
+    except (UnicodeDecodeError, gzip.BadGzipFile) as error:
+        raise _unreadable(path, error) from error
 
 
 def read_gene_sets(path: str | Path) -> dict[str, tuple[str, ...]]:
@@ -578,6 +590,13 @@ def _check_options(format: str, **options: Any) -> None:
                 f"{name} applies to the format {needed[name]!r}, this file is read as {format!r}. "
                 "Leave the option out, or name the format."
             )
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path.name} cannot be read as a table of text ({error}). "
+        f"Formats: {', '.join(FORMATS[1:])}; gzipped if the name ends in .gz."
+    )
 
 
 def _existing(path: str | Path) -> Path:

@@ -20,6 +20,7 @@ from graphsci._keys import DEFAULT_KEY, Keys, keys
 from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config, preset
 from graphsci.gene_graph import GeneGraph, graph_from_edges, graph_from_matrix
+from graphsci.gene_sets import match_symbols
 from graphsci.model import CountNetwork
 from graphsci.model_io import load_model, save_model
 from graphsci.preprocessing import (
@@ -124,7 +125,8 @@ class GraphSCI:
         allow_fractional
             Accept non-integral counts, e.g. after ambient correction.
         gene_graph
-            A network to use instead of one computed from the counts: a
+            A known network to use instead of one computed from the counts, or beside it with
+            ``network_weight`` below 1: a
             :class:`~graphsci.gene_graph.GeneGraph`, a (genes, genes) sparse matrix in the
             order of ``adata.var_names``, or a table of edges with the columns ``gene_a``,
             ``gene_b`` and, if there are weights, ``weight``.
@@ -583,7 +585,9 @@ def _user_graph(graph: Any, gene_names: NDArray[np.str_]) -> GeneGraph:
         checked = graph_from_matrix(graph.adjacency, gene_names=gene_names)
         return graph._replace(adjacency=checked.adjacency, notes=graph.notes + checked.notes)
     if isinstance(graph, pd.DataFrame):
-        return graph_from_edges(graph, gene_names=gene_names)
+        matched = match_symbols(graph, gene_names)
+        found = graph_from_edges(matched.edges, gene_names=gene_names)
+        return found._replace(notes=(*matched.notes, *found.notes))
     if sparse.issparse(graph):
         return graph_from_matrix(graph, gene_names=gene_names)
     raise TypeError(

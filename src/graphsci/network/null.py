@@ -94,7 +94,9 @@ def train_control(
         var=pd.DataFrame(index=[*names, *decoys]),
     )
     log(f"control: training with {n_decoys} shuffled genes among {len(names)}")
-    trained = GraphSCI(spec.config.replace(check=False, seed=seed)).fit(
+    # a known network comes as it was combined: it is not to be combined again
+    config = spec.config.replace(check=False, seed=seed, network_weight=1.0)
+    trained = GraphSCI(config).fit(
         twin,
         batch_key=batch_key,
         allow_fractional=allow_fractional,

@@ -54,7 +54,8 @@ def gene_coordinates(
     r"""Return a vector per gene of the model; inner products are strengths of relations.
 
     Preset ``default``: log expression of gene g in cell c is V_g . z_c + const, so genes i and j
-    covary by V_i C V_j^T, C the covariance of z over the cells. The largest directions are cell
+    covary by V_i C V_j^T, C the covariance of z over the cells given their log library size:
+    depth makes genes covary that have nothing else in common. The largest directions are cell
     types, which correlate half of all genes; balanced by a power of the singular values they
     leave room for the rest (``BALANCE``). What varies in a gene alone (1 / theta, and the
     noise of its counts) is part of its variance, so that a gene that follows no other relates
@@ -85,7 +86,8 @@ def gene_coordinates(
     if adata is not None:
         counts = {"layer": layer, "batch_key": batch_key, "allow_fractional": allow_fractional}
         z = model.latent(adata, **counts).astype(np.float64)  # type: ignore[arg-type]
-        loadings = loadings @ _square_root(np.atleast_2d(np.cov(z.T)))
+        library = model.prepare(adata, **counts).library  # type: ignore[arg-type]
+        loadings = loadings @ _square_root(covariance_given_depth(z, library))
     balanced = balance(loadings)
     spec, theta = model.fitted.spec, model.inverse_dispersion()
     assert theta is not None
@@ -103,6 +105,20 @@ def balance(loadings: NDArray[np.float64], power: float = BALANCE) -> NDArray[np
     # directions that the cells do not use are rounding error, and 0^power would revive them
     raised = np.where(values > 1e-6 * values[0], values, 0) ** power
     return np.asarray(left * raised * np.sqrt((values**2).sum() / (raised**2).sum()))
+
+
+def covariance_given_depth(z: NDArray[np.float64], library: NDArray[Any]) -> NDArray[np.float64]:
+    """Covariance of z (cells, k) given the log of the library (cells,): what depth leaves.
+
+    A gene whose counts do not follow the library has a share that falls as the library grows;
+    all such genes would be related.
+    """
+    z = z - z.mean(0)
+    depth = np.log(np.maximum(library, 1.0))
+    depth = depth - depth.mean()
+    if depth @ depth > 1e-9 * len(depth):
+        z = z - np.outer(depth, depth @ z) / (depth @ depth)
+    return np.asarray(z.T @ z / max(len(z) - 1, 1))
 
 
 def _square_root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,0 +1,76 @@
+"""Known networks from files, over the genes of the data: one graph, and what matched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from graphsci.gene_graph import GeneGraph, combine_graphs, graph_from_edges
+from graphsci.gene_sets import detect_format, match_symbols, read_network
+
+
+def read_known_networks(
+    paths: Sequence[str | Path],
+    gene_names: ArrayLike,
+    *,
+    symbols: str | Path | None = None,
+    ignore_case: bool = False,
+) -> GeneGraph:
+    """Read one or more known networks and join them into one graph.
+
+    Parameters
+    ----------
+    paths
+        Files that ``gene_sets.read_network`` knows: STRING, GMT, TRRUST, a regulon, or edges.
+    gene_names
+        (genes,): the genes of the data.
+    symbols
+        For STRING files: its ``protein.info`` or ``protein.aliases`` file.
+    ignore_case
+        Match TP53 with Tp53.
+
+    Returns
+    -------
+    GeneGraph
+        Edges of any file. With one file its own weights; with several each file's are divided
+        by their largest and averaged, an absent edge counting as 0. ``notes`` says, by file,
+        what was left out and how many symbols matched.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As ``read_network`` and ``match_symbols``: another species, other identifiers, no
+        overlap; if ``symbols`` is given and no file is STRING's.
+    """
+    files = [Path(path) for path in paths]
+    formats = [detect_format(path) for path in files]
+    if symbols is not None and "string" not in formats:
+        raise ValueError(
+            f"symbols: {Path(symbols).name} names STRING's proteins, but no network is STRING's "
+            f"(read as {', '.join(formats)}). Leave it out."
+        )
+    tables = [
+        read_network(path, format=kind, symbols=symbols if kind == "string" else None)
+        for path, kind in zip(files, formats, strict=True)
+    ]
+    graphs = [
+        _graph(table, path.name, gene_names, ignore_case)
+        for table, path in zip(tables, files, strict=True)
+    ]
+    if len(graphs) == 1:
+        return graphs[0]
+    return combine_graphs(
+        [graph._replace(adjacency=graph.adjacency / abs(graph.adjacency).max()) for graph in graphs]
+    )
+
+
+def _graph(table: pd.DataFrame, name: str, gene_names: ArrayLike, ignore_case: bool) -> GeneGraph:
+    try:
+        matched = match_symbols(table, gene_names, ignore_case=ignore_case)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    graph = graph_from_edges(matched.edges, gene_names=gene_names, source=name)
+    return graph._replace(notes=(*table.attrs["notes"], *matched.notes, *graph.notes))
