@@ -1,5 +1,6 @@
 """`graphsci network`, from files to files."""
 
+import json
 import re
 
 import anndata
@@ -45,6 +46,8 @@ def test_from_counts_to_every_file(folder, tmp_path):
         *("--modules", tmp_path / "modules.tsv", "--gene-sets", folder / "sets.gmt"),
         *("--enrichment", tmp_path / "enriched.tsv", "--prior", folder / "prior.tsv"),
         *("--picture", tmp_path / "net.png", "--min-confidence", "0.8"),
+        *("--cx2", tmp_path / "net.cx2", "--label-key", "type"),
+        *("--label-edges", tmp_path / "labels.tsv"),
     )
     edges = pd.read_csv(tmp_path / "edges.tsv", sep="\t")
     assert (edges["confidence"] >= 0.8 - 1e-6).all()
@@ -56,6 +59,10 @@ def test_from_counts_to_every_file(folder, tmp_path):
     matrix = anndata.read_h5ad(tmp_path / "net.h5ad").varp["graphsci_network"]
     assert matrix.nnz == 2 * len(edges)
     assert abs(matrix - matrix.T).max() == 0
+    assert json.loads((tmp_path / "net.cx2").read_text())[0]["CXVersion"] == "2.0"
+    labels = pd.read_csv(tmp_path / "labels.tsv", sep="\t")
+    assert list(labels["label"].unique()) == ["even", "odd"]
+    assert "edges by label: even " in said
     modules = pd.read_csv(tmp_path / "modules.tsv", sep="\t")
     assert modules["hub_rank"].min() == 1
     enriched = pd.read_csv(tmp_path / "enriched.tsv", sep="\t")
@@ -88,6 +95,20 @@ def test_seeds_give_stability(folder, tmp_path):
     assert set(np.unique(pd.read_csv(out, sep="\t")["stability"])) <= {0.0, 0.5, 1.0}
 
 
+def test_training_with_a_known_network(folder, tmp_path):
+    """Beside the graph of the counts: its edges are listed, and its prior weight is reported."""
+    out, prior = tmp_path / "edges.tsv", folder / "prior.tsv"
+    said = run(
+        *(folder / "counts.h5ad", "-o", out, *SHORT, "--no-control", "--network", prior),
+        *("--network-weight", "0.5", "--prior", prior, "--n-neighbors", "2"),
+    )
+    edges = pd.read_csv(out, sep="\t").set_index(["gene_a", "gene_b"])
+    assert edges.loc[("g2", "g50"), "prior_weight"] == 1
+    assert edges.loc[("g2", "g50"), "initial_correlation"] >= 0.5
+    assert len(edges) > 50
+    assert "4 of 4 genes of the network (100%) and 2 of 2 edges are in the data" in said
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -97,11 +118,17 @@ def test_seeds_give_stability(folder, tmp_path):
         (("MODEL", "-o", "x.tsv", "--h5ad", "y.h5ad"), "--h5ad needs counts"),
         (("MODEL", "-o", "x.tsv", "--gene-sets", "SETS"), "go together"),
         (("MODEL", "-o", "x.tsv", "--modules", "x.tsv"), "same path"),
-        (("MODEL", "-o", "x.tsv", "--genes", "TP53"), "'TP53' not among the 80 genes"),
-        (("COUNTS", "-o", "x.tsv", "--genes", "TP53"), "TP53 not among the genes of the data"),
+        (("MODEL", "-o", "x.tsv", "--genes", "TP53"), "TP53 not among the 80 genes"),
+        (("COUNTS", "-o", "x.tsv", "--genes", "TP53"), "TP53 not among the 80 genes of the data"),
         (("COUNTS", "-o", "x.tsv", "--data", "COUNTS"), "goes with a model folder"),
         (("COUNTS", "-o", "x.tsv", "--prior", "HUMAN"), "genes of the data"),
         (("COUNTS", "-o", "x.tsv", "--prior", "none.tsv"), "There is no file"),
+        (("COUNTS", "-o", "x.tsv", "--network", "HUMAN"), "human.tsv: No edge of the network"),
+        (("COUNTS", "-o", "x.tsv", "--network-symbols", "SETS"), "of a --network or --prior"),
+        (("COUNTS", "-o", "x.tsv", "--label-key", "type"), "go together"),
+        (("COUNTS", "-o", "x.tsv", "--label-key", "cell", "--label-edges", "y.tsv"), "no column"),
+        (("MODEL", "-o", "x.tsv", "--network", "HUMAN"), "give the counts instead of a model"),
+        (("MODEL", "-o", "x.tsv", "--label-key", "t", "--label-edges", "y.tsv"), "needs counts"),
     ],
 )
 def test_bad_requests_are_one_line(folder, tmp_path, words, said):
@@ -109,7 +136,7 @@ def test_bad_requests_are_one_line(folder, tmp_path, words, said):
     names = {"MODEL": folder / "model", "COUNTS": folder / "counts.h5ad"}
     names |= {"SETS": folder / "sets.gmt", "HUMAN": tmp_path / "human.tsv"}
     before = sorted(tmp_path.iterdir())
-    outputs = ("x.tsv", "x.csv", "y.h5ad")
+    outputs = ("x.tsv", "x.csv", "y.h5ad", "y.tsv")
     args = [names.get(word, tmp_path / word if word in outputs else word) for word in words]
     heard = run(*args, exit_code=2)
     assert "graphsci: error:" in heard

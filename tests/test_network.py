@@ -83,17 +83,21 @@ def programme(gene):
 
 def test_strengths_are_the_formula(model, data):
     vectors = nw.gene_coordinates(model, data).vectors
+    varying = ~(model.fitted.network.constant_share > 0).any(0).numpy()
+    assert 30 < varying.sum() < len(varying)
+    assert not vectors[~varying].any()
     v = model.gene_embedding().to_numpy(float)
+    v, vectors = (v - v.mean(0))[varying], vectors[varying]
     z = model.latent(data).astype(float)
     depth = np.log(np.asarray(data.X.sum(1)).ravel())
     joint = np.cov(np.column_stack([z, depth]).T)
     given_depth = joint[:-1, :-1] - np.outer(joint[:-1, -1], joint[-1, :-1]) / joint[-1, -1]
     values, directions = np.linalg.eigh(given_depth)
-    w = (v - v.mean(0)) @ directions @ np.diag(np.sqrt(np.maximum(values, 0)))
+    w = v @ directions @ np.diag(np.sqrt(np.maximum(values, 0)))
     left, s, _ = np.linalg.svd(w, full_matrices=False)
     balanced = left @ np.diag(s**0.25) * np.sqrt((s**2).sum() / (s**0.5).sum())
     mean = model.fitted.spec.gene_proportions * model.fitted.spec.common_depth
-    own = 1 / model.inverse_dispersion().to_numpy(float) + 0.3 / mean
+    own = (1 / model.inverse_dispersion().to_numpy(float) + 0.3 / mean)[varying]
     norm = np.sqrt((balanced**2).sum(1) + own)
     expected = balanced @ balanced.T / np.outer(norm, norm)
     np.testing.assert_allclose(vectors @ vectors.T, expected, atol=1e-4)
@@ -327,7 +331,7 @@ def test_decoys_are_listed_by_the_rules_for_real_genes(control):
         for g in real:
             rivals = size[g, real[real != g]]
             best = size[d, g] >= np.sort(rivals)[-3] or size[d, g] >= np.sort(size[d, real])[-3]
-            if best or joined[d, g]:
+            if (best and size[d, g] > 0) or joined[d, g]:
                 listed.append(size[d, g])
     null = shuffling.decoy_relations(control, found, 3)
     np.testing.assert_allclose(null.listed, np.sort(listed), atol=1e-6)
@@ -361,7 +365,7 @@ def test_shuffled_genes_get_no_more_edges_than_stated():
         model, planted, control=nw.train_control(model, planted), n_neighbors=10, denoised=False
     ).edges
     touched = found["gene_a"].str.startswith("shuf") | found["gene_b"].str.startswith("shuf")
-    assert touched.mean() > 0.2  # they are candidates
+    assert touched.mean() > 0.1  # they are candidates
     for rate in (0.05, 0.1, 0.2):
         kept = found["q_value"] <= rate
         assert kept.sum() > 80

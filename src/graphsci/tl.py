@@ -95,7 +95,8 @@ def gene_network(
     layer: str | None = None,
     batch_key: str | None = None,
     allow_fractional: bool = False,
-    prior: pd.DataFrame | None = None,
+    gene_graph: GeneGraph | pd.DataFrame | None = None,
+    prior: pd.DataFrame | GeneGraph | None = None,
     n_neighbors: int = 20,
     control: bool = True,
     modules: bool = True,
@@ -112,6 +113,9 @@ def gene_network(
         Raw counts in ``X``, or in ``layer``; never overwritten.
     model
         Trained on these cells; trained here if None, with ``config`` and ``**options``.
+    gene_graph
+        Known network to train with; beside the graph of the counts with ``network_weight``
+        below 1. As in ``GraphSCI.fit``.
     prior
         Known network, reported beside the other evidence.
     n_neighbors
@@ -141,7 +145,7 @@ def gene_network(
         "allow_fractional": allow_fractional,
     }
     if model is None:
-        model = GraphSCI(config, **options).fit(adata, **counts)
+        model = GraphSCI(config, **options).fit(adata, **counts, gene_graph=gene_graph)
     twin = nw.train_control(model, adata, **counts) if control else None
     found = nw.refine_network(
         model, adata, **counts, control=twin, prior=prior, n_neighbors=n_neighbors

@@ -29,11 +29,19 @@ from graphsci.network.files import to_cx2, to_networkx, write_network
 from graphsci.network.modules import enrich_modules, find_modules
 from graphsci.network.null import Control, train_control
 from graphsci.network.posterior import denoised_correlation, posterior_correlation
-from graphsci.network.ranking import networks_by_label, refine_network
+from graphsci.network.ranking import (
+    FEWEST_LABEL_CELLS,
+    N_NEIGHBORS,
+    large_groups,
+    networks_by_label,
+    refine_network,
+)
 from graphsci.network.strength import Coordinates, gene_coordinates, nearest_pairs
 
 __all__ = [
     "EDGE_COLUMNS",
+    "FEWEST_LABEL_CELLS",
+    "N_NEIGHBORS",
     "Control",
     "Coordinates",
     "GeneNetwork",
@@ -43,6 +51,7 @@ __all__ = [
     "enrich_modules",
     "find_modules",
     "gene_coordinates",
+    "large_groups",
     "nearest_pairs",
     "network_slot",
     "networks_by_label",

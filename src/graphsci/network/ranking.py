@@ -41,7 +41,7 @@ def refine_network(
     allow_fractional: bool = False,
     control: Control | None = None,
     models: Sequence[GraphSCI] = (),
-    prior: pd.DataFrame | None = None,
+    prior: pd.DataFrame | GeneGraph | None = None,
     n_neighbors: int = N_NEIGHBORS,
     denoised: bool = True,
     cells: NDArray[np.bool_] | None = None,
@@ -64,8 +64,8 @@ def refine_network(
         Further models of the same genes, e.g. of other seeds: strengths are averaged over all,
         and ``stability`` says how many of them agree.
     prior
-        A known network: ``gene_a``, ``gene_b`` and optionally ``weight``, as
-        ``gene_sets.read_network`` returns. Only reported, beside the other evidence.
+        A known network: a graph, or a table of ``gene_a``, ``gene_b`` and optionally ``weight``,
+        as ``gene_sets.read_network`` returns. Only reported, beside the other evidence.
     n_neighbors
         New edges: so many strongest partners of every gene.
     denoised
@@ -150,23 +150,35 @@ def networks_by_label(
     ValueError
         If ``obs`` has no such column, or no group is large enough.
     """
+    groups = large_groups(adata, label_key)
+    labels = adata.obs[label_key].astype(str)
+    return {
+        label: refine_network(model, adata, cells=(labels == label).to_numpy(), **options)
+        for label in groups
+    }
+
+
+def large_groups(adata: AnnData, label_key: str) -> list[str]:
+    """Groups of at least ``FEWEST_LABEL_CELLS`` cells, in order.
+
+    Raises
+    ------
+    ValueError
+        If ``obs`` has no such column, or no group is large enough.
+    """
     if label_key not in adata.obs:
         raise ValueError(
             f"label_key: obs has no column {label_key!r}; it has "
             f"{', '.join(map(repr, adata.obs.columns)) or 'none'}."
         )
-    labels = adata.obs[label_key].astype(str)
-    sizes = labels.value_counts()
+    sizes = adata.obs[label_key].astype(str).value_counts()
     kept = sorted(sizes.index[sizes >= FEWEST_LABEL_CELLS])
     if not kept:
         raise ValueError(
             f"label_key: no group in {label_key!r} has {FEWEST_LABEL_CELLS} cells; the largest "
             f"has {sizes.max()}."
         )
-    return {
-        label: refine_network(model, adata, cells=(labels == label).to_numpy(), **options)
-        for label in kept
-    }
+    return kept
 
 
 def _check_request(
@@ -209,11 +221,15 @@ def _candidates(
 
 
 def _prior_weights(
-    prior: pd.DataFrame | None, names: NDArray[np.str_], rows: Indices, columns: Indices
+    prior: pd.DataFrame | GeneGraph | None, names: NDArray[np.str_], rows: Indices, columns: Indices
 ) -> tuple[NDArray[np.float64] | float, list[str]]:
     """Weight of each pair in the prior network, 0 if it has no such edge; NaN without one."""
     if prior is None:
         return np.nan, []
+    if isinstance(prior, GeneGraph):
+        known = graph_from_edges(prior.edge_table(), gene_names=names)
+        weights = np.abs(lookup(known.adjacency, rows, columns, absent=0.0))
+        return weights, [f"prior: {note}" for note in prior.notes]
     matched = match_symbols(prior, names)
     known = graph_from_edges(matched.edges, gene_names=names)
     weights = np.abs(lookup(known.adjacency, rows, columns, absent=0.0))

@@ -66,7 +66,8 @@ def gene_coordinates(
         u_i &= W_i / \sqrt{|W_i|^2 + 1/\theta_i + 0.3 / \mu_i}
 
     with c such that W has the size of (V - mean V) C^(1/2), and mu the mean count.
-    The strength u_i . u_j is in (-1, 1).
+    The strength u_i . u_j is in (-1, 1). Genes that the model holds constant, as their variation
+    could not be predicted, have no relations.
 
     Preset ``paper``: u = z_N, and eq. 18 turns u_i . u_j into a probability.
 
@@ -79,10 +80,14 @@ def gene_coordinates(
     layer, batch_key, allow_fractional
         Where the counts are, as in ``GraphSCI.fit``.
     """
-    embedding = model.gene_embedding().to_numpy(dtype=np.float64)
-    if not isinstance(model.fitted.network, CountNetwork):
+    embedding, network = model.gene_embedding().to_numpy(dtype=np.float64), model.fitted.network
+    if not isinstance(network, CountNetwork):
         return Coordinates(embedding.astype(np.float32), signed=False)
-    loadings = embedding - embedding.mean(0)
+    varying = ~(network.constant_share > 0).any(0).numpy(force=True)
+    vectors = np.zeros(embedding.shape, np.float32)
+    if not varying.any():
+        return Coordinates(vectors, signed=True)
+    loadings = embedding[varying] - embedding.mean(0)
     if adata is not None:
         counts = {"layer": layer, "batch_key": batch_key, "allow_fractional": allow_fractional}
         z = model.latent(adata, **counts).astype(np.float64)  # type: ignore[arg-type]
@@ -93,8 +98,9 @@ def gene_coordinates(
     assert theta is not None
     mean_count = spec.gene_proportions.astype(np.float64) * spec.common_depth
     own = 1 / theta.to_numpy(dtype=np.float64) + COUNT_NOISE / mean_count
-    scale = np.sqrt((balanced**2).sum(1) + own)
-    return Coordinates((balanced / scale[:, None]).astype(np.float32), signed=True)
+    scale = np.sqrt((balanced**2).sum(1) + own[varying])
+    vectors[varying, : balanced.shape[1]] = balanced / scale[:, None]
+    return Coordinates(vectors, signed=True)
 
 
 def balance(loadings: NDArray[np.float64], power: float = BALANCE) -> NDArray[np.float64]:
@@ -127,9 +133,14 @@ def _square_root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def ensemble(members: Sequence[Coordinates]) -> Coordinates:
-    """Coordinates whose products are the mean of the members' products."""
+    """Coordinates whose products are the mean of the members' products.
+
+    A gene without relations in one member (it varies unpredictably) has none at all: genes that
+    follow no other pass the test of one model now and then, of all models rarely.
+    """
+    related = np.all([member.vectors.any(1) for member in members], axis=0)
     vectors = np.hstack([member.vectors for member in members]) / np.sqrt(len(members))
-    return Coordinates(vectors.astype(np.float32), members[0].signed)
+    return Coordinates((vectors * related[:, None]).astype(np.float32), members[0].signed)
 
 
 def nearest_pairs(coordinates: Coordinates, n_neighbors: int) -> tuple[Indices, Indices]:

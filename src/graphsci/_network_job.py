@@ -1,0 +1,331 @@
+"""What ``graphsci network`` does with files: check all requests, train, rank, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from graphsci import io
+from graphsci import network as nw
+from graphsci._keys import DEFAULT_KEY
+from graphsci.config import Config
+from graphsci.gene_graph import GeneGraph
+from graphsci.gene_sets import read_gene_sets
+from graphsci.imputer import GraphSCI
+from graphsci.known_networks import read_known_networks
+from graphsci.model_io import RECORD
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from graphsci.training import Progress
+
+MODULE_CONFIDENCE = 0.9  #: modules rest on edges of which a tenth may be chance
+#: Seeds of further models are this far from the first, so that they meet no other run's.
+_SEED_STEP = 1000
+#: Outputs, and the endings they may have.
+_OUTPUTS: dict[str, tuple[str, ...]] = {
+    "output": (".tsv",),
+    "graphml": (".graphml",),
+    "cx2": (".cx2",),
+    "cyjs": (".cyjs",),
+    "sif": (".sif",),
+    "h5ad": io.ANNDATA_SUFFIXES,
+    "modules": (".tsv",),
+    "enrichment": (".tsv",),
+    "label_edges": (".tsv",),
+    "picture": (".png", ".pdf", ".svg"),
+}
+
+
+@dataclass(frozen=True)
+class NetworkJob:
+    """What to read, how to rank, and where to write."""
+
+    source: Path  #: folder of a model, or counts to train on
+    output: Path
+    data: Path | None = None  #: the counts that a model was trained on
+    graphml: Path | None = None
+    cx2: Path | None = None
+    cyjs: Path | None = None
+    sif: Path | None = None
+    h5ad: Path | None = None
+    modules: Path | None = None
+    gene_sets: Path | None = None
+    enrichment: Path | None = None
+    label_key: str | None = None  #: column of obs: one network for each group of cells
+    label_edges: Path | None = None
+    picture: Path | None = None
+    networks: tuple[Path, ...] = ()  #: known networks to train with
+    priors: tuple[Path, ...] = ()  #: known networks to report beside the other evidence
+    network_symbols: Path | None = None
+    ignore_case: bool = False
+    genes: tuple[str, ...] | None = None
+    max_genes: int = 50
+    min_confidence: float | None = None
+    n_neighbors: int = nw.N_NEIGHBORS
+    control: bool = True
+    n_models: int = 1
+    layer: str | None = None
+    batch_key: str | None = None
+    genes_in: io.GenesIn | None = None
+    make_names_unique: bool = False
+    allow_fractional: bool = False
+    key_added: str = DEFAULT_KEY
+    overwrite: bool = False
+
+    @property
+    def is_model(self) -> bool:
+        """Whether the source is a trained model."""
+        return self.source.is_dir() and (self.source / RECORD).is_file()
+
+    @property
+    def counts(self) -> Path | None:
+        """File with the counts, if there is one."""
+        return self.data if self.is_model else self.source
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """Arguments that say which counts are meant."""
+        names = ("layer", "batch_key", "allow_fractional")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Outputs that are asked for, by name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: found[name] for name in _OUTPUTS if found[name] is not None}
+
+
+class Findings(NamedTuple):
+    """What a run found."""
+
+    network: nw.GeneNetwork  #: as written to the table
+    modules: pd.DataFrame | None
+    by_label: dict[str, nw.GeneNetwork]
+
+
+@dataclass(frozen=True)
+class _Ears:
+    """Who hears of progress."""
+
+    log: Callable[[str], None]
+    progress: Progress | None
+
+
+def run(
+    job: NetworkJob,
+    config: Config,
+    *,
+    log: Callable[[str], None] = lambda message: None,
+    progress: Progress | None = None,
+) -> Findings:
+    """Rank the relations between genes and write what was asked for.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        Whatever is wrong with outputs, options, known networks or counts: before training.
+    """
+    _check_paths(job)
+    _check_options(job)
+    ears = _Ears(log, progress)
+    sets = None if job.gene_sets is None else read_gene_sets(job.gene_sets)
+    adata = _read_counts(job, log)
+    loaded = GraphSCI.load(job.source, device=config.device) if job.is_model else None
+    names = loaded.gene_names if adata is None and loaded is not None else adata.var_names  # type: ignore[union-attr]
+    known, prior = (_known(job, paths, names, log) for paths in (job.networks, job.priors))
+    _check_genes(job, names)
+    _check_labels(job, adata)
+    model = loaded if loaded is not None else _train(job, config, adata, known, ears)
+    options = _evidence(job, config, model, adata, known, prior, ears)
+    log("ranking edges")
+    found = nw.refine_network(model, adata, **options)
+    if job.min_confidence is not None:
+        found = found.confident(job.min_confidence)
+    by_label: dict[str, nw.GeneNetwork] = {}
+    if job.label_key is not None and adata is not None:
+        by_label = nw.networks_by_label(model, adata, label_key=job.label_key, **options)
+    modules = _modules(job, found, config.seed)
+    _write(job, Findings(found, modules, by_label), adata, sets, model)
+    shown = found if job.genes is None else found.around(job.genes, max_genes=job.max_genes)
+    for name in ("output", "graphml", "cx2", "cyjs", "sif"):
+        if name in job.paths:
+            nw.write_network(shown, job.paths[name], modules=modules)
+    if job.picture is not None:
+        _draw(shown, modules, job.genes or (), job.picture)
+    return Findings(shown, modules, by_label)
+
+
+# --- checks -----------------------------------------------------------------------------
+
+
+def _check_paths(job: NetworkJob) -> None:
+    for name, path in job.paths.items():
+        try:
+            io.check_writable(path, suffixes=_OUTPUTS[name], overwrite=job.overwrite)
+        except FileExistsError as error:
+            raise FileExistsError(f"{error} (command line: --overwrite)") from None
+    if len({path.resolve() for path in job.paths.values()}) < len(job.paths):
+        raise ValueError("two outputs have the same path; give each its own.")
+
+
+def _check_options(job: NetworkJob) -> None:
+    """Refuse what does not go together."""
+    has_data = job.counts is not None
+    if job.data is not None and not job.is_model:
+        raise ValueError("--data goes with a model folder; these counts are the input already.")
+    if job.n_models > 1 and job.is_model:
+        raise ValueError("--n-models trains on counts: give the counts instead of a model.")
+    if job.networks and job.is_model:
+        raise ValueError("--network trains on counts: give the counts instead of a model.")
+    if job.network_symbols is not None and not (job.networks or job.priors):
+        raise ValueError("--network-symbols names the proteins of a --network or --prior.")
+    for name in ("h5ad", "label_key"):
+        if getattr(job, name) is not None and not has_data:
+            raise ValueError(f"--{name.replace('_', '-')} needs counts: give --data.")
+    if job.min_confidence is not None and not (has_data and job.control):
+        raise ValueError(
+            "--min-confidence needs a control: give the counts (--data) and leave --control on."
+        )
+    if (job.gene_sets is None) != (job.enrichment is None):
+        raise ValueError("--gene-sets and --enrichment go together: sets in, table out.")
+    if (job.label_key is None) != (job.label_edges is None):
+        raise ValueError("--label-key and --label-edges go together: labels in, table out.")
+
+
+def _check_genes(job: NetworkJob, names: Any) -> None:
+    known = set(names)
+    unknown = [gene for gene in job.genes or () if gene not in known]
+    if unknown:
+        raise ValueError(
+            f"genes: {', '.join(unknown[:5])} not among the {len(known)} genes of the data. "
+            "Check spelling and case."
+        )
+
+
+def _check_labels(job: NetworkJob, adata: AnnData | None) -> None:
+    """Refuse a column that gives no network, before training."""
+    if job.label_key is not None and adata is not None:
+        nw.large_groups(adata, job.label_key)
+
+
+# --- reading and training ---------------------------------------------------------------
+
+
+def _read_counts(job: NetworkJob, log: Callable[[str], None]) -> AnnData | None:
+    if job.counts is None:
+        return None
+    log(f"reading {job.counts}")
+    return io.read_counts(
+        job.counts, genes_in=job.genes_in, make_names_unique=job.make_names_unique
+    )
+
+
+def _known(
+    job: NetworkJob, paths: tuple[Path, ...], names: Any, log: Callable[[str], None]
+) -> GeneGraph | None:
+    if not paths:
+        return None
+    found = read_known_networks(
+        paths, names, symbols=job.network_symbols, ignore_case=job.ignore_case
+    )
+    for note in found.notes:
+        log(f"known network: {note}")
+    return found
+
+
+def _train(
+    job: NetworkJob,
+    config: Config,
+    adata: AnnData | None,
+    known: GeneGraph | None,
+    ears: _Ears,
+) -> GraphSCI:
+    assert adata is not None
+    return GraphSCI(config).fit(
+        adata, **job.where, gene_graph=known, progress=ears.progress, log=ears.log
+    )
+
+
+def _evidence(
+    job: NetworkJob,
+    config: Config,
+    model: GraphSCI,
+    adata: AnnData | None,
+    known: GeneGraph | None,
+    prior: GeneGraph | None,
+    ears: _Ears,
+) -> dict[str, Any]:
+    """Options of ``refine_network``: further models, the control, the prior."""
+    control = None
+    seeds = [config.seed + _SEED_STEP + number for number in range(job.n_models - 1)]
+    more = [_train(job, config.replace(seed=seed), adata, known, ears) for seed in seeds]
+    if job.control and adata is not None:
+        control = nw.train_control(model, adata, **job.where, log=ears.log)
+    return {
+        **job.where,
+        "models": more,
+        "control": control,
+        "prior": prior,
+        "n_neighbors": job.n_neighbors,
+        "seed": config.seed,
+    }
+
+
+# --- writing ----------------------------------------------------------------------------
+
+
+def _modules(job: NetworkJob, found: nw.GeneNetwork, seed: int) -> pd.DataFrame | None:
+    """Modules of the confident edges; of all edges where none has a confidence."""
+    if not {"modules", "enrichment", "h5ad", "graphml", "cx2", "cyjs", "picture"} & set(job.paths):
+        return None
+    known = found.edges["confidence"].notna().any()
+    return nw.find_modules(found.confident(MODULE_CONFIDENCE) if known else found, seed=seed)
+
+
+def _write(
+    job: NetworkJob,
+    findings: Findings,
+    adata: AnnData | None,
+    sets: dict[str, tuple[str, ...]] | None,
+    model: GraphSCI,
+) -> None:
+    """Write what describes the whole network, whatever genes are shown."""
+    modules = findings.modules
+    if job.h5ad is not None and adata is not None:
+        nw.annotate_network(adata, findings.network, modules=modules, key_added=job.key_added)
+        io.write_anndata(adata, job.h5ad)
+    if job.modules is not None and modules is not None:
+        _write_tsv(modules, job.modules)
+    if job.enrichment is not None and modules is not None and sets is not None:
+        enriched = nw.enrich_modules(modules, sets, background=model.gene_names)
+        _write_tsv(enriched, job.enrichment)
+    if job.label_edges is not None:
+        tables = [
+            network.edges.assign(label=label)[["label", *network.edges.columns]]
+            for label, network in findings.by_label.items()
+        ]
+        _write_tsv(pd.concat(tables), job.label_edges)
+
+
+def _write_tsv(table: pd.DataFrame, path: Path) -> None:
+    with io.atomic_path(path) as temporary:
+        table.to_csv(temporary, sep="\t", index=False, float_format="%.6g")
+
+
+def _draw(
+    found: nw.GeneNetwork, modules: pd.DataFrame | None, genes: tuple[str, ...], path: Path
+) -> None:
+    from matplotlib.figure import Figure
+
+    from graphsci import pl
+
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    pl.gene_network(found, genes=genes, modules=modules, ax=figure.add_subplot())
+    with io.atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:])
