@@ -103,8 +103,6 @@ OPTIONS = {"max_epochs": 1, "check": False, "likelihood": "nb", "n_latent": 2}
 KNOWN = pd.DataFrame(
     {"gene_a": ["Cebpa", "Gata1"], "gene_b": ["Klf1", "Mpo"], "weight": [900, 450]}
 )
-    {"gene_a": ["Cebpa", "Gata1"], "gene_b": ["Klf1", "Mpo"], "weight": [900, 450]}
-)
 
 
 def test_a_known_network_alone_or_beside_the_computed_graph(data):
