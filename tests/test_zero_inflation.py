@@ -70,7 +70,7 @@ def test_more_dropout_is_a_larger_share():
     assert found[0].evidence < found[1].evidence < found[2].evidence
 
 
-@pytest.mark.parametrize("n_cells", [2, 12, 59])
+@pytest.mark.parametrize("n_cells", [2, 12, FEWEST_CELLS - 1])
 def test_few_cells_are_nb_for_that_reason(n_cells):
     """With dropout, without, or with two cell types: it cannot be told."""
     mixed = simulate(n_types=2, fold=5.0, n_cells=n_cells)
@@ -81,25 +81,24 @@ def test_few_cells_are_nb_for_that_reason(n_cells):
         assert found.likelihood == "nb"
         assert found.reason() == (
             f"likelihood nb: {n_cells} cells are too few to tell dropout from cell types "
-            "(at least 60); choose zinb yourself for reads with dropout"
+            f"(at least {FEWEST_CELLS}); choose zinb yourself for reads with dropout"
         )
 
 
 def test_empty_cells_do_not_count():
     counts = simulate(n_cells=FEWEST_CELLS)
-    assert FEWEST_CELLS == 60
     assert detect(counts).n_genes > 0
     counts[3] = 0
-    assert detect(counts) == ZeroInflation(0.0, 0.0, 0, 59)
-    more = simulate(n_cells=70)
+    assert detect(counts) == ZeroInflation(0.0, 0.0, 0, FEWEST_CELLS - 1)
+    more = simulate(n_cells=FEWEST_CELLS + 10)
     more[3] = 0
-    assert detect(more).n_cells == 69
+    assert detect(more).n_cells == FEWEST_CELLS + 9
     assert detect(more).likelihood == "nb"
 
 
 def test_rare_genes():
-    rare = detect(np.eye(80, dtype=np.float32))
-    assert (rare.n_genes, rare.n_cells, rare.likelihood) == (0, 80, "nb")
+    rare = detect(np.eye(250, dtype=np.float32))
+    assert (rare.n_genes, rare.n_cells, rare.likelihood) == (0, 250, "nb")
     assert "no gene has enough counts to tell dropout from sampling" in rare.reason()
 
 
@@ -109,13 +108,13 @@ def test_the_seed_decides():
 
 
 def test_reasons():
-    assert ZeroInflation(9.1, 0.2, 500, 90).reason() == (
+    assert ZeroInflation(9.1, 0.2, 500, 900).reason() == (
         "likelihood zinb: zeros exceed what a negative binomial predicts (dropout gains 9.1 in "
         "likelihood ratio a gene, by chance 0.5, zinb above 1.7; median share dropped 20%, zinb "
         "above 5%; 500 genes)"
     )
-    assert "likelihood nb: zeros match what" in ZeroInflation(0.4, 0.0, 9, 60).reason()
-    assert "59 cells are too few" in ZeroInflation(0.0, 0.0, 0, 59).reason()
+    assert "likelihood nb: zeros match what" in ZeroInflation(0.4, 0.0, 9, 600).reason()
+    assert "99 cells are too few" in ZeroInflation(0.0, 0.0, 0, 99).reason()
 
 
 def test_the_likelihoods_are_those_of_the_model():
