@@ -56,6 +56,41 @@ def test_imputed_by_hand():
     assert es.imputed(rate).item() == pytest.approx(0.8 * 3.0)
 
 
+def test_imputed_median_by_hand():
+    """mu = 3, theta = 1: geometric, F(m) = 1 - (3/4)^(m+1). pi / (1 - pi) = e^2.
+
+    P(dropped | 0) = e^2 / (e^2 + 1/4) = .967, so the median is that of the geometric at
+    1 - .5 / .967 = .483: F(1) = .4375, F(2) = .578.
+    """
+    rate = es.posterior(distribution(3.0, 1.0, 2.0), torch.zeros(1, 1).double())
+    assert es.imputed_median(rate).item() == 2
+
+
+@pytest.mark.parametrize("logit", [-3.0, 0.0, 1.0, 3.0])
+@pytest.mark.parametrize(("mu", "theta"), [(0.3, 1.0), (2.0, 0.7), (9.0, 4.0), (60.0, 1e4)])
+def test_imputed_median_is_the_median_of_the_count_before_dropout(mu, theta, logit):
+    rate = es.posterior(distribution(mu, theta, logit), torch.zeros(1, 1).double())
+    counts, dropped = np.arange(500), rate.dropped.item()
+    chance = dropped * stats.nbinom.pmf(counts, theta, theta / (theta + mu))
+    chance[0] += 1 - dropped
+    found = es.imputed_median(rate).item()
+    assert found == np.searchsorted(chance.cumsum(), 0.5)
+    error = lambda value: (chance * abs(np.log1p(counts) - np.log1p(value))).sum()  # noqa: E731
+    assert error(found) <= min(error(es.imputed(rate).item()), error(0), error(found + 1))
+
+
+def test_imputed_median_keeps_what_was_measured():
+    counts = torch.tensor([[0.0, 1.0, 7.0]])
+    mean, theta = torch.tensor([[9.0, 9.0, 9.0]]), torch.tensor([2.0, 2.0, 2.0])
+    found = es.imputed_median(
+        es.posterior(CountDistribution(mean, theta, torch.full((1, 3), 2.0)), counts)
+    )
+    assert found[0, 1:].tolist() == [1, 7]
+    assert found[0, 0] > 0
+    without = es.posterior(CountDistribution(mean, theta, None), counts)
+    assert torch.equal(es.imputed_median(without), counts)
+
+
 def test_imputed_preserves_measured_values_and_equals_counts_without_dropout():
     counts = torch.tensor([[0.0, 1.0, 7.0]])
     predicted = CountDistribution(torch.full((1, 3), 2.0), torch.ones(3), torch.zeros(1, 3))

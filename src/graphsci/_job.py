@@ -391,7 +391,7 @@ def _summary(run: _Run, model: GraphSCI, adata: AnnData, cells: Cells) -> dict[s
 def _notes(job: Job, record: dict[str, Any]) -> list[str]:
     """Say what a user of these estimates should know and the model's notes do not say."""
     notes = []
-    if "imputed" in job.estimates and record["likelihood"] == "nb":
+    if set(job.estimates) & {"imputed", "imputed_median"} and record["likelihood"] == "nb":
         notes.append(
             "'imputed' equals the counts here: the likelihood nb knows no dropout, so every zero "
             "is taken as measured. Use 'denoised', or --likelihood zinb."

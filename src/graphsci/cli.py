@@ -318,6 +318,7 @@ class EstimateName(StrEnum):
     mean = "mean"
     denoised = "denoised"
     imputed = "imputed"
+    imputed_median = "imputed_median"
 
 
 Input = Annotated[

@@ -1,4 +1,4 @@
-"""Three estimates of expression, never confused: `mean`, `denoised`, `imputed`.
+"""Estimates of expression, never confused: `mean`, `denoised`, `imputed`, `imputed_median`.
 
 All start from the distribution of an entry, NB(mu, theta) possibly dropped with probability
 pi, and the count x measured there. The rate of the entry is lambda ~ Gamma(shape theta,
@@ -12,6 +12,11 @@ lambda is Gamma(shape x + theta, rate 1 + theta / mu).
               that it was dropped times mu. Without dropout (NB) it is the counts.
 ============  ==========================================================================
 
+`imputed_median` answers the question of `imputed` by the median of the count before dropout: a
+zero is filled only where a molecule was there more likely than not. It has the smallest expected
+absolute error of all estimates, on counts and on any scale that keeps their order; `imputed` has
+the smallest squared error and unbiased totals.
+
 Uncertainty comes with `denoised`: ``denoised_sd`` is the standard deviation of lambda given
 x, ``denoised_lower`` and ``denoised_upper`` bound its central interval.
 """
@@ -22,17 +27,17 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from scipy import special
+from scipy import special, stats
 from torch import Tensor
 
 from graphsci.likelihood import nb_log_zero
 from graphsci.model import CountDistribution
 
-Estimate = Literal["mean", "denoised", "imputed"]
+Estimate = Literal["mean", "denoised", "imputed", "imputed_median"]
 Depth = Literal["own", "common"]
 Scale = Literal["counts", "log1p"]
 
-ESTIMATES: tuple[Estimate, ...] = ("mean", "denoised", "imputed")
+ESTIMATES: tuple[Estimate, ...] = ("mean", "denoised", "imputed", "imputed_median")
 
 MEANINGS = {
     "mean": "expected count (before dropout) of the entry as the network predicts it from the cell",
@@ -41,6 +46,10 @@ MEANINGS = {
     "denoised_lower": "lower end of the central posterior interval of the expression rate",
     "denoised_upper": "upper end of the central posterior interval of the expression rate",
     "imputed": "expected count before dropout: measured counts kept, dropped zeros filled",
+    "imputed_median": (
+        "median count before dropout: measured counts kept, a zero filled where more likely than "
+        "not a molecule was dropped"
+    ),
 }
 
 
@@ -114,6 +123,26 @@ def imputed(rate: Posterior) -> Tensor:
     return rate.counts + rate.dropped * rate.mean
 
 
+def imputed_median(rate: Posterior) -> Tensor:
+    """X where x > 0; at a zero, the posterior median of the count before dropout.
+
+    Given the zero, that count is 0 with probability 1 - P(dropped) and else NB(mu, theta), so
+    its median is 0 unless P(dropped) (1 - NB(0)) > 1/2, and then the quantile of the NB at
+    1 - 1 / (2 P(dropped)).
+    """
+    if rate.dropped is None:
+        return rate.counts
+    at = torch.nonzero(rate.dropped > 0.5, as_tuple=True)
+    theta = rate.theta.expand_as(rate.mean)[at].double()
+    mu, dropped = rate.mean[at].double(), rate.dropped[at].double()
+    level, n, p = (
+        value.numpy(force=True) for value in (1 - 0.5 / dropped, theta, theta / (theta + mu))
+    )
+    filled = rate.counts.clone()
+    filled[at] = torch.as_tensor(stats.nbinom.ppf(level, n, p)).to(filled)
+    return filled
+
+
 def interval(rate: Posterior, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Central posterior interval of lambda, (cells, genes) each.
 
@@ -156,7 +185,12 @@ def compute_estimates(
     rate: Posterior, names: tuple[str, ...], *, interval_level: float | None = None
 ) -> dict[str, np.ndarray]:
     """Compute the named matrices for a block of cells, at own depth, on the count scale."""
-    simple = {"denoised": denoised, "denoised_sd": denoised_sd, "imputed": imputed}
+    simple = {
+        "denoised": denoised,
+        "denoised_sd": denoised_sd,
+        "imputed": imputed,
+        "imputed_median": imputed_median,
+    }
     values = {name: simple[name](rate).numpy(force=True) for name in names if name in simple}
     if "mean" in names:
         values["mean"] = rate.mean.numpy(force=True)

@@ -549,7 +549,7 @@ class _Placement(NamedTuple):
         out[:, self.columns] = values
         out[empty] = 0.0
         silent = (measured == 0) & self.unexpressed
-        kept = measured if name == "imputed" else np.full_like(measured, np.nan)
+        kept = measured if name.startswith("imputed") else np.full_like(measured, np.nan)
         kept = np.where((measured == 0) & ~self.unexpressed, np.nan, kept)
         out[:, self.outside] = np.where(silent, 0.0, kept)
         return out
