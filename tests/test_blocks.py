@@ -360,6 +360,14 @@ def test_a_closed_file_says_so(tmp_path, toy):
         counts.rows(0, 5)
 
 
+def test_a_file_that_goes_away_ends_the_training(tmp_path, toy, small_chunks):
+    """Closed under the run's feet; a file that was only removed is kept alive by the system."""
+    stored = on_disk(toy, tmp_path, "h5ad")
+    model = GraphSCI(max_epochs=5, check=False)
+    with pytest.raises(OSError, match="moved, removed or closed"):
+        model.fit(stored, progress=lambda record, n_epochs: stored.file.close())
+
+
 @pytest.mark.filterwarnings("ignore:zarr v3 autosharding")  # anndata's word on its future
 def test_zarr_of_either_format_is_read(tmp_path, toy):
     for number in (2, 3):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import anndata
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci import __version__, io, report
@@ -22,10 +24,19 @@ from graphsci._keys import DEFAULT_KEY, Keys, keys
 from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config
 from graphsci.estimates import ESTIMATES, Depth, Estimate, Scale, estimate_names
-from graphsci.imputer import Cells, GraphSCI, Request
+from graphsci.imputer import Cells, EstimateBlock, GraphSCI, Request
 from graphsci.known_networks import read_known_networks
 from graphsci.model_io import RECORD as MODEL_RECORD
-from graphsci.preprocessing import extract_counts
+from graphsci.preprocessing import checked_names, extract_counts
+from graphsci.sources import DiskCounts
+from graphsci.streams import (
+    SparseLayers,
+    TableWriter,
+    add_elements,
+    copy_anndata,
+    open_store,
+    take_cells,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,6 +44,9 @@ if TYPE_CHECKING:
     from graphsci.training import Progress
 
 Log = Callable[[str], None]
+
+#: Share of the free memory from which on an input's matrices stay on disk.
+_LARGE = 0.25
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,11 @@ class Job:
     markers: tuple[str, ...] = ()  #: genes in the report's figures
     title: str = "graphsci report"
     overwrite: bool = False
+    backed: bool | None = None  #: leave the input on disk; None decides by its size
+    cells: tuple[str, ...] | None = None  #: only these cells
+    dtype: Literal["float32", "float16"] = "float32"  #: of the estimates
+    compression: Literal["gzip"] | None = None  #: of the estimates
+    drop_below: float | None = None  #: store layers sparse, without values below this
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -247,15 +266,58 @@ def _read(run: _Run, adata: AnnData | None) -> AnnData:
         run.log(f"reading {job.source}")
         with run.clock.stage("reading"):
             adata = io.read_counts(
-                job.source, genes_in=job.genes_in, make_names_unique=job.make_names_unique
+                job.source,
+                genes_in=job.genes_in,
+                backed=stays_on_disk(job, run.log),
+                make_names_unique=job.make_names_unique,
             )
+            if job.cells is not None:
+                adata = take_cells(adata, _positions(adata, job.cells))
     _check_request(job, adata)
     return adata
+
+
+def stays_on_disk(job: Job, log: Log) -> bool:
+    """Whether the input is left on disk: if asked for, or if it is large for this machine.
+
+    Large: more than a quarter of the memory that is available. In memory, counts are held once
+    as they came, and the figures and the output need as much again. A few chosen cells are
+    read from disk in any case.
+    """
+    if job.backed is not None:
+        return job.backed
+    size, available = io.size_in_memory(job.source), io.available_memory()
+    if size is None or available is None:
+        return False
+    if job.cells is None and size > _LARGE * available:
+        log(
+            f"{job.source} stays on disk: its matrices would take {size / 2**30:.1f} of "
+            f"{available / 2**30:.1f} GiB that are free"
+        )
+    return job.cells is not None or size > _LARGE * available
+
+
+def _positions(adata: AnnData, names: Sequence[str]) -> NDArray[np.int64]:
+    """Positions of chosen cells, in the order asked for; unknown ones are refused."""
+    checked_names(adata.obs_names, "cell", "adata.obs_names_make_unique()")
+    positions = adata.obs_names.get_indexer(list(names))
+    missing = [name for name, at in zip(names, positions, strict=True) if at < 0]
+    if missing:
+        raise ValueError(
+            f"cells (--cells): {len(missing)} of {len(names)} are not in obs_names: "
+            f"{', '.join(missing[:5])}. Check spelling and suffixes."
+        )
+    return np.asarray(positions, dtype=np.int64)
 
 
 def _check_request(job: Job, adata: AnnData) -> None:
     """Refuse what the model would only refuse after training."""
     Request.of(adata, **job.request)
+    if job.genes is not None and job.drop_below is not None:
+        raise ValueError(
+            "drop_below (--drop-below): it makes sparse layers, but chosen genes (--genes) are "
+            "written as tables. Leave one of the two out."
+        )
     if job.genes is None and job.layer in [job.slots.layer(name) for name in job.names]:
         raise ValueError(
             f"layer: the counts are in layers[{job.layer!r}], where an estimate would be written. "
@@ -291,12 +353,17 @@ def ordered(estimates: Sequence[str]) -> tuple[Estimate, ...]:
 
 def read_genes(text: str) -> tuple[str, ...]:
     """Names of genes from a file, one a line, or from a comma-separated list."""
+    return read_names(text, "genes")
+
+
+def read_names(text: str, kind: str) -> tuple[str, ...]:
+    """Names of genes or cells from a file, one a line, or from a comma-separated list."""
     path = Path(text)
     names = path.read_text(encoding="utf-8").split("\n") if path.is_file() else text.split(",")
-    genes = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
-    if not genes:
-        raise ValueError(f"genes: {text!r} names none; give names or a file with one a line.")
-    return genes
+    found = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+    if not found:
+        raise ValueError(f"{kind}: {text!r} names none; give names or a file with one a line.")
+    return found
 
 
 # --- after training ---------------------------------------------------------------------
@@ -339,9 +406,13 @@ def write_estimates(model: GraphSCI, adata: AnnData, cells: Cells, job: Job) -> 
     """Write ``adata`` with its estimates, whole or not at all.
 
     Layers are streamed, so that no cells x genes matrix is in memory; tables of a few genes
-    go to ``obsm``. ``adata`` itself gets everything but the layers.
+    go to ``obsm``. ``adata`` itself gets everything but the layers. An input that is on disk is
+    copied there, and never in memory.
     """
     request, slots = job.request, job.slots
+    if isinstance(cells.source, DiskCounts):
+        _extend_copy(model, adata, cells, job)
+        return
     if job.genes is not None:
         model.impute(adata, **job.counts, **request, key_added=job.key_added, prefix=job.prefix)
         io.write_anndata(adata, job.output)
@@ -355,17 +426,85 @@ def write_estimates(model: GraphSCI, adata: AnnData, cells: Cells, job: Job) -> 
         scale=job.scale,
         level=job.interval,
     )
-    layers = tuple(map(slots.layer, job.names))
-    for name in layers:  # replaced: the check before training allowed it
+    for name in map(slots.layer, job.names):  # replaced: the check before training allowed it
         if name in adata.layers:
             del adata.layers[name]
-    # not compressed: gzip saves 8 % of such a layer, at 25 MB/s (pbmc3k)
     with io.atomic_path(job.output) as temporary:
         io.write_anndata(adata, temporary)
-        with io.stream_layers(temporary, adata.shape, layers) as writer:
-            for block in model.iterate_estimates(adata, **job.counts, **request):
-                named = {slots.layer(name): values for name, values in block.values.items()}
-                writer.write(block.start, named)
+        blocks = model.estimate_blocks(cells, Request.of(adata, **request))
+        dropped = _stream(blocks, temporary, adata, job)
+        if dropped:
+            adata.uns[slots.uns]["dropped"] = dropped
+            add_elements(temporary, {f"uns/{slots.uns}": adata.uns[slots.uns]})
+
+
+def _extend_copy(model: GraphSCI, adata: AnnData, cells: Cells, job: Job) -> None:
+    """Copy the input's file and add the results to the copy, a block of cells at a time."""
+    slots = job.slots
+    record = model.record(names=job.names, depth=job.depth, scale=job.scale, level=job.interval)
+    record["gene_match"] = cells.match.summary()
+    genes = anndata.AnnData(obs=adata.obs.iloc[:0].copy(), var=adata.var.copy())
+    model.annotate_genes(genes, slots)
+    elements: dict[str, Any] = {
+        "var": genes.var,
+        f"varm/{slots.gene_embedding}": genes.varm[slots.gene_embedding],
+        f"varp/{slots.gene_graph}": genes.varp[slots.gene_graph],
+        f"uns/{slots.uns}": record,
+    }
+    if job.make_names_unique:
+        elements["obs"] = adata.obs
+    matrices = {f"layers/{slots.layer(name)}" for name in job.names}
+    latent = slots.latent
+    with io.atomic_path(job.output) as temporary:
+        copy_anndata(job.source, temporary, without=matrices | {f"obsm/{latent}", *elements})
+        add_elements(temporary, elements)
+        blocks = model.estimate_blocks(cells, Request.of(adata, **job.request), latent=latent)
+        width = model.fitted.spec.config.n_latent
+        dropped = _stream(blocks, temporary, adata, job, embeddings={latent: width})
+        if dropped:
+            record["dropped"] = dropped
+            add_elements(temporary, {f"uns/{slots.uns}": record})
+    adata.uns[slots.uns] = record
+
+
+def _stream(
+    blocks: Iterator[EstimateBlock],
+    path: Path,
+    adata: AnnData,
+    job: Job,
+    embeddings: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """Write estimates, as dense or sparse layers or as tables; return what sparse ones drop."""
+    embeddings, layers = embeddings or {}, {name: job.slots.layer(name) for name in job.names}
+    form: dict[str, Any] = {"dtype": job.dtype, "compression": job.compression}
+    dense = list(layers.values()) if job.genes is None and job.drop_below is None else []
+    with contextlib.ExitStack() as stack:
+        writer, sink = None, None
+        if dense or embeddings:
+            writer = stack.enter_context(
+                io.stream_layers(path, adata.shape, dense, **form, embeddings=embeddings)
+            )
+        if not dense:
+            root = stack.enter_context(open_store(path, "r+"))
+            sink = _sparse_or_table(root, layers, job)
+        for block in blocks:
+            values = {layers.get(name, name): part for name, part in block.values.items()}
+            if writer is not None:
+                streamed = {*dense, *embeddings}
+                writer.write(block.start, {n: v for n, v in values.items() if n in streamed})
+            if sink is not None:
+                sink.append({name: values[layer] for name, layer in layers.items()})
+        return sink.dropped() if isinstance(sink, SparseLayers) else {}
+
+
+def _sparse_or_table(root: Any, layers: Mapping[str, str], job: Job) -> SparseLayers | TableWriter:
+    if job.genes is None:
+        assert job.drop_below is not None
+        return SparseLayers(
+            root, layers, below=job.drop_below, dtype=job.dtype, compression=job.compression
+        )
+    names = {name: f"{job.key_added}_{layer}" for name, layer in layers.items()}
+    return TableWriter(root, names, job.genes, dtype=job.dtype)
 
 
 def _summary(run: _Run, model: GraphSCI, adata: AnnData, cells: Cells) -> dict[str, Any]:
@@ -377,7 +516,7 @@ def _summary(run: _Run, model: GraphSCI, adata: AnnData, cells: Cells) -> dict[s
         "graphsci": __version__,
         "input": str(job.source),
         "outputs": {name: str(path) for name, path in outputs.items() if path is not None},
-        "data": describe_counts(matrix),
+        "data": _describe_data(cells, matrix),
         "slots": {name: job.slot(name) for name in job.names},
         "key_added": job.key_added,
         "gene_match": cells.match.summary(),
@@ -396,7 +535,20 @@ def _notes(job: Job, record: dict[str, Any]) -> list[str]:
             "'imputed' equals the counts here: the likelihood nb knows no dropout, so every zero "
             "is taken as measured. Use 'denoised', or --likelihood zinb."
         )
+    notes += [
+        f"{job.slot(name)} is stored without values below {lost['below']:g}: "
+        f"{lost['share_of_entries']:.1%} of all entries, {lost['share_of_sum']:.2%} of their sum"
+        for name, lost in record.get("dropped", {}).items()
+    ]
     return notes
+
+
+def _describe_data(cells: Cells, matrix: Any) -> dict[str, Any]:
+    """Shape, zeros and depth; of a file what its check has found."""
+    if not isinstance(cells.source, DiskCounts):
+        return describe_counts(matrix)
+    source = cells.source
+    return _description(source.shape, int(source.detected.sum()), source.n_entries, source.totals)
 
 
 def describe_counts(matrix: Any) -> dict[str, Any]:
@@ -411,15 +563,20 @@ def describe_counts(matrix: Any) -> dict[str, Any]:
         depth[start : start + step] = np.asarray(block.sum(1), dtype=np.float64).ravel()
         detected[start : start + step] = np.asarray((block != 0).sum(1)).ravel()
         seen |= np.asarray((block != 0).sum(0)).ravel() > 0
+    return _description((n_cells, n_genes), int(seen.sum()), int(detected.sum()), depth)
+
+
+def _description(
+    shape: tuple[int, int], n_detected: int, n_entries: int, depth: NDArray[np.float64]
+) -> dict[str, Any]:
+    levels = np.quantile(depth, [0, 0.5, 1])
     return {
-        "cells": n_cells,
-        "genes": n_genes,
-        "genes_detected": int(seen.sum()),
-        "zeros": float(1 - detected.sum() / max(1, n_cells * n_genes)),
+        "cells": shape[0],
+        "genes": shape[1],
+        "genes_detected": n_detected,
+        "zeros": float(1 - n_entries / max(1, shape[0] * shape[1])),
         "total": float(depth.sum()),
-        "depth": dict(
-            zip(("lowest", "median", "highest"), np.quantile(depth, [0, 0.5, 1]), strict=True)
-        ),
+        "depth": dict(zip(("lowest", "median", "highest"), levels, strict=True)),
     }
 
 

@@ -407,6 +407,30 @@ Genes = Annotated[
         help="Write these genes only, as tables in obsm: a file, one a line, or names.",
     ),
 ]
+Backed = Annotated[
+    bool | None,
+    typer.Option(
+        "--backed/--no-backed",
+        help="Leave IN on disk and read it in chunks, or read it into memory. Not given: on disk "
+        "if it is an .h5ad or .zarr of more than a quarter of the free memory.",
+        show_default=False,
+    ),
+]
+Dtype = Annotated[
+    Literal["float32", "float16"],
+    typer.Option(help="Digits of the estimates in OUT: float16 has three, up to 65,504."),
+]
+Compression = Annotated[
+    Literal["none", "gzip"],
+    typer.Option(help="Of the layers in OUT; gzip is slow and saves little on dense ones."),
+]
+DropBelow = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="Store layers sparse, without the values below this; OUT says what was dropped.",
+    ),
+]
 Depth = Annotated[
     Literal["own", "common"],
     typer.Option(
@@ -524,6 +548,10 @@ def impute(
     interval: Interval = None,
     key_added: KeyAdded = "graphsci",
     prefix: Prefix = "",
+    backed: Backed = None,
+    dtype: Dtype = "float32",
+    compression: Compression = "none",
+    drop_below: DropBelow = None,
     save_model: Annotated[
         Path | None,
         typer.Option(
@@ -584,6 +612,10 @@ def impute(
         label_key=label_key,
         json=None if json_to == STANDARD_OUTPUT else json_to,
         overwrite=overwrite,
+        backed=backed,
+        dtype=dtype,
+        compression=None if compression == "none" else compression,
+        drop_below=drop_below,
     )
     _use_threads(threads)
     reporter = _Reporter(quiet)
@@ -610,6 +642,17 @@ def apply(
     interval: Interval = None,
     key_added: KeyAdded = "graphsci",
     prefix: Prefix = "",
+    cells: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|A,B,C",
+            help="Estimate these cells only: a file, one a line, or names. No other is read.",
+        ),
+    ] = None,
+    backed: Backed = None,
+    dtype: Dtype = "float32",
+    compression: Compression = "none",
+    drop_below: DropBelow = None,
     report: Report = None,
     label_key: LabelKey = None,
     json_to: Json = None,
@@ -645,6 +688,11 @@ def apply(
         label_key=label_key,
         json=None if json_to == STANDARD_OUTPUT else json_to,
         overwrite=overwrite,
+        backed=backed,
+        cells=None if cells is None else _job.read_names(cells, "cells"),
+        dtype=dtype,
+        compression=None if compression == "none" else compression,
+        drop_below=drop_below,
     )
     _use_threads(threads)
     reporter = _Reporter(quiet)

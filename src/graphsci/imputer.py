@@ -21,18 +21,18 @@ from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config, preset
 from graphsci.gene_graph import GeneGraph, graph_from_edges, graph_from_matrix
 from graphsci.gene_sets import match_symbols
-from graphsci.model import CountNetwork
+from graphsci.model import CellBlock, CountNetwork
 from graphsci.model_io import load_model, save_model
 from graphsci.preprocessing import (
     GeneMatch,
     align_counts,
     check_is_anndata,
     checked_names,
-    extract_counts,
     library_sizes,
     match_genes,
     open_counts,
 )
+from graphsci.sources import CHUNK_CELLS, CountSource, read_ahead
 from graphsci.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -43,15 +43,39 @@ _RECORDED_PACKAGES = ("graphsci", "torch", "numpy", "scipy", "anndata", "scikit-
 
 
 class Cells(NamedTuple):
-    """Cells prepared for a trained model: its genes, its batches, its depth."""
+    """Cells prepared for a trained model: its genes, its batches, its depth.
 
-    counts: sparse.csr_matrix  #: (cells, model genes)
-    all_counts: sparse.csr_matrix  #: (cells, genes of the data), as they came
+    The counts stay where they are, in memory or in a file, and are read in chunks.
+    """
+
+    source: CountSource  #: all cells and genes of the data, as they came
     gene_names: NDArray[np.str_]  #: genes of the data
     batch: NDArray[np.int64]  #: (cells,)
     measured_share: float  #: share of the training molecules in the genes that were measured
-    library: NDArray[np.float64]  #: (cells,) counts in the model's genes
     match: GeneMatch
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return self.source.shape[0]
+
+    @property
+    def counts(self) -> sparse.csr_matrix:
+        """(cells, model genes), all of them in memory: for parts of the data."""
+        return align_counts(self.source.rows(0, self.n_cells), self.match)
+
+    @property
+    def library(self) -> NDArray[np.float64]:
+        """(cells,) counts in the model's genes; reads all cells."""
+        return library_sizes(self.counts)
+
+    def chunks(self) -> Iterator[tuple[int, sparse.csr_matrix]]:
+        """Yield the first cell and the counts of every chunk, the next one read ahead."""
+        starts = range(0, self.n_cells, CHUNK_CELLS)
+        return read_ahead(lambda at: (at, self._rows(at)), starts)
+
+    def _rows(self, start: int) -> sparse.csr_matrix:
+        return self.source.rows(start, min(start + CHUNK_CELLS, self.n_cells))
 
 
 class EstimateBlock(NamedTuple):
@@ -59,6 +83,15 @@ class EstimateBlock(NamedTuple):
 
     start: int  #: position of the first cell
     values: dict[str, NDArray[np.floating]]  #: name -> (cells, genes)
+
+
+class _Rows(NamedTuple):
+    """Consecutive cells, ready for the network."""
+
+    start: int
+    block: CellBlock  # the model's genes, on the device
+    counts: sparse.csr_matrix  # (cells, genes of the data)
+    library: NDArray[np.float64]  # (cells,) counts in the model's genes
 
 
 class GraphSCI:
@@ -290,7 +323,7 @@ class GraphSCI:
         adata = adata.copy() if copy else adata
         columns = request.columns
         values = {name: np.empty((adata.n_obs, len(columns)), np.float32) for name in names}
-        for block in self._blocks(cells, request):
+        for block in self.estimate_blocks(cells, request):
             for name, part in block.values.items():
                 values[name][block.start : block.start + len(part)] = part
         for name in names:
@@ -318,13 +351,14 @@ class GraphSCI:
     ) -> Iterator[EstimateBlock]:
         """Yield the same numbers as :meth:`impute` in blocks of cells; nothing is written.
 
-        Memory: one block of 512 cells. Use it where cells x genes would not fit.
+        Memory: 2,000 cells as counts, 500 as estimates. Use it where cells x genes would not
+        fit.
         """
         request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
         cells = self.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
-        return self._blocks(cells, request)
+        return self.estimate_blocks(cells, request)
 
     def latent(
         self,
@@ -371,12 +405,18 @@ class GraphSCI:
         level: float | None,
     ) -> None:
         """Write everything but the estimates: embeddings, graph, dispersions, run record."""
+        adata.obsm[slots.latent] = self._latent(cells)
+        self.annotate_genes(adata, slots)
+        adata.uns[slots.uns] = self.record(names=names, depth=depth, scale=scale, level=level)
+        adata.uns[slots.uns]["gene_match"] = cells.match.summary()
+
+    def annotate_genes(self, adata: AnnData, slots: Keys) -> None:
+        """Write gene embedding, graph and dispersions for the genes of ``adata``."""
         spec = self.fitted.spec
         position = match_genes(
             np.asarray(adata.var_names, dtype=np.str_), self.gene_names, min_fraction=0.0
         ).positions  # where each gene of adata stands in the model
         known = position >= 0
-        adata.obsm[slots.latent] = self._latent(cells)
         embedding = self.gene_embedding().to_numpy()
         adata.varm[slots.gene_embedding] = np.where(
             known[:, None], embedding[position], np.nan
@@ -394,8 +434,6 @@ class GraphSCI:
         for name, values in columns.items():
             if values is not None:
                 adata.var[name] = np.where(known, values.to_numpy()[position], np.nan)
-        adata.uns[slots.uns] = self.record(names=names, depth=depth, scale=scale, level=level)
-        adata.uns[slots.uns]["gene_match"] = cells.match.summary()
 
     def record(
         self, *, names: Sequence[str], depth: es.Depth, scale: es.Scale, level: float | None
@@ -438,48 +476,56 @@ class GraphSCI:
                 "give batch_key, the column of obs that holds them."
             )
         batch = _batch_codes(adata, batch_key, spec.batch_names)
-        data = extract_counts(adata, layer=layer, allow_fractional=allow_fractional, min_cells=1)
+        data = open_counts(adata, layer=layer, allow_fractional=allow_fractional, min_cells=1)
         match = match_genes(spec.gene_names, data.gene_names)
-        counts = align_counts(data.counts, match)
         measured = match.positions >= 0
         share = 1.0 if measured.all() else float(spec.gene_proportions[measured].sum(dtype=float))
-        return Cells(
-            counts, data.counts, data.gene_names, batch, share, library_sizes(counts), match
-        )
+        return Cells(data.counts, data.gene_names, batch, share, match)
 
-    def _row_blocks(self, cells: Cells) -> Iterator[tuple[int, Any]]:
+    def _row_blocks(self, cells: Cells) -> Iterator[_Rows]:
         device = next(self.fitted.network.parameters()).device
-        for start, rows in training.row_blocks(cells.counts.shape[0]):
-            block = training.cell_block(cells.counts, cells.batch, rows, device)
-            # genes that were not measured still have a share of the cell's molecules
-            yield start, block._replace(library=block.library / cells.measured_share)
+        for first, chunk in cells.chunks():
+            aligned = align_counts(chunk, cells.match)
+            for at, rows in training.row_blocks(chunk.shape[0]):
+                part, batch = aligned[rows], cells.batch[first + rows]
+                block = training.move_cells(part, batch, device)
+                # genes that were not measured still have a share of the cell's molecules
+                block = block._replace(library=block.library / cells.measured_share)
+                yield _Rows(first + at, block, chunk[rows], library_sizes(part))
 
     def _latent(self, cells: Cells) -> NDArray[np.float32]:
         with torch.inference_mode():
             parts = [
-                self.fitted.network.latent(block).numpy(force=True)
-                for _, block in self._row_blocks(cells)
+                self.fitted.network.latent(rows.block).numpy(force=True)
+                for rows in self._row_blocks(cells)
             ]
         return np.concatenate(parts)
 
-    def _blocks(self, cells: Cells, request: Request) -> Iterator[EstimateBlock]:
+    def estimate_blocks(
+        self, cells: Cells, request: Request, *, latent: str | None = None
+    ) -> Iterator[EstimateBlock]:
+        """Yield what is requested for prepared cells, in blocks.
+
+        ``latent``: under this name the cell embedding (cells, latent) is added to the values.
+        """
         spec = self.fitted.spec
         place = _Placement.of(cells.gene_names[request.columns], spec)
-        outside = cells.all_counts[:, request.columns[place.outside]]
-        factors = cells.library / cells.measured_share / spec.common_depth
-        for start, block in self._row_blocks(cells):
-            rows = slice(start, start + block.n_cells)
+        outside = request.columns[place.outside]
+        for start, block, counts, library in self._row_blocks(cells):
             with torch.inference_mode():
                 predicted = self.fitted.network.expression(block)
                 dense = block.dense(block.counts, len(spec.gene_names))
                 rate = es.posterior(*_chosen(predicted, dense, place.model_genes))
                 values = es.compute_estimates(rate, request.names, interval_level=request.interval)
-            measured = outside[rows].toarray()
-            empty = cells.library[rows] == 0
+            measured, empty = counts[:, outside].toarray(), library == 0
             values = {name: place.fill(name, v, measured, empty) for name, v in values.items()}
+            factors = library / cells.measured_share / spec.common_depth
             values = es.rescale(
-                values, size_factors=factors[rows], depth=request.depth, scale=request.scale
+                values, size_factors=factors, depth=request.depth, scale=request.scale
             )
+            if latent is not None:
+                with torch.inference_mode():
+                    values[latent] = self.fitted.network.latent(block).numpy(force=True)
             yield EstimateBlock(start, values)
 
 

@@ -22,7 +22,7 @@ import shutil
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, Self
 
@@ -50,6 +50,8 @@ _GENE_EXPRESSION = "Gene Expression"
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 _VALUES_PER_BLOCK = 2**22
 _SHOWN = 5  # names shown in messages
+#: Cells and genes of a chunk of a dense layer: the cells of a block of estimates, 4 MiB.
+_CHUNK = (500, 2_048)
 
 
 # what h5py, zarr, anndata, scipy, gzip and csv raise on damaged files
@@ -283,6 +285,46 @@ def _open_zarr(group: Any) -> AnnData:
     loaded = {key: anndata.io.read_elem(slot) for key, slot in slots.items()}
     layers = {key: _on_disk(element) for key, element in group["layers"].members()}
     return AnnData(X=_on_disk(group["X"]) if "X" in group else None, layers=layers, **loaded)
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that this process may still take; None if it cannot be told.
+
+    The least of what the system has available and what is left of a container's limit.
+    """
+    limits = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable"))
+        limits.append(int(line.split()[1]) * 1024)
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # "max" is no number: no limit
+        limit = int((group / "memory.max").read_text())
+        limits.append(limit - int((group / "memory.current").read_text()))
+    return min(limits, default=None)
+
+
+def size_in_memory(path: str | os.PathLike[str]) -> int | None:
+    """Return the bytes that the matrices of an ``.h5ad`` or ``.zarr`` take when read.
+
+    None for other formats, whose size is not known before they are read.
+    """
+    source = Path(path)
+    name = source.name.lower()
+    if name.endswith(".h5ad") and source.is_file():
+        with suppress(OSError), h5py.File(source, "r") as file:
+            return sum(_n_bytes(file[slot]) for slot in ("X", "layers", "raw") if slot in file)
+    if source.is_dir() and _is_zarr(source):
+        group = zarr.open_group(source, mode="r")
+        return sum(_n_bytes(group[slot]) for slot in ("X", "layers", "raw") if slot in group)
+    return None
+
+
+def _n_bytes(element: Any) -> int:
+    """Bytes of an array, or of all arrays in a group."""
+    if not hasattr(element, "keys"):
+        return int(np.prod(element.shape)) * element.dtype.itemsize
+    return sum(_n_bytes(element[key]) for key in element)
 
 
 def _on_disk(element: Any) -> Any:
@@ -759,6 +801,7 @@ def stream_layers(
     dtype: str = "float32",
     compression: str | None = None,
     overwrite: bool = False,
+    embeddings: Mapping[str, int] | None = None,
 ) -> LayerWriter:
     """Add dense layers to a written ``.h5ad`` or ``.zarr``, a block of cells at a time.
 
@@ -777,6 +820,8 @@ def stream_layers(
         None or "gzip"; also "lzf" for ``.h5ad``, "zstd" for ``.zarr``.
     overwrite
         Whether layers of these names that the file has may be replaced.
+    embeddings
+        Arrays of ``obsm`` to write besides: name and number of columns; always float32.
 
     Returns
     -------
@@ -799,7 +844,18 @@ def stream_layers(
             f"compression is {compression!r}, expected one of {', '.join(map(repr, known))} "
             f"for {path.suffix}."
         )
-    return LayerWriter(path, shape, tuple(names), np.dtype(dtype), compression, overwrite)
+    slots = {name: _Slot("layers", int(shape[1]), np.dtype(dtype)) for name in names}
+    for name, width in (embeddings or {}).items():
+        slots[name] = _Slot("obsm", width, np.dtype(np.float32))
+    return LayerWriter(path, shape, slots, compression, overwrite)
+
+
+class _Slot(NamedTuple):
+    """Where a streamed array goes, and what it is."""
+
+    group: str
+    width: int
+    dtype: np.dtype[Any]
 
 
 class LayerWriter:
@@ -811,24 +867,22 @@ class LayerWriter:
     Attributes
     ----------
     chunk_rows
-        Rows stored together. Compressed and zarr layers are written fastest in blocks that
-        start and end at its multiples.
+        Rows stored together, with up to 2,048 columns. Compressed and zarr layers are written
+        fastest in blocks that start and end at its multiples.
     """
 
     def __init__(
         self,
         path: Path,
         shape: tuple[int, int],
-        names: tuple[str, ...],
-        dtype: np.dtype[Any],
+        slots: Mapping[str, _Slot],
         compression: str | None,
         overwrite: bool,
     ) -> None:
         self.path = path
         self.shape = (int(shape[0]), int(shape[1]))
-        self.names = names
-        self.dtype = dtype
-        self.chunk_rows = max(1, min(self.shape[0], 2**20 // max(1, self.shape[1])))
+        self.slots = dict(slots)
+        self.chunk_rows = max(1, min(self.shape[0], _CHUNK[0]))
         self._compression = compression
         self._overwrite = overwrite
         self._stack = ExitStack()
@@ -839,10 +893,10 @@ class LayerWriter:
         with ExitStack() as stack:  # closes the file if a check fails
             root = self._open(stack)
             self._check_root(root)
-            layers = root.require_group("layers")
-            layers.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
-            for name in self.names:
-                self._datasets[name] = self._create(layers, name)
+            for name, slot in self.slots.items():
+                group = root.require_group(slot.group)
+                group.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+                self._datasets[name] = self._create(group, name, slot)
             self._stack = stack.pop_all()
         return self
 
@@ -864,43 +918,43 @@ class LayerWriter:
         start_row
             Row of the first cell of the blocks.
         blocks
-            For each layer an array (rows, genes).
+            For each layer an array (rows, genes), for each embedding (rows, its columns).
         """
         stop_row = start_row + self._check_blocks(start_row, blocks)
         for name, block in blocks.items():
-            self._datasets[name][start_row:stop_row] = np.asarray(block, dtype=self.dtype)
+            values = np.asarray(block, dtype=self.slots[name].dtype)
+            self._datasets[name][start_row:stop_row] = values
         self._written[start_row:stop_row] = True
 
     def _check_blocks(self, start_row: int, blocks: Mapping[str, NDArray[Any]]) -> int:
         """Return the number of rows; refuse blocks that do not fit."""
         if not self._datasets:
             raise ValueError("the layers are closed; write inside `with stream_layers(...)`.")
-        if set(blocks) != set(self.names):
+        if set(blocks) != set(self.slots):
             raise ValueError(
-                f"got blocks for {sorted(blocks)}, expected one for each of {sorted(self.names)}."
+                f"got blocks for {sorted(blocks)}, expected one for each of {sorted(self.slots)}."
             )
-        shapes = {np.shape(block) for block in blocks.values()}
-        shape = shapes.pop()
-        if shapes or len(shape) != 2 or shape[1] != self.shape[1]:
-            raise ValueError(
-                f"got blocks of shape {', '.join(map(str, (shape, *shapes)))}, expected one shape "
-                f"(rows, {self.shape[1]}) for all layers."
-            )
-        rows = slice(start_row, start_row + shape[0])
+        n_rows = len(next(iter(blocks.values())))
+        for name, block in blocks.items():
+            if np.shape(block) != (n_rows, self.slots[name].width):
+                raise ValueError(
+                    f"got a block of shape {np.shape(block)} for {name!r}, expected one shape "
+                    f"({n_rows}, {self.slots[name].width}) of the same rows for all."
+                )
+        rows = slice(start_row, start_row + n_rows)
         if start_row < 0 or rows.stop > self.shape[0] or self._written[rows].any():
             raise ValueError(
                 f"got rows {rows.start} to {rows.stop}, expected rows within 0 to {self.shape[0]} "
                 "that were not written before."
             )
-        return int(shape[0])
+        return n_rows
 
     def _open(self, stack: ExitStack) -> Any:
         """Return the root group, h5py's or zarr's, open for changes."""
         if not self.path.is_dir():
             return stack.enter_context(h5py.File(self.path, "r+"))
         root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
-        if _is_consolidated(self.path):
-            stack.callback(_consolidate, self.path)
+        stack.callback(refresh_summary, self.path)
         return root
 
     def _check_root(self, root: Any) -> None:
@@ -910,36 +964,43 @@ class LayerWriter:
                 f"layers of shape {self.shape} do not fit {self.path}, which is "
                 f"{shape[0]:,} cells x {shape[1]:,} genes. Stream layers of the file's shape."
             )
-        present = [name for name in self.names if "layers" in root and name in root["layers"]]
+        present = [name for name, at in self.slots.items() if name in root.get(at.group, ())]
         if present and not self._overwrite:
             raise ValueError(
                 f"{self.path} has layers {', '.join(map(repr, present))} already, expected none of "
                 "these names. Use another prefix, remove them, or allow overwriting."
             )
 
-    def _create(self, layers: Any, name: str) -> Any:
+    def _create(self, group: Any, name: str, slot: _Slot) -> Any:
         """Create one dense dataset with anndata's encoding."""
-        if name in layers:
-            del layers[name]
+        if name in group:
+            del group[name]
         make = self._create_zarr if self.path.is_dir() else self._create_h5
-        dataset = make(layers, name)
+        dataset = make(group, name, (self.shape[0], slot.width), slot.dtype)
         dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         return dataset
 
-    def _create_h5(self, layers: h5py.Group, name: str) -> h5py.Dataset:
-        chunks = None if self._compression is None else (self.chunk_rows, max(1, self.shape[1]))
-        return layers.create_dataset(
-            name, self.shape, self.dtype, chunks=chunks, compression=self._compression
+    def _create_h5(
+        self, group: h5py.Group, name: str, shape: tuple[int, int], dtype: np.dtype[Any]
+    ) -> h5py.Dataset:
+        chunks = None if self._compression is None else self._chunks(shape)
+        return group.create_dataset(
+            name, shape, dtype, chunks=chunks, compression=self._compression
         )
 
-    def _create_zarr(self, layers: zarr.Group, name: str) -> Any:
-        return layers.create_array(
+    def _create_zarr(
+        self, group: zarr.Group, name: str, shape: tuple[int, int], dtype: np.dtype[Any]
+    ) -> Any:
+        return group.create_array(
             name,
-            shape=self.shape,
-            dtype=self.dtype,
-            chunks=(self.chunk_rows, max(1, self.shape[1])),
-            compressors=_zarr_codec(self._compression, layers.metadata.zarr_format),
+            shape=shape,
+            dtype=dtype,
+            chunks=self._chunks(shape),
+            compressors=_zarr_codec(self._compression, group.metadata.zarr_format),
         )
+
+    def _chunks(self, shape: tuple[int, int]) -> tuple[int, int]:
+        return self.chunk_rows, max(1, min(shape[1], _CHUNK[1]))
 
 
 def _n_names(frame: Any) -> int:
@@ -958,13 +1019,10 @@ def _zarr_codec(compression: str | None, zarr_format: int) -> dict[str, Any] | N
     return {"name": compression, "configuration": settings}
 
 
-def _is_consolidated(path: Path) -> bool:
-    group = zarr.open_group(path, mode="r")
-    return group.metadata.consolidated_metadata is not None
-
-
-def _consolidate(path: Path) -> None:
-    """Renew a store's summary of its metadata, without which new layers stay unseen."""
+def refresh_summary(path: Path) -> None:
+    """Renew a zarr store's summary of its metadata, if it has one: else new layers stay unseen."""
+    if zarr.open_group(path, mode="r").metadata.consolidated_metadata is None:
+        return
     with warnings.catch_warnings():
         # zarr warns that the summary is not in its format 3; the store came with one
         warnings.filterwarnings("ignore", message="Consolidated metadata")

@@ -161,7 +161,9 @@ def open_counts(
     scan = _scan(matrix)
     first_rows = as_float32(canonical_csr(matrix.rows(0, min(_SAMPLE_ROWS, matrix.shape[0]))))
     _check_values(scan.found, opened, adata, layer, first_rows, allow_fractional, scan.n_entries)
-    counts = DiskCounts(matrix, n_entries=scan.n_entries, totals=scan.totals)
+    counts = DiskCounts(
+        matrix, n_entries=scan.n_entries, totals=scan.totals, detected=scan.detected
+    )
     return _count_data(opened, counts, scan.found, scan.totals == 0, ~scan.detected)
 
 

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from graphsci import pl
 from graphsci.config import PRESETS
 from graphsci.preprocessing import log_normalize
+from graphsci.streams import take_cells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -93,7 +94,7 @@ def sketch(
     rng = np.random.default_rng(seed)
     n_cells = min(adata.n_obs, _SKETCH_CELLS)
     rows = np.sort(rng.choice(adata.n_obs, n_cells, replace=False))
-    part = adata[rows]
+    part = take_cells(adata, rows)
     options: dict[str, Any] = {
         "layer": layer,
         "batch_key": batch_key,

@@ -133,8 +133,17 @@ class DiskCounts:
     a zarr store that vanishes would otherwise read as zeros.
     """
 
-    def __init__(self, matrix: DiskMatrix, *, n_entries: int, totals: NDArray[np.float64]) -> None:
-        self._matrix, self._n_entries, self._totals = matrix, n_entries, totals
+    def __init__(
+        self,
+        matrix: DiskMatrix,
+        *,
+        n_entries: int,
+        totals: NDArray[np.float64],
+        detected: NDArray[np.bool_],
+    ) -> None:
+        self._matrix, self._n_entries = matrix, n_entries
+        self.totals = totals  #: (cells,) all counts of each
+        self.detected = detected  #: (genes,) whether any cell has a count
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -155,7 +164,7 @@ class DiskCounts:
             If the file cannot be read, or holds other counts than when it was checked.
         """
         counts = as_float32(canonical_csr(self._matrix.rows(start, stop)))
-        if not np.allclose(row_totals(counts), self._totals[start:stop], rtol=1e-6):
+        if not np.allclose(row_totals(counts), self.totals[start:stop], rtol=1e-6):
             raise OSError(
                 f"cells {start:,} to {stop:,} of {self._matrix.where} are not what they were when "
                 "the counts were checked: the file was changed or parts of it are gone. Leave it "

@@ -43,8 +43,8 @@ from graphsci.model import (
 Indices = NDArray[np.int64]
 
 #: Cells per block where no gradient is needed: large enough for the matrix products, small
-#: enough that a block of 30,000 genes takes 60 MiB.
-EVALUATION_CELLS = 512
+#: enough that a block of 30,000 genes takes 60 MiB; a quarter of a chunk that is read.
+EVALUATION_CELLS = 500
 #: theta starts at 1 for every gene and has far to go (a Poisson-like gene to 100 or more)
 #: in logarithmic steps, so it learns faster than the weights. Measured in benchmarks/lab.
 THETA_RATE = 5.0

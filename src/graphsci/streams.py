@@ -1,0 +1,334 @@
+"""AnnData files that are copied and extended without being in memory.
+
+What a run on disk writes: a copy of its input, element by element and the matrices in chunks,
+and beside it tables and sparse layers that grow a block of cells at a time. Dense layers are
+in :func:`graphsci.io.stream_layers`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import anndata
+import h5py
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from scipy import sparse
+
+from graphsci.io import refresh_summary
+from graphsci.sources import CHUNK_CELLS, DiskMatrix, is_on_disk
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: Rows of a table that are held back and written together: few, large pieces.
+_TABLE_ROWS = 2**16
+#: What is small beside the matrices, and read and written as a whole.
+_SMALL = ("obs", "var", "obsm", "varm", "obsp", "varp", "uns")
+
+
+def copy_anndata(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    without: Collection[str] = (),
+) -> None:
+    """Copy an ``.h5ad`` or ``.zarr`` file, if need be from one format to the other.
+
+    Between files of one format everything is copied as it is stored. From one to the other,
+    matrices are read and written in chunks of cells, the rest element by element.
+
+    Parameters
+    ----------
+    source, target
+        Files or folders; ``target`` must not exist.
+    without
+        Elements to leave out, e.g. ``{"layers/denoised", "uns/graphsci"}``.
+    """
+    source, target = Path(source), Path(target)
+    if source.is_dir() and target.suffix == ".zarr":
+        dropped = {str(source / name) for name in without}
+        shutil.copytree(
+            source,
+            target,
+            ignore=lambda folder, names: [
+                name for name in names if str(Path(folder) / name) in dropped
+            ],
+        )
+        refresh_summary(target)
+    elif not source.is_dir() and target.suffix == ".h5ad":
+        with h5py.File(source, "r") as old, h5py.File(target, "w") as new:
+            _copy_h5(old, new, set(without))
+    else:
+        with open_store(source, "r") as old, open_store(target, "w") as new:
+            _convert(old, new, set(without))
+
+
+def _copy_h5(old: h5py.Group, new: h5py.Group, without: set[str]) -> None:
+    """Copy a group as stored, and go into it only where something is left out."""
+    new.attrs.update(old.attrs)
+    for key in old:
+        inside = {name.partition("/")[2] for name in without if name.partition("/")[0] == key}
+        if "" in inside:
+            continue
+        if inside:
+            _copy_h5(old[key], new.create_group(key), inside)
+        else:
+            old.copy(key, new)
+
+
+def _convert(old: Any, new: Any, without: set[str]) -> None:
+    """Write the elements of one format in the other."""
+    new.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+    for key in _SMALL:
+        if key in old:
+            value = anndata.io.read_elem(old[key])
+            for name in without:
+                group, _, inner = name.partition("/")
+                if group == key and inner:
+                    value.pop(inner, None)
+            anndata.io.write_elem(new, key, value)
+    layers = new.create_group("layers")
+    layers.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+    matrices = [("X", "X")] if "X" in old else []
+    matrices += [(f"layers/{name}", f"layers/{name}") for name in old.get("layers", ())]
+    for place, name in matrices:
+        if name not in without:
+            _copy_matrix(old[place], new, name)
+
+
+def _copy_matrix(stored: Any, new: Any, name: str) -> None:
+    """Write a sparse or dense matrix in chunks of cells; columns (CSC) as a whole."""
+    kind = stored.attrs["encoding-type"]
+    if kind not in ("csr_matrix", "array"):
+        anndata.io.write_elem(new, name, anndata.io.read_elem(stored))
+        return
+    on_disk = anndata.io.sparse_dataset(stored) if kind == "csr_matrix" else stored
+    rows = DiskMatrix(on_disk, name)
+    writer = SparseWriter(new, name) if kind == "csr_matrix" else None
+    for start in range(0, rows.shape[0], CHUNK_CELLS):
+        stop = min(start + CHUNK_CELLS, rows.shape[0])
+        if writer is not None:
+            writer.append(rows.rows(start, stop))
+            continue
+        if start == 0:
+            make = new.create_dataset if isinstance(new, h5py.Group) else new.create_array
+            dense = make(name, shape=rows.shape, dtype=stored.dtype)
+            dense.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        dense[start:stop] = stored[start:stop]
+
+
+def take_cells(adata: AnnData, cells: NDArray[np.int64]) -> AnnData:
+    """Return some cells in memory, with what is in ``X``, ``layers``, ``obs`` and ``obsm``.
+
+    Of matrices in a file only these rows are read.
+    """
+    from anndata import AnnData
+
+    def rows(matrix: Any) -> Any:
+        if not is_on_disk(matrix):
+            return matrix[cells]
+        stored = DiskMatrix(matrix, "the matrix")
+        return sparse.csr_matrix(
+            sparse.vstack([stored.rows(int(cell), int(cell) + 1) for cell in cells], format="csr")
+        )
+
+    return AnnData(
+        None if adata.X is None else rows(adata.X),
+        obs=adata.obs.iloc[cells].copy(),
+        var=adata.var.copy(),
+        layers={name: rows(adata.layers[name]) for name in adata.layers},
+        obsm={
+            name: value.iloc[cells] if hasattr(value, "iloc") else value[cells]
+            for name, value in adata.obsm.items()
+        },
+    )
+
+
+@contextmanager
+def open_store(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Any]:
+    """Open an ``.h5ad`` or ``.zarr`` as h5py's or zarr's root group."""
+    if path.suffix != ".zarr":
+        with h5py.File(path, mode) as file:
+            yield file
+        return
+    options: dict[str, Any] = {"zarr_format": 2} if mode == "w" else {"use_consolidated": False}
+    yield zarr.open_group(path, mode=mode, **options)
+    if mode != "r":
+        refresh_summary(path)
+
+
+def add_elements(path: str | os.PathLike[str], elements: Mapping[str, Any]) -> None:
+    """Write elements into a file, e.g. ``{"uns/graphsci": {...}}``; those there are replaced."""
+    with (
+        anndata.settings.override(allow_write_nullable_strings=True),
+        open_store(Path(path), "r+") as root,
+    ):
+        for name, value in elements.items():
+            anndata.io.write_elem(root, name, value)
+
+
+class SparseWriter:
+    """A CSR matrix in a file that grows by rows.
+
+    Parameters
+    ----------
+    root
+        Group that is open for writing.
+    name
+        Where in it.
+    compression
+        "gzip" or None; in zarr its default.
+    """
+
+    def __init__(self, root: Any, name: str, *, compression: str | None = None) -> None:
+        self._root, self._name = root, name
+        self._options = {"compression": compression} if isinstance(root, h5py.Group) else {}
+        self._started = False
+
+    def append(self, block: sparse.csr_matrix) -> None:
+        """Add rows below those there."""
+        if self._started:
+            anndata.io.sparse_dataset(self._root[self._name]).append(block)
+            return
+        block = sparse.csr_matrix(block)
+        block.indptr = block.indptr.astype(np.int64)  # a large file has more than 2^31 values
+        anndata.io.write_elem(self._root, self._name, block, dataset_kwargs=self._options)
+        self._started = True
+
+
+class TableWriter:
+    """Tables of ``obsm`` (cells, columns) that are written a block of cells at a time.
+
+    Each column is an array of the file, as anndata encodes data frames. Rows are held back
+    until there are 65,536, or the last.
+
+    Parameters
+    ----------
+    root
+        Group that is open for writing, with an ``obs`` whose names become the index.
+    names
+        For each estimate the name of its table.
+    columns
+        The same for all.
+    dtype
+        Of the values.
+    """
+
+    def __init__(
+        self,
+        root: Any,
+        names: Mapping[str, str],
+        columns: Sequence[str],
+        *,
+        dtype: str = "float32",
+    ) -> None:
+        index = root["obs"].attrs["_index"]
+        cells = anndata.io.read_elem(root["obs"][index])
+        self._columns, self._start = list(columns), 0
+        self._held: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+        self._tables = {}
+        root.require_group("obsm")
+        for name, place in names.items():
+            if place in root["obsm"]:
+                del root["obsm"][place]
+            table = root["obsm"].create_group(place)
+            table.attrs.update(
+                {
+                    "encoding-type": "dataframe",
+                    "encoding-version": "0.2.0",
+                    "_index": "_index",
+                    "column-order": self._columns,
+                }
+            )
+            anndata.io.write_elem(table, "_index", cells)
+            self._tables[name] = [
+                _new_column(table, column, len(cells), np.dtype(dtype)) for column in columns
+            ]
+        self._n_cells = len(cells)
+
+    def append(self, blocks: Mapping[str, NDArray[Any]]) -> None:
+        """Add rows (rows, columns) to every table."""
+        for name, block in blocks.items():
+            self._held[name].append(block)
+        n_held = sum(map(len, next(iter(self._held.values()))))
+        if n_held >= _TABLE_ROWS or self._start + n_held == self._n_cells:
+            self._write(n_held)
+
+    def _write(self, n_rows: int) -> None:
+        rows = slice(self._start, self._start + n_rows)
+        for name, parts in self._held.items():
+            values = np.concatenate(parts)
+            parts.clear()
+            for column, dataset in enumerate(self._tables[name]):
+                dataset[rows] = values[:, column].astype(dataset.dtype)
+        self._start = rows.stop
+
+
+def _new_column(table: Any, name: str, length: int, dtype: np.dtype[Any]) -> Any:
+    """Create one column; anndata's names of elements may hold no slash."""
+    if "/" in name:
+        raise ValueError(
+            f"gene {name!r} has a '/' in its name and cannot be a column of a table on disk. "
+            "Rename it, or write all genes."
+        )
+    options = {"shape": (length,), "dtype": dtype, "chunks": (min(length, _TABLE_ROWS),)}
+    make = table.create_dataset if isinstance(table, h5py.Group) else table.create_array
+    dataset = make(name, **options)
+    dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    return dataset
+
+
+class SparseLayers:
+    """Layers that keep only the values of at least a threshold, and count what they drop.
+
+    A standard deviation or bound (``denoised_sd``, ...) is kept where its estimate
+    (``denoised``) is. NaN is kept.
+    """
+
+    def __init__(
+        self,
+        root: Any,
+        layers: Mapping[str, str],
+        *,
+        below: float,
+        dtype: str,
+        compression: str | None,
+    ) -> None:
+        self.below, self._dtype = below, np.dtype(dtype)
+        root.require_group("layers")
+        self._writers = {
+            name: SparseWriter(root, f"layers/{layer}", compression=compression)
+            for name, layer in layers.items()
+        }
+        self._dropped = {name: np.zeros(4) for name in layers}  # entries, all; sum, total
+
+    def append(self, blocks: Mapping[str, NDArray[Any]]) -> None:
+        """Add rows (rows, genes) to every layer, by name of the estimate."""
+        for name, values in blocks.items():
+            estimate = name.partition("_")[0]
+            leader = blocks.get(estimate, values)
+            keep = ~(leader < self.below)
+            kept = sparse.csr_matrix(np.where(keep, values, 0).astype(np.float32))
+            kept.data = kept.data.astype(self._dtype)  # scipy makes no float16, but carries it
+            self._writers[name].append(kept)
+            lost = values[~keep]
+            sums = lost.sum(dtype=float), np.nansum(values, dtype=float)
+            self._dropped[name] += np.array([np.count_nonzero(lost), values.size, *sums])
+
+    def dropped(self) -> dict[str, dict[str, float]]:
+        """Share of the entries, and of the sum of all values, that was not written."""
+        return {
+            name: {
+                "below": self.below,
+                "share_of_entries": entries / max(n, 1),
+                "share_of_sum": lost / total if total > 0 else 0.0,
+            }
+            for name, (entries, n, lost, total) in self._dropped.items()
+        }

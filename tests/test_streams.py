@@ -1,0 +1,254 @@
+"""On-disk runs from end to end: the same output as in memory, whole or none."""
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse
+from typer.testing import CliRunner
+
+from graphsci import _job, io, streams
+from graphsci.cli import app
+from graphsci.imputer import GraphSCI
+
+OPTIONS = ["--max-epochs", "2", "--quiet", "--no-check"]
+
+
+@pytest.fixture
+def data(toy) -> AnnData:
+    """Counts with everything that a file may hold besides."""
+    toy.X = sparse.csr_matrix(toy.X)
+    toy.layers["dense"] = toy.X.toarray() * 2
+    toy.layers["sparse"] = toy.X.copy()
+    toy.obsm["X_pca"] = np.arange(240.0).reshape(120, 2)
+    toy.obsp["near"] = sparse.csr_matrix(np.eye(120))
+    toy.uns["about"] = {"who": "us", "n": 3}
+    toy.obs["label"] = pd.Categorical(toy.obs["group"])
+    return toy
+
+
+def run(*arguments) -> None:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+
+
+def refused(*arguments) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code != 0
+    return " ".join(result.output.split())
+
+
+def read(path) -> AnnData:
+    return anndata.read_zarr(path) if path.suffix == ".zarr" else anndata.read_h5ad(path)
+
+
+def same(one, other) -> bool:
+    if sparse.issparse(one):
+        return sparse.issparse(other) and (one != other).nnz == 0
+    if isinstance(one, pd.DataFrame):
+        return one.equals(other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return np.array_equal(one, other, equal_nan=np.asarray(one).dtype.kind == "f")
+
+
+def assert_same(one: AnnData, other: AnnData) -> None:
+    assert same(one.X, other.X)
+    pd.testing.assert_frame_equal(one.obs, other.obs)
+    pd.testing.assert_frame_equal(one.var, other.var)
+    for slot in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
+        a, b = getattr(one, slot), getattr(other, slot)
+        assert set(a) == set(b), slot
+        for key in a:
+            assert same(a[key], b[key]), (slot, key)
+
+
+# --- the command line -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("to", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("genes", [None, "gene7,gene2"])
+def test_a_run_on_disk_writes_what_a_run_in_memory_writes(tmp_path, data, ending, to, genes):
+    source = tmp_path / f"in{ending}"
+    io.write_anndata(data, source)
+    chosen = [] if genes is None else ["--genes", genes]
+    for flag in ("backed", "no-backed"):
+        out = tmp_path / f"{flag}{to}"
+        run("impute", source, "-o", out, f"--{flag}", *chosen, *OPTIONS, "--estimate", "mean")
+    disk, memory = read(tmp_path / f"backed{to}"), read(tmp_path / f"no-backed{to}")
+    assert_same(disk, memory)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [f"in{ending}", f"backed{to}", f"no-backed{to}"]
+    )
+
+
+def test_results_in_the_input_are_replaced_on_request(tmp_path, data):
+    source, out = tmp_path / "in.h5ad", tmp_path / "out.h5ad"
+    io.write_anndata(data, source)
+    run("impute", source, "-o", out, *OPTIONS)
+    again = ["impute", out, "-o", out, "--backed", *OPTIONS]
+    assert "has uns" in refused(*again, "--no-overwrite") or "exists" in refused(*again)
+    first = read(out)
+    run(*again, "--overwrite")
+    assert_same(first, read(out))
+
+
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
+def test_chosen_cells_and_genes_are_the_block_of_the_whole(tmp_path, data, ending):
+    """The virtual output: a model and the counts give any block of it."""
+    source, model = tmp_path / f"in{ending}", tmp_path / "model"
+    io.write_anndata(data, source)
+    run("impute", source, "-o", tmp_path / "all.h5ad", "--save-model", model, *OPTIONS)
+    (tmp_path / "cells.txt").write_text("cell99\ncell3\ncell50\n")
+    genes = "gene30,gene1"
+    options = ["--genes", genes, "--cells", tmp_path / "cells.txt", "--quiet"]
+    run("apply", model, source, "-o", tmp_path / "block.h5ad", *options)
+    whole, block = read(tmp_path / "all.h5ad"), read(tmp_path / "block.h5ad")
+    assert block.obs_names.tolist() == ["cell99", "cell3", "cell50"]
+    np.testing.assert_allclose(
+        block.obsm["graphsci_denoised"].to_numpy(),
+        whole[block.obs_names, genes.split(",")].layers["denoised"],
+        rtol=1e-5,
+    )
+    assert (block.X != data[block.obs_names].X).nnz == 0
+    message = refused("apply", model, source, "-o", tmp_path / "x.h5ad", "--cells", "cell3,nobody")
+    assert "1 of 2 are not in obs_names: nobody" in message
+
+
+@pytest.mark.parametrize("backed", ["--backed", "--no-backed"])
+def test_sparse_output_says_what_it_drops(tmp_path, data, backed):
+    source, out, full = (tmp_path / name for name in ("in.h5ad", "out.h5ad", "full.h5ad"))
+    io.write_anndata(data, source)
+    run("impute", source, "-o", full, *OPTIONS)
+    run("impute", source, "-o", out, backed, "--drop-below", "0.5", "--compression", "gzip",
+        *OPTIONS)  # fmt: skip
+    kept, whole = read(out), read(full).layers
+    layer = kept.layers["denoised"]
+    assert sparse.issparse(layer)
+    expected = np.where(whole["denoised"] >= 0.5, whole["denoised"], 0)
+    np.testing.assert_allclose(layer.toarray(), expected, rtol=1e-6)
+    sd = np.where(whole["denoised"] >= 0.5, whole["denoised_sd"], 0)
+    np.testing.assert_allclose(kept.layers["denoised_sd"].toarray(), sd, rtol=1e-6)
+    lost = kept.uns["graphsci"]["dropped"]["denoised"]
+    small = whole["denoised"][whole["denoised"] < 0.5]
+    assert lost["below"] == 0.5
+    assert lost["share_of_entries"] == pytest.approx((small > 0).sum() / whole["denoised"].size)
+    assert lost["share_of_sum"] == pytest.approx(small.sum() / whole["denoised"].sum(), rel=1e-5)
+    message = refused("impute", source, "-o", tmp_path / "x.h5ad", "--drop-below", "1",
+                      "--genes", "gene1", *OPTIONS)  # fmt: skip
+    assert "it makes sparse layers, but chosen genes (--genes) are written as tables" in message
+
+
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
+def test_half_precision_and_compression(tmp_path, data, ending):
+    source, out = tmp_path / "in.h5ad", tmp_path / f"out{ending}"
+    io.write_anndata(data, source)
+    run("impute", source, "-o", tmp_path / "full.h5ad", *OPTIONS)
+    form = ["--dtype", "float16", "--compression", "gzip"]
+    run("impute", source, "-o", out, "--backed", *form, *OPTIONS)
+    layer, full = read(out).layers["denoised"], read(tmp_path / "full.h5ad").layers["denoised"]
+    assert layer.dtype == np.float16
+    np.testing.assert_allclose(layer, full, rtol=1e-3, atol=1e-6)
+
+
+# --- when it stays on disk ------------------------------------------------------------
+
+
+def test_large_files_stay_on_disk_by_themselves(tmp_path, data, monkeypatch):
+    source = tmp_path / "in.h5ad"
+    io.write_anndata(data, source)
+    job = _job.Job(source=source, output=tmp_path / "out.h5ad")
+    said = []
+    size = io.size_in_memory(source)
+    assert size > 120 * 60 * 8  # the dense layer alone
+    assert not _job.stays_on_disk(job, said.append)
+    assert not said
+    monkeypatch.setattr(io, "available_memory", lambda: 3 * size)
+    assert _job.stays_on_disk(job, said.append)
+    assert "stays on disk: its matrices would take" in said[0]
+    monkeypatch.setattr(io, "available_memory", lambda: 5 * size)
+    assert not _job.stays_on_disk(job, said.append)
+    monkeypatch.setattr(io, "available_memory", lambda: None)
+    assert not _job.stays_on_disk(job, said.append)
+    assert io.size_in_memory(tmp_path / "counts.csv") is None
+
+
+def test_available_memory_is_told():
+    found = io.available_memory()
+    assert found is None or 2**20 < found < 2**50
+
+
+# --- pieces ---------------------------------------------------------------------------
+
+
+def test_a_copy_leaves_out_what_it_is_told(tmp_path, data):
+    for ending in (".h5ad", ".zarr"):
+        source, target = tmp_path / f"in{ending}", tmp_path / f"copy{ending}"
+        io.write_anndata(data, source)
+        streams.copy_anndata(source, target, without={"layers/dense", "uns/about", "obsm/no"})
+        copy = read(target)
+        assert set(copy.layers) == {"rate", "sparse"}
+        assert "about" not in copy.uns
+        assert same(copy.X, data.X)
+
+
+def test_a_run_on_disk_takes_along_raw(tmp_path, data):
+    data.raw = data.copy()
+    source, out = tmp_path / "in.h5ad", tmp_path / "out.h5ad"
+    io.write_anndata(data, source)
+    run("impute", source, "-o", out, "--backed", *OPTIONS)
+    assert same(read(out).raw.X, data.X)
+
+
+def test_table_rows_are_written_in_large_pieces(tmp_path, data, monkeypatch):
+    path = tmp_path / "out.h5ad"
+    io.write_anndata(data, path)
+    monkeypatch.setattr(streams, "_TABLE_ROWS", 50)
+    values = np.random.default_rng(0).random((120, 2)).astype(np.float32)
+    with streams.open_store(path, "r+") as root:
+        writer = streams.TableWriter(root, {"denoised": "run_denoised"}, ["a", "b"])
+        for start in range(0, 120, 7):
+            writer.append({"denoised": values[start : start + 7]})
+            assert sum(map(len, writer._held["denoised"])) < 50
+    table = read(path).obsm["run_denoised"]
+    assert table.index.equals(data.obs_names)
+    assert np.array_equal(table.to_numpy(), values)
+    assert table.columns.tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
+def test_an_interrupted_run_on_disk_leaves_no_half_file(tmp_path, data, monkeypatch, error, ending):
+    source, out = tmp_path / f"in{ending}", tmp_path / f"out{ending}"
+    io.write_anndata(data, source)
+    before = read(source)
+    real = GraphSCI.estimate_blocks
+
+    def broken(self, *arguments, **options):
+        for number, block in enumerate(real(self, *arguments, **options)):
+            if number:
+                raise error
+            yield block
+
+    monkeypatch.setattr(GraphSCI, "estimate_blocks", broken)
+    monkeypatch.setattr("graphsci.training.EVALUATION_CELLS", 40)
+    result = CliRunner().invoke(app, ["impute", str(source), "-o", str(out), "--backed", *OPTIONS])
+    assert result.exit_code != 0
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+    assert_same(before, read(source))
+
+
+def test_impute_writes_chosen_genes_into_a_backed_object(tmp_path, data):
+    source = tmp_path / "in.h5ad"
+    io.write_anndata(data, source)
+    stored = io.read_counts(source, backed=True)
+    model = GraphSCI(max_epochs=2, check=False).fit(stored)
+    model.impute(stored, genes=["gene1", "gene9"])
+    model.impute(data, genes=["gene1", "gene9"])
+    assert same(stored.obsm["graphsci_denoised"], data.obsm["graphsci_denoised"])
+    assert same(stored.obsm["X_graphsci"], data.obsm["X_graphsci"])
+    with h5py.File(source) as file:
+        assert "graphsci_denoised" not in file["obsm"]
