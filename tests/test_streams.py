@@ -154,6 +154,13 @@ def test_half_precision_and_compression(tmp_path, data, ending):
     np.testing.assert_allclose(layer, full, rtol=1e-3, atol=1e-6)
 
 
+def test_a_list_of_names_may_be_long(tmp_path):
+    names = tuple(f"gene{number}" for number in range(5000))
+    assert _job.read_genes(",".join(names)) == names
+    (tmp_path / "names").write_text("\n".join(names))
+    assert _job.read_names(str(tmp_path / "names"), "cells") == names
+
+
 # --- when it stays on disk ------------------------------------------------------------
 
 

@@ -358,8 +358,10 @@ def read_genes(text: str) -> tuple[str, ...]:
 
 def read_names(text: str, kind: str) -> tuple[str, ...]:
     """Names of genes or cells from a file, one a line, or from a comma-separated list."""
-    path = Path(text)
-    names = path.read_text(encoding="utf-8").split("\n") if path.is_file() else text.split(",")
+    path, is_file = Path(text), False
+    with contextlib.suppress(OSError):  # a long list is too long for a name of a file
+        is_file = path.is_file()
+    names = path.read_text(encoding="utf-8").split("\n") if is_file else text.split(",")
     found = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not found:
         raise ValueError(f"{kind}: {text!r} names none; give names or a file with one a line.")
