@@ -1,6 +1,7 @@
 """Counts in chunks: memory and disk give the same rows, minibatches, splits and models."""
 
 import threading
+import tracemalloc
 import weakref
 
 import anndata
@@ -314,6 +315,32 @@ def test_what_the_sample_holds_out_never_reaches_training(toy, small_chunks, mon
     assert (plain.spec.graph.adjacency != changed.spec.graph.adjacency).nnz == 0
     assert plain.spec.median_library == changed.spec.median_library
     assert plain.verdict != changed.verdict
+
+
+def peak_of_a_run_on_disk(folder, n_cells: int) -> float:
+    """MiB that numpy and Python took at most for training and for estimates of one gene."""
+    rng = np.random.default_rng(0)
+    counts = sparse.csr_matrix(rng.poisson(0.6, (n_cells, 800)).astype(np.float32))
+    path = folder / f"{n_cells}.h5ad"
+    write_anndata(AnnData(counts), path)
+    del counts
+    stored = read_counts(path, backed=True)
+    tracemalloc.start()
+    model = GraphSCI(max_epochs=1, graph="none", likelihood="nb").fit(stored)
+    for block in model.iterate_estimates(stored, genes=["7"]):
+        assert block.values["denoised"].shape[1] == 1
+    peak = tracemalloc.get_traced_memory()[1] / 2**20
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_counts(tmp_path, small_chunks):
+    """Names, library sizes and the like grow, by far less than the counts would."""
+    peak_of_a_run_on_disk(tmp_path, 100)  # modules that are imported on first use
+    peaks = [peak_of_a_run_on_disk(tmp_path, n) for n in (500, 3500)]
+    counts = 3000 * 800 * 0.45 * 8 / 2**20  # MiB of the additional cells as CSR
+    assert counts > 8
+    assert peaks[1] - peaks[0] < 0.2 * counts
 
 
 # --- bad files ------------------------------------------------------------------------

@@ -725,3 +725,15 @@ def test_match_reports_by_name(trained, toy):
     match = trained("nb").match(toy[:, ::-1])
     assert match.n_matched == 59
     assert match.extra == (f"gene{UNDETECTED_GENE}",)
+
+
+def test_layers_that_do_not_fit_in_memory_are_refused_before_they_are_made(
+    trained, toy, monkeypatch
+):
+    monkeypatch.setattr("graphsci.imputer.available_memory", lambda: 40_000)
+    model = trained("nb")
+    with pytest.raises(ValueError, match=r"more than the .* GiB of memory.*genes=.*iterate_est"):
+        model.impute(toy)
+    assert set(toy.layers) == {"rate"}
+    model.impute(toy, genes=["gene1"])
+    assert "graphsci_denoised" in toy.obsm

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import anndata
 import numpy as np
+from anndata.abc import CSCDataset
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -27,7 +28,7 @@ from graphsci.estimates import ESTIMATES, Depth, Estimate, Scale, estimate_names
 from graphsci.imputer import Cells, EstimateBlock, GraphSCI, Request
 from graphsci.known_networks import read_known_networks
 from graphsci.model_io import RECORD as MODEL_RECORD
-from graphsci.preprocessing import checked_names, extract_counts
+from graphsci.preprocessing import checked_names, extract_counts, open_counts
 from graphsci.sources import DiskCounts
 from graphsci.streams import (
     SparseLayers,
@@ -607,7 +608,8 @@ def describe(
     if matrix is not None:
         found["data"] = describe_counts(matrix)
     try:
-        extract_counts(adata, layer=layer)
+        check = extract_counts if isinstance(matrix, CSCDataset) else open_counts
+        check(adata, layer=layer)
         found["raw_counts"], found["problem"] = True, None
     except (ValueError, TypeError) as error:
         found["raw_counts"], found["problem"] = False, str(error)

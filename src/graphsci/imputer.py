@@ -21,6 +21,7 @@ from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config, preset
 from graphsci.gene_graph import GeneGraph, graph_from_edges, graph_from_matrix
 from graphsci.gene_sets import match_symbols
+from graphsci.io import available_memory
 from graphsci.model import CellBlock, CountNetwork
 from graphsci.model_io import load_model, save_model
 from graphsci.preprocessing import (
@@ -320,8 +321,9 @@ class GraphSCI:
         cells = self.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
-        adata = adata.copy() if copy else adata
         columns = request.columns
+        _refuse_more_than_memory(4 * adata.n_obs * len(columns) * len(names))
+        adata = adata.copy() if copy else adata
         values = {name: np.empty((adata.n_obs, len(columns)), np.float32) for name in names}
         for block in self.estimate_blocks(cells, request):
             for name, part in block.values.items():
@@ -617,6 +619,18 @@ def _chosen(predicted: Any, dense: torch.Tensor, genes: NDArray[np.int64]) -> tu
         None if logits is None else logits[:, index],
     )
     return part, dense[:, index]
+
+
+def _refuse_more_than_memory(n_bytes: int) -> None:
+    """Refuse estimates that do not fit in memory, before they are made."""
+    free = available_memory()
+    if free is not None and n_bytes > free:
+        raise ValueError(
+            f"these estimates take {n_bytes / 2**30:.1f} GiB as layers, more than the "
+            f"{free / 2**30:.1f} GiB of memory that are free. Choose genes (genes=[...]), take "
+            "them in blocks (iterate_estimates), or let the command line stream them to disk "
+            "(graphsci impute, graphsci apply)."
+        )
 
 
 def _user_graph(graph: Any, gene_names: NDArray[np.str_]) -> GeneGraph:
