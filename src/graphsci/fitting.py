@@ -11,7 +11,7 @@ random sample of them if there are more than fit in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -54,6 +54,9 @@ from graphsci.sources import CHUNK_CELLS, CountSource, MemoryCounts
 from graphsci.verdict import Verdict, judge
 from graphsci.zero_inflation import detect_zero_inflation
 
+if TYPE_CHECKING:
+    from graphsci.distributed import Team
+
 #: Fewest cells whose held-out molecules can say when to stop; below, all of them decide.
 _FEWEST_DECIDING_CELLS = 20
 #: Fewest cells whose scores can be compared: their spread gives the standard error.
@@ -67,6 +70,7 @@ _TEST_SPLITS = 4
 _PSEUDO_MOLECULES = 0.1
 
 Log = Callable[[str], None]
+T = TypeVar("T")
 
 
 class ModelSpec(NamedTuple):
@@ -148,6 +152,7 @@ def fit(
     progress: training.Progress | None = None,
     log: Log = lambda message: None,
     checkpoint: Checkpoint | None = None,
+    team: Team | None = None,
 ) -> Fitted:
     """Train a model on checked counts.
 
@@ -164,8 +169,11 @@ def fit(
         Called after every epoch; called with one line before every stage.
     checkpoint
         Where the state of training is kept, and taken up again.
+    team
+        The processes that train together; all of them call this with the same data.
     """
-    device = choose_device(config.device)
+    device = choose_device(config.device) if team is None else team.device
+    once = _here if team is None else team.once
     if checkpoint is not None:
         checkpoint.expect(**_run_identity(config, device))
     cells, genes = np.flatnonzero(~data.empty_cells), np.flatnonzero(~data.undetected_genes)
@@ -175,9 +183,10 @@ def fit(
     split = _split(counts, config)
     notes = _notes_on(counts, split)
 
-    likelihood, reason = _likelihood(split.sample_kept, config)
+    likelihood, reason = once(lambda: _likelihood(split.sample_kept, config))
     log(reason)
-    graph = _gene_graph(split.sample_kept, data.gene_names[genes], genes, config, user_graph)
+    names = data.gene_names[genes]
+    graph = once(lambda: _gene_graph(split.sample_kept, names, genes, config, user_graph))
     log(describe_graph(graph))
     molecules = split.molecules + _PSEUDO_MOLECULES
     spec = ModelSpec(
@@ -186,7 +195,7 @@ def fit(
         median_library=split.median_kept,
         common_depth=split.median_all,
         batch_names=data.batch_names,
-        gene_names=data.gene_names[genes],
+        gene_names=names,
         gene_proportions=(molecules / molecules.sum()).astype(np.float32),
         undetected=data.gene_names[data.undetected_genes],
         graph=graph,
@@ -195,6 +204,9 @@ def fit(
         torch.manual_seed(config.seed)
         network = build_network(spec).to(device)
         objective = _objective(network, split, batch, spec, device)
+        if team is not None:
+            batch_size = training.batch_size_for(objective.n_cells, config.batch_size)
+            objective = team.shared(objective, batch_size)
         if checkpoint is not None:
             checkpoint.expect(**_data_identity(data, spec, batch))
             if (line := checkpoint.found()) is not None:
@@ -204,19 +216,23 @@ def fit(
     p_values, found = None, tuple[str, ...]()
     if isinstance(network, CountNetwork):
         log("testing which genes vary predictably")
-        p_values = variation_p_values(
-            network,
-            split.sample_kept,
-            batch[split.sample.cells],
-            n_batches=max(1, len(data.batch_names)),
-            seed=config.seed,
+        p_values = once(
+            lambda: variation_p_values(
+                network,
+                split.sample_kept,
+                batch[split.sample.cells],
+                n_batches=max(1, len(data.batch_names)),
+                seed=config.seed,
+            )
         )
         found = _hold_constant(network, spec, p_values)
     notes += found
     verdict, missing = None, tuple[str, ...]()
     if config.check:
         log("checking against held-out molecules")
-        verdict, missing = _judge(network, spec, split, batch[split.sample.cells], device)
+        verdict, missing = once(
+            lambda: _judge(network, spec, split, batch[split.sample.cells], device)
+        )
     notes += missing
     return Fitted(
         spec,
@@ -228,6 +244,11 @@ def fit(
         notes,
         p_values,
     )
+
+
+def _here(function: Callable[[], T]) -> T:
+    """Call a function: where there is one process, that is once."""
+    return function()
 
 
 def variation_p_values(

@@ -39,6 +39,8 @@ from graphsci.verdict import Verdict
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from graphsci.distributed import Team
+
 #: Packages whose versions decide the numbers; they travel with every output.
 _RECORDED_PACKAGES = ("graphsci", "torch", "numpy", "scipy", "anndata", "scikit-learn")
 
@@ -141,6 +143,7 @@ class GraphSCI:
         progress: training.Progress | None = None,
         log: fitting.Log = lambda message: None,
         checkpoint: Checkpoint | None = None,
+        team: Team | None = None,
     ) -> GraphSCI:
         """Train on raw counts. ``adata`` is not changed.
 
@@ -169,6 +172,9 @@ class GraphSCI:
             line before every stage.
         checkpoint
             Where the state of a long training is kept; training goes on from what is there.
+        team
+            The processes that train together, from :func:`graphsci.distributed.join`; each of
+            them calls this with the same data.
 
         Raises
         ------
@@ -189,6 +195,7 @@ class GraphSCI:
             progress=progress,
             log=log,
             checkpoint=checkpoint,
+            team=team,
         )
         return self
 

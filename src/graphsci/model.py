@@ -365,8 +365,8 @@ class CountNetwork(nn.Module):
         self.batch_offset = nn.Parameter(torch.zeros(n_batches, n_genes))
         self.log_theta = nn.Parameter(torch.zeros(n_genes))
         # a, c and log s; the start says: half of the entries with a mean of 1 are dropped
-        self.dropout_curve = nn.Parameter(torch.tensor([0.0, -1.0]))
-        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.dropout_curve = nn.Parameter(torch.tensor([0.0, -1.0]), requires_grad=zero_inflated)
+        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=zero_inflated)
         self.smoothing = None if neighbours is None else GraphSmoothing(neighbours)
         # (batches, genes) share of the genes that do not follow the cell's state; 0: it does
         self.register_buffer("constant_share", torch.zeros(n_batches, n_genes))
