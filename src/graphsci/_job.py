@@ -7,6 +7,7 @@ request, then the counts. Estimates of all genes are streamed to disk in blocks 
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,7 @@ from graphsci.streams import (
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from graphsci.distributed import Team
     from graphsci.training import Progress
 
 Log = Callable[[str], None]
@@ -161,6 +163,7 @@ def impute(
     adata: AnnData | None = None,
     progress: Progress | None = None,
     log: Log = lambda message: None,
+    team: Team | None = None,
 ) -> Outcome:
     """Train on the input and write its estimates.
 
@@ -174,6 +177,8 @@ def impute(
         The input, if it is in memory already; results are added to it.
     progress, log
         Called after every epoch; called with one line before every stage.
+    team
+        The processes that do the job together; the first one writes.
 
     Raises
     ------
@@ -197,7 +202,9 @@ def impute(
             log(f"known network: {note}")
     checkpoint = None
     if job.checkpoint is not None:
-        checkpoint = Checkpoint(job.checkpoint, minutes=job.checkpoint_minutes)
+        writes = team is None or team.rank == 0  # the others read it
+        minutes = job.checkpoint_minutes if writes else math.inf
+        checkpoint = Checkpoint(job.checkpoint, minutes=minutes)
     with run.clock.stage("training"):
         model = GraphSCI(config).fit(
             adata,
@@ -206,8 +213,14 @@ def impute(
             progress=progress,
             log=log,
             checkpoint=checkpoint,
+            team=team,
         )
+    if team is not None and team.rank:
+        team.wait()  # the first process writes
+        return Outcome({}, model, [])
     outcome = _finish(run, model, adata)
+    if team is not None:
+        team.wait()
     if checkpoint is not None and model.fitted.stopped != "interrupted":
         checkpoint.remove()
     return outcome

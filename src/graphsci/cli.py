@@ -118,16 +118,64 @@ def _one_line_errors(debug: bool) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
+        if _lost_another(error):
+            said = "another process of this job ended, so this one had to; start the job again."
+            raise _failure(said, OUR_BUG, debug) from None
         said = f"{type(error).__name__}: {error}. This looks like a bug: report it with --debug."
         raise _failure(said, OUR_BUG, debug) from None
 
 
 def _failure(message: str, code: int, debug: bool) -> typer.Exit:
+    """Say what is wrong; of several processes, bad input is the first one's to tell."""
+    rank = _rank()
     if debug:
         traceback.print_exc()
-    one_line = " ".join(message.split())
-    _stderr().print(f"graphsci: error: {one_line}", style="bold red", soft_wrap=True)
+    if rank == 0 or code != BAD_INPUT:
+        who = f"process {rank + 1}: " if rank else ""
+        one_line = " ".join(message.split())
+        _stderr().print(f"graphsci: error: {who}{one_line}", style="bold red", soft_wrap=True)
     return typer.Exit(code)
+
+
+def _rank() -> int:
+    """Number of this process in its job, from 0, as torchrun says."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _lost_another(error: Exception) -> bool:
+    """Whether another process of this job is gone."""
+    if "torch" not in sys.modules:
+        return False
+    from graphsci import distributed
+
+    return distributed.lost_another(error)
+
+
+def _launched(devices: int | None, checkpoint: Path) -> bool:
+    """Run this command in several processes, if that was asked for; false if it is to run here.
+
+    A job that fails says whether ``checkpoint`` holds something to go on from.
+    """
+    n_here = int(os.environ.get("WORLD_SIZE", "1"))
+    if n_here > 1 and devices not in (None, n_here):
+        raise ValueError(
+            f"devices (--devices): got {devices}, but torchrun started {n_here} processes. "
+            "Leave --devices out under torchrun."
+        )
+    if n_here > 1 or devices in (None, 1):
+        return False
+    from graphsci import distributed
+
+    try:
+        distributed.launch(devices, sys.argv[1:])
+    except distributed.ProcessDied as error:
+        if error.exit_code == BAD_INPUT:  # said already
+            raise typer.Exit(BAD_INPUT) from None
+        kept = f"the same command goes on from {checkpoint}"
+        if not checkpoint.exists():
+            kept = "it was too early for a checkpoint (--checkpoint-minutes)"
+        raise _failure(f"{error} Training: {kept}.", OUR_BUG, debug=False) from None
+    return True
 
 
 def _stderr(**options: Any) -> Console:
@@ -207,6 +255,17 @@ class _Reporter:
             self.close()
             with contextlib.suppress(ValueError):
                 signal.signal(signal.SIGINT, previous)
+
+
+@contextlib.contextmanager
+def _dying_of_ctrl_c() -> Iterator[None]:
+    """End this process at Ctrl-C: the processes of a job cannot stop at different places."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(STOPPED)
+
+    signal.signal(signal.SIGINT, end)
+    yield
 
 
 def _training_bar(console: Console) -> Progress:
@@ -578,6 +637,14 @@ def impute(
     label_key: LabelKey = None,
     json_to: Json = None,
     overwrite: Overwrite = False,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that share the work on this machine, each with its GPU if there are "
+            "as many. Not with torchrun, which starts them itself.",
+        ),
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     config: ConfigFile = None,
@@ -585,7 +652,10 @@ def impute(
 ) -> None:
     """Train on the raw counts in IN and write OUT: IN with estimates of its expression."""
     chosen = build_config(options, config)
-    from graphsci import _job
+    checkpoint = checkpoint or output.with_name(output.name + ".checkpoint")
+    if _launched(devices, checkpoint):
+        return
+    from graphsci import _job, distributed
 
     job = _job.Job(
         source=source,
@@ -606,7 +676,7 @@ def impute(
         key_added=key_added,
         prefix=prefix,
         model=save_model,
-        checkpoint=checkpoint or output.with_name(output.name + ".checkpoint"),
+        checkpoint=checkpoint,
         checkpoint_minutes=checkpoint_minutes,
         report=report,
         label_key=label_key,
@@ -618,10 +688,14 @@ def impute(
         drop_below=drop_below,
     )
     _use_threads(threads)
-    reporter = _Reporter(quiet)
-    with reporter.listening():
-        outcome = _job.impute(job, chosen, progress=reporter.progress, log=reporter.log)
-    _tell(outcome, said=reporter.said, json_to_stdout=json_to == STANDARD_OUTPUT, quiet=quiet)
+    first = _rank() == 0
+    reporter = _Reporter(quiet or not first)
+    team = distributed.join(chosen.device)
+    with reporter.listening() if team is None else _dying_of_ctrl_c():
+        outcome = _job.impute(job, chosen, progress=reporter.progress, log=reporter.log, team=team)
+    if first:
+        to_stdout = json_to == STANDARD_OUTPUT
+        _tell(outcome, said=reporter.said, json_to_stdout=to_stdout, quiet=quiet)
 
 
 @_command

@@ -7,7 +7,7 @@ the others. Since random numbers belong to the cell and the step (:mod:`graphsci
 and batch norm takes its statistics over all processes, the result is that of one process, but
 for the order in which floats are added up.
 
-Nothing here is imported, and no process group made, unless there are several processes.
+Lightning Fabric is imported, and a process group made, only where there are several processes.
 """
 
 from __future__ import annotations
@@ -190,10 +190,11 @@ class SharedBatchNorm(nn.BatchNorm1d):
     @classmethod
     def of(cls, norm: nn.BatchNorm1d) -> SharedBatchNorm:
         """Return a shared version with the same parameters and statistics."""
+        assert norm.running_mean is not None
         shared = cls(norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
-        shared.load_state_dict(norm.state_dict())
+        shared.to(norm.running_mean).load_state_dict(norm.state_dict())
         shared.weight, shared.bias = norm.weight, norm.bias
-        return shared.to(norm.running_mean.device).train(norm.training)  # type: ignore[union-attr]
+        return shared.train(norm.training)
 
     def forward(self, values: Tensor) -> Tensor:
         """Normalise ``values``, (this process's cells, features)."""
@@ -299,6 +300,13 @@ def _device_kind(device: str, n_local: int) -> str:
             "GPUs. Use as many processes as GPUs, or --device cpu."
         )
     return "cuda" if device != "cpu" and 0 < n_local <= n_gpus else "cpu"
+
+
+def lost_another(error: Exception) -> bool:
+    """Whether an error of this process says that another one of its job is gone."""
+    if n_processes() == 1:
+        return False
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
 class ProcessDied(Exception):
