@@ -37,7 +37,7 @@ def summary(model: graphsci.GraphSCI) -> dict:
         "best_epoch": model.fitted.best_epoch,
         "stopped": model.fitted.stopped,
         "passed": None if model.verdict is None else model.verdict.passed,
-        "deviance": None if model.verdict is None else model.verdict.scores[0].deviance,
+        "deviance": 0.0 if model.verdict is None else model.verdict.scores[0].deviance,
     }
 
 
@@ -78,6 +78,7 @@ def main(folder: Path) -> None:
     record = {"fits": found, "once": team.once(lambda: team.rank), "refusals": refusals(team)}
     (folder / f"rank{team.rank}.json").write_text(json.dumps(record))
     save_file(batch_norm(team), folder / f"rank{team.rank}.safetensors")
+    team.leave()
 
 
 if __name__ == "__main__":

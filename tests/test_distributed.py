@@ -12,6 +12,7 @@ import anndata
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from scipy import sparse
 from torch import nn
@@ -61,7 +62,7 @@ def test_the_early_stop_was_early(two):
 
 
 def test_batch_norm_over_two_processes_is_batch_norm_of_all(two):
-    values = torch.as_tensor(np.random.default_rng(0).normal(2, 3, (7, 3)), requires_grad=True)
+    values = torch.as_tensor(np.random.default_rng(0).normal(2, 3, (7, 3))).requires_grad_()
     norm = nn.BatchNorm1d(3).double()
     for _ in range(2):
         out = norm(values)
@@ -166,7 +167,8 @@ def test_devices_and_torchrun_must_agree(monkeypatch, tmp_path):
 def impute(folder, *more):
     return (
         *("impute", str(folder / "counts.h5ad"), "-o", str(folder / "out.zarr")),
-        *("--max-epochs", "150", "--checkpoint-minutes", "0", "--likelihood", "nb", *more),
+        *("--save-model", str(folder / "model"), "--max-epochs", "60", "--no-check"),
+        *("--checkpoint-minutes", "0", "--likelihood", "nb", "--batch-size", "100", *more),
     )
 
 
@@ -192,6 +194,12 @@ def wait_for(path: Path, running: subprocess.Popen) -> None:
     raise AssertionError(f"{path} was not written")
 
 
+def header_of(checkpoint: Path) -> str:
+    """What a checkpoint says of itself."""
+    with safe_open(checkpoint, framework="pt") as file:
+        return file.metadata()["graphsci"]
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 def test_a_dead_process_ends_the_job_which_goes_on_from_its_checkpoint(toy, tmp_path):
     toy.write_h5ad(tmp_path / "counts.h5ad")
@@ -208,17 +216,18 @@ def test_a_dead_process_ends_the_job_which_goes_on_from_its_checkpoint(toy, tmp_
     assert f"the same command goes on from {checkpoint}" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.h5ad", checkpoint.name]
 
+    begun = json.loads(header_of(checkpoint))["n_epochs"]
+    assert 1 <= begun < 60
     done = subprocess.run(command, env=ENVIRONMENT, timeout=300, **pipes)
     assert done.returncode == 0, done.stderr
-    assert "going on after epoch" in done.stderr
+    assert f"going on after epoch {begun}, from the checkpoint {checkpoint}" in done.stderr
     assert done.stdout.count("imputed") == 1  # the first process alone speaks
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.h5ad", "out.zarr"]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["counts.h5ad", "model", "out.zarr"]
 
-    one = tmp_path / "one"
-    one.mkdir()
-    toy.write_h5ad(one / "counts.h5ad")
-    assert CliRunner().invoke(cli.app, impute(one, "--threads", "1")).exit_code == 0
-    first, second = (anndata.read_zarr(folder / "out.zarr") for folder in (tmp_path, one))
-    np.testing.assert_allclose(
-        first.layers["denoised"], second.layers["denoised"], rtol=0.05, atol=0.05
-    )
+    apply = ("apply", tmp_path / "model", tmp_path / "counts.h5ad", "-o", tmp_path / "one.zarr")
+    assert CliRunner().invoke(cli.app, [str(word) for word in apply]).exit_code == 0
+    two, one = (anndata.read_zarr(tmp_path / name) for name in ("out.zarr", "one.zarr"))
+    for name in ("denoised", "denoised_sd"):
+        np.testing.assert_allclose(two.layers[name], one.layers[name], rtol=1e-4)
+    np.testing.assert_allclose(two.obsm["X_graphsci"], one.obsm["X_graphsci"], atol=1e-4)

@@ -216,11 +216,11 @@ def impute(
             team=team,
         )
     if team is not None and team.rank:
-        team.wait()  # the first process writes
+        team.leave()  # the first process writes
         return Outcome({}, model, [])
     outcome = _finish(run, model, adata)
     if team is not None:
-        team.wait()
+        team.leave()
     if checkpoint is not None and model.fitted.stopped != "interrupted":
         checkpoint.remove()
     return outcome

@@ -12,6 +12,7 @@ Lightning Fabric is imported, and a process group made, only where there are sev
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import logging
 import os
@@ -79,19 +80,24 @@ class Team:
         value, failure = self._fabric.broadcast(outcome)
         if failure is not None:
             raise failure
-        return value  # type: ignore[no-any-return]
+        return value
 
     def agreed(self, value: T) -> T:
         """Return the first process's value, which the last bits may tell from one's own."""
-        return self._fabric.broadcast(value)  # type: ignore[no-any-return]
+        return self._fabric.broadcast(value)
 
     def mean(self, value: Tensor) -> Tensor:
         """Mean over the processes; no gradient passes."""
-        return self._fabric.all_reduce(value.detach().clone(), reduce_op="mean")  # type: ignore[no-any-return]
+        return self._fabric.all_reduce(value.detach().clone(), reduce_op="mean")
 
     def wait(self) -> None:
         """Wait until every process is here."""
         self._fabric.barrier()
+
+    def leave(self) -> None:
+        """Part from the others, when all are done; each process calls it."""
+        self.wait()
+        torch.distributed.destroy_process_group()
 
     def shared(self, objective: Objective, batch_size: int) -> SharedObjective:
         """Let the processes share the work on an objective.
@@ -136,17 +142,12 @@ class SharedObjective:
 
     def __init__(self, objective: Objective, step: Callable[..., Tensor], team: Team) -> None:
         self.objective, self.step, self.team = objective, step, team
-        self.n_cells = objective.n_cells
+        self.n_cells, self.scored_share = objective.n_cells, objective.scored_share
 
     @property
     def network(self) -> nn.Module:
         """What is trained; the same weights in every process."""
         return self.objective.network
-
-    @property
-    def scored_share(self) -> float:
-        """Share of a cell's molecules that the last step's loss covers."""
-        return self.objective.scored_share
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Those of the objective."""
@@ -163,6 +164,7 @@ class SharedObjective:
         # the gradients are averaged: their weights, n / N, times the number of processes
         weight = len(own.cells) * self.team.size / len(cells.cells)
         loss = weight * self.step(own, step)
+        self.scored_share = self.objective.scored_share
         return loss + (self.team.mean(loss) - loss).detach()
 
     def validation_loss(self) -> float | None:
@@ -259,16 +261,23 @@ def join(device: str = "auto") -> Team | None:
         return None
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     kind = _device_kind(device, local)
-    fabric, strategies, environments = _fabric()
-    team = fabric.Fabric(
+    lightning, strategies, environments = _fabric()
+    fabric = lightning.Fabric(
         accelerator=kind,
         devices=local,
         num_nodes=size // local,
         plugins=[environments.TorchElasticEnvironment()],
         strategy=strategies.DDPStrategy(timeout=_PATIENCE),
     )
-    team.launch()
-    return Team(team)
+    fabric.launch()
+    if kind == "cpu":  # gloo's threads abort a process that ends under them
+        atexit.register(_part)
+    return Team(fabric)
+
+
+def _part() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _fabric() -> tuple[Any, Any, Any]:
