@@ -51,7 +51,7 @@ def row(name: str, params: SplatParams, *, seeds: int, clustering_seeds: int) ->
         kept, true = adata.X.nnz, adata.layers["TrueCounts"].nnz
         scores = raw_scores(adata, clustering_seeds)
         dropped = ((true - kept) / true, (true - kept) / (adata.n_obs * adata.n_vars))
-        depth = float(np.median(adata.layers["TrueCounts"].sum(1)))
+        depth = float(np.median(np.asarray(adata.layers["TrueCounts"].sum(1))))
         clusters = (scores.ari.mean, scores.accuracy.mean, scores.silhouette_labels.mean)
         found.append((depth, *dropped, *clusters))
     depth, of_positive, of_all, ari, accuracy, silhouette = np.mean(found, axis=0)

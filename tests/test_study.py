@@ -302,6 +302,11 @@ def test_the_sentence_does_not_flatter():
     assert "Prefer pooling here to ours" in said(base + 0.1 + wiggle, base)
     assert "no better here than pooling, within the error" in said(base, base + noise)
     assert said(base, base + 0.1, name="x").startswith("x predicted the held-out molecules best")
+    family = [run_of("ours", 0, base), run_of("ours-mean", 0, base + 0.05 + wiggle)]
+    family.append(run_of("pooling", 0, base + 0.1 + wiggle))
+    assert "of pooling" in study.sentence(study.summarise(family), "ours")
+    family[1] = run_of("ours-mean", 0, base - 0.05 + wiggle)
+    assert "Prefer ours-mean here to ours" in study.sentence(study.summarise(family), "ours")
     alone = study.summarise([run_of("ours", 0, base)])
     assert "no other method was run" in study.sentence(alone, "ours")
 

@@ -661,7 +661,13 @@ def sentence(summaries: Sequence[Summary], ours: str, *, judged: str = "held-out
             f"D2 {best.scores['d2']:.3f} over the gene means."
         )
     own = named[ours]
-    rivals = [summary for summary in summaries if summary.method != ours]
+    rivals = [
+        summary
+        for summary in summaries
+        if summary.method != ours
+        # another estimate of the same model is worth a word only where it is ahead
+        and not (summary.method.startswith(f"{ours}-") and own.against[summary.method].z <= 0)
+    ]
     if not rivals:
         return f"{ours}: D2 {own.scores['d2']:.3f} over the gene means; no other method was run."
     rival = rivals[0]
