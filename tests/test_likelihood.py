@@ -133,7 +133,7 @@ def test_thinned_nb_against_numerical_integration():
     assert np.exp(-loss.item()) == pytest.approx(truth, rel=1e-5)
 
 
-def test_fused_gradient():
+def test_thinned_gradients():
     _, _, thinned = block()
     mean, theta, logits = parameters()
     assert gradcheck(lambda m, t: lk.thinned_nb_loss(m, t, thinned), (mean, theta))
@@ -164,12 +164,88 @@ def test_thinned_zinb_is_the_ratio_of_joint_to_marginal():
     )
 
 
-def test_fused_loss_in_float32():
-    _, _, thinned = block(seed=5)
-    mean, theta, _ = parameters()
-    double = lk.thinned_nb_loss(mean, theta, thinned)
-    single = lk.thinned_nb_loss(mean.float(), theta.float(), thinned)
-    assert single.item() == pytest.approx(double.item(), rel=1e-5)
+def factors(seed: int = 2) -> tuple[lk.SoftmaxMean, torch.Tensor, torch.Tensor]:
+    """Factors of the mean of 5 cells x 4 genes, theta, and a dropout curve."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    mean = lk.SoftmaxMean(draw(5, 3), draw(4, 3), draw(4), draw(5).exp() * 10)
+    theta, curve = draw(4).exp(), torch.tensor([0.3, -0.9], dtype=torch.float64)
+    for tensor in (*mean, theta, curve):
+        tensor.requires_grad_()
+    return mean, theta, curve
+
+
+def plain_softmax_loss(mean, theta, curve, thinned):
+    """The definition: first the distribution of every entry, then its loss."""
+    mu = mean.library[:, None] * torch.softmax(mean.z @ mean.loadings.T + mean.bias, 1)
+    if curve is None:
+        return lk.thinned_nb_loss(mu, theta, thinned)
+    return lk.thinned_zinb_loss(mu, theta, curve[0] + curve[1] * mu.log(), thinned)
+
+
+@pytest.mark.parametrize("zero_inflated", [False, True])
+@pytest.mark.parametrize("entries", [1 << 23, 9])
+def test_softmax_loss_is_the_plain_expression(monkeypatch, zero_inflated, entries):
+    """Loss and all gradients, over all cells at once and over two cells at a time."""
+    monkeypatch.setattr(lk, "_ENTRIES_IN_BLOCK", entries)
+    _, _, thinned = block(seed=4)
+    mean, theta, curve = factors()
+    wanted = (*mean, theta, *([curve] if zero_inflated else []))
+    arguments = (mean, theta, curve if zero_inflated else None, thinned)
+    ours, plain = lk.softmax_loss(*arguments), plain_softmax_loss(*arguments)
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(
+        torch.autograd.grad(3 * ours, wanted), torch.autograd.grad(3 * plain, wanted)
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(lk.softmax_loss(*arguments), plain)
+
+
+@pytest.mark.parametrize("zero_inflated", [False, True])
+def test_softmax_loss_has_right_gradients(monkeypatch, zero_inflated):
+    monkeypatch.setattr(lk, "_ENTRIES_IN_CACHE", 8)
+    _, _, thinned = block()
+    mean, theta, curve = factors()
+
+    def loss(z, loadings, bias, library, theta, *curve):
+        mean = lk.SoftmaxMean(z, loadings, bias, library)
+        return lk.softmax_loss(mean, theta, curve[0] if curve else None, thinned)
+
+    assert gradcheck(loss, (*mean, theta, *([curve] if zero_inflated else [])))
+
+
+@pytest.mark.parametrize("zero_inflated", [False, True])
+@pytest.mark.parametrize("theta", [0.1, 30.0, 1e6])
+def test_softmax_loss_in_float32(zero_inflated, theta):
+    """A block as in training: 60 cells, 300 genes from a molecule in 10,000 to one in two."""
+    rng = np.random.default_rng(0)
+    share = np.exp(rng.uniform(np.log(1e-5), 0, 300))
+    x = rng.poisson(2000 * share / share.sum() * rng.gamma(2, 0.5, (60, 300)))
+    kept = rng.binomial(x, 0.6)
+    rows, columns = (torch.from_numpy(index) for index in np.nonzero(x))
+    generator = torch.Generator().manual_seed(0)
+    z, loadings = torch.randn(60, 8, generator=generator), torch.randn(300, 8, generator=generator)
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        entries = [torch.as_tensor(part[x > 0]).to(dtype) for part in (kept, x - kept)]
+        thinned = lk.ThinnedBlock(rows, columns, *entries, 0.6)
+        tensors = [z, 0.1 * loadings, torch.as_tensor(np.log(share)), torch.as_tensor(x.sum(1))]
+        tensors += [torch.full((300,), theta), torch.tensor([0.0, -1.0])]
+        tensors = [tensor.to(dtype).requires_grad_() for tensor in tensors]
+        curve = tensors.pop() if zero_inflated else None
+        loss = lk.softmax_loss(lk.SoftmaxMean(*tensors[:4]), tensors[4], curve, thinned)
+        results.append((loss, *torch.autograd.grad(loss, tensors[:4])))
+    for exact, single in zip(*results, strict=True):
+        difference = (single.double() - exact).norm()
+        assert difference <= 1e-5 * exact.norm()
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 7, 8, 37])
+def test_logarithms_of_products(n_rows):
+    generator = torch.Generator().manual_seed(0)
+    excess = torch.rand(n_rows, 50, generator=generator) * torch.logspace(-12, 1.2, 50)
+    truth = torch.log1p(excess.double()).sum(0)
+    torch.testing.assert_close(lk._sum_log1p_(excess).double(), truth, rtol=1e-6, atol=0)
 
 
 def test_gaussian_kl_against_torch():

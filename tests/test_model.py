@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from scipy import sparse, stats
+from scipy import sparse
 from torch import nn
 from torch.autograd import gradcheck
 
 from graphsci import model as gm
 from graphsci.cell_random import CELLS, row_keys, step_key
 from graphsci.gene_graph import normalized_adjacency
+from graphsci.likelihood import thinned_nb_loss, thinned_zinb_loss
 
 DOUBLE = torch.float64
 
@@ -393,16 +394,26 @@ def test_sparse_and_dense_input_products_agree(monkeypatch):
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["loadings", "batch_offset"])
-def test_penalty_is_the_gaussian_prior_up_to_a_constant(name):
-    """Moving one tensor changes the penalty by the change of its log density."""
-    network = count_network(n_batches=2)
-    parameter, prior = getattr(network, name), stats.norm(scale=0.3)
-    before, old = network.penalty(0.3).item(), parameter.detach().numpy().copy()
-    with torch.no_grad():
-        parameter.mul_(-1.5).add_(0.2)
-    change = prior.logpdf(old).sum() - prior.logpdf(parameter.detach().numpy()).sum()
-    assert network.penalty(0.3).item() - before == pytest.approx(change, rel=1e-4)
+@pytest.mark.parametrize("zero_inflated", [False, True])
+@pytest.mark.parametrize("n_batches", [1, 3])
+def test_thinned_loss_is_that_of_the_decoded_distribution(zero_inflated, n_batches):
+    """Loss and the gradient of every weight, against the distribution made in full."""
+    network = count_network(n_batches=n_batches, zero_inflated=zero_inflated)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    block = keyed(block_for(network, counts_of(mean=0.7)))
+    kept, thinned = gm.split_block(block, 0.6)
+    mean, theta, logits = network.decode(network.encode(kept), block.library, block.batch)
+    if logits is None:
+        plain = thinned_nb_loss(mean, theta, thinned)
+    else:
+        plain = thinned_zinb_loss(mean, theta, logits, thinned)
+    ours = network.thinned_loss(kept, block.library, thinned)
+    learned = [weight for weight in network.parameters() if weight.requires_grad]
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=0)
+    gradients = [torch.autograd.grad(loss, learned, allow_unused=True) for loss in (ours, plain)]
+    for got, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_batches_differ_by_their_offsets_alone():

@@ -13,7 +13,8 @@ from graphsci.blocks import MemoryBlocks, Minibatch, shuffled
 from graphsci.cell_random import CELLS, GENES, row_keys, step_key
 from graphsci.config import PAPER, Config
 from graphsci.gene_graph import normalized_adjacency
-from graphsci.model import CountDistribution, CountNetwork, PaperNetwork
+from graphsci.likelihood import SoftmaxMean, softmax_loss
+from graphsci.model import CountNetwork, PaperNetwork
 
 CPU = torch.device("cpu")
 
@@ -352,37 +353,35 @@ def test_validation_does_not_learn_and_does_not_depend_on_the_block(monkeypatch,
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.8])
-def test_a_step_scores_the_removed_part_and_its_share_of_the_prior(kept):
-    """The prior's part of the loss: (1 - f) / cells x the penalty."""
-    counts = toy_counts()
-    options = {"kept_low": kept, "kept_high": kept}
-    weak = thinning(counts, loading_scale=1e6, **options)
-    tight = thinning(counts, loading_scale=0.01, **options)
-    cells = np.arange(10)
-    losses = [
-        objective.step_loss(minibatch(objective, cells), 1).item() for objective in (weak, tight)
-    ]
-    penalty = tight.network.penalty(0.01).item()
-    assert losses[1] - losses[0] == pytest.approx((1 - kept) * penalty / 30, rel=1e-3)
+def test_the_optimiser_adds_the_gradient_of_the_prior(kept):
+    """An epoch equals steps on the loss plus (1 - f) / cells x sum w^2 / (2 scale^2)."""
+    options = {"kept_low": kept, "kept_high": kept, "loading_scale": 0.05}
+    ours, plain = (thinning(toy_counts(), **options) for _ in range(2))
+    config = ours.config.replace(max_epochs=1, batch_size=10)
+    training.train(ours, config)
+
+    state = training.TrainingState(plain, config, n_steps=3)
+    network = plain.network.train()
+    with_prior = (network.loadings, network.batch_offset, network.input_weight)
+    for step, cells in enumerate(plain.minibatches(10, state.order), 1):
+        squares = sum(weight.square().sum() for weight in with_prior)
+        prior = squares / (2 * 0.05**2) / 30
+        loss = plain.step_loss(cells, step) + (1 - kept) * prior
+        state.optimizer.zero_grad()
+        loss.backward()
+        state.optimizer.step()
+        state.scheduler.step()
+    for name in ("loadings", "input_weight", "bias"):
+        pair = (getattr(objective.network, name) for objective in (ours, plain))
+        torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
 
 
 def test_dispersions_learn_faster_than_weights():
-    slow, fast = thinning(toy_counts(), zero_inflated=True).parameter_groups()
-    assert fast["rate"] == training.THETA_RATE
-    assert "rate" not in slow
-    n_all = len(slow["params"]) + len(fast["params"])
-    assert n_all == len(list(count_network(toy_counts()).parameters()))
-
-
-def test_thinned_loss_chooses_the_likelihood():
-    counts = toy_counts()
-    part = training._measured_entries(counts, counts - counts.minimum(1.0), 0.5, CPU)
-    predicted = CountDistribution(torch.full((30, 8), 2.0), torch.full((8,), 3.0), None)
-    nb = training.thinned_loss(predicted, part)
-    none = predicted._replace(zero_inflation_logits=torch.full((30, 8), -30.0))
-    torch.testing.assert_close(training.thinned_loss(none, part), nb)
-    some = predicted._replace(zero_inflation_logits=torch.full((30, 8), 0.5))
-    assert abs(training.thinned_loss(some, part) - nb) > 1
+    groups = thinning(toy_counts(), zero_inflated=True).parameter_groups()
+    assert [group.get("rate") for group in groups] == [None, None, training.THETA_RATE]
+    assert sum(len(group["params"]) for group in groups) == len(
+        list(count_network(toy_counts()).parameters())
+    )
 
 
 @pytest.mark.parametrize("theta", [100.0, 1e4, 1e6])
@@ -402,8 +401,10 @@ def test_float32_learns_theta_in_the_direction_of_float64(mu, theta):
     losses, gradients = [], []
     for dtype in (torch.float64, torch.float32):
         log_theta = torch.full((200,), math.log(theta), dtype=dtype, requires_grad=True)
-        predicted = CountDistribution(torch.as_tensor(mean, dtype=dtype), log_theta.exp(), None)
-        loss = training.thinned_loss(predicted, part)
+        mu, none = torch.as_tensor(mean, dtype=dtype), torch.zeros(200, dtype=dtype)
+        # z = 1 for one cell each, so that its loadings are the logarithms of its means
+        factors = SoftmaxMean(torch.eye(128, dtype=dtype), mu.log().T, none, mu.sum(1))
+        loss = softmax_loss(factors, log_theta.exp(), None, part)
         loss.backward()
         losses.append(loss.item())
         gradients.append(log_theta.grad.double().numpy())

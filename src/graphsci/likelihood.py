@@ -9,7 +9,9 @@ taken in float64 whatever the input; everything else is written with ``log1p`` a
 ``softplus`` and stays in the precision of its input.
 """
 
+import functools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -150,81 +152,6 @@ class ThinnedBlock(NamedTuple):
     fraction: float  #: probability of being kept, in (0, 1)
 
 
-#: Entries worked on at once on a CPU: four float32 blocks of them fit the second-level cache,
-#: which makes the pass six times as fast as over the whole block (benchmarks/lab).
-_ENTRIES_IN_CACHE = 1 << 17
-
-
-def _nb_loss_at_zero(mean: Tensor, theta: Tensor, f: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss theta log[(theta + mu) / (theta + f mu)] of every entry, and its derivatives.
-
-    ::
-
-        d / d mu    = theta^2 (1 - f) / [(theta + mu) (theta + f mu)]
-        d / d theta = log[(theta + mu) / (theta + f mu)]
-                      - theta (1 - f) mu / [(theta + mu) (theta + f mu)]
-
-    Returns
-    -------
-    by_mean (cells, genes), the loss summed over all, by_theta (genes,) summed over cells; the
-    last two in float64.
-    """
-    n_cells, n_genes = mean.shape
-    step = n_cells if mean.is_cuda else max(1, _ENTRIES_IN_CACHE // n_genes)
-    by_mean = torch.empty_like(mean)
-    log_ratio, share = (theta.new_zeros(n_genes, dtype=torch.float64) for _ in range(2))
-    numerator = theta.square() * (1 - f)
-    full, part = torch.empty_like(mean[:step]), torch.empty_like(mean[:step])
-    for start in range(0, n_cells, step):
-        mu, out = mean[start : start + step], by_mean[start : start + step]
-        a, b = full[: len(mu)], part[: len(mu)]
-        torch.add(mu, theta, out=a)
-        torch.add(theta, mu, alpha=f, out=b)
-        torch.mul(a, b, out=out).reciprocal_()
-        torch.mul(mu, out, out=b)  # mu / [(theta + mu) (theta + f mu)]
-        share += b.sum(0)
-        # log[(theta + mu) / (theta + f mu)] = log1p[(1 - f) mu / (theta + f mu)]: no digit is
-        # lost where theta is far above mu
-        log_ratio += a.mul_(b).mul_(1 - f).log1p_().sum(0)
-        out.mul_(numerator)
-    theta64 = theta.double()
-    return by_mean, (log_ratio * theta64).sum(), log_ratio - (1 - f) * theta64 * share
-
-
-class _FusedThinnedNB(torch.autograd.Function):
-    """Loss and gradient of :func:`thinned_nb_loss` in one pass over the dense block.
-
-    At x = 0 the loss is theta log[(theta + mu) / (theta + f mu)]: two additions and one
-    logarithm. The log-gammas, and all that depends on a count, are added at the measured
-    entries alone. The gradient is computed with the loss and kept instead of the
-    intermediate blocks.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        mean: Tensor,
-        inverse_dispersion: Tensor,
-        thinned: ThinnedBlock,
-    ) -> Tensor:
-        theta = inverse_dispersion
-        by_mean, loss, by_theta = _nb_loss_at_zero(mean, theta, thinned.fraction)
-        at = (thinned.rows, thinned.columns)
-        mu = mean[at].clamp_min(SMALLEST_MEAN)
-        extra, extra_by_mean, extra_by_theta = _nb_excess(mu, theta[thinned.columns], thinned)
-        by_mean.index_put_(at, extra_by_mean, accumulate=True)
-        by_theta.index_add_(0, thinned.columns, extra_by_theta.double())
-        ctx.save_for_backward(by_mean, by_theta.to(theta.dtype))
-        return (loss + extra.double().sum()).to(mean.dtype)
-
-    @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
-    ) -> tuple[Tensor, Tensor, None]:
-        by_mean, by_theta = ctx.saved_tensors  # type: ignore[attr-defined]
-        return by_mean * gradient, by_theta * gradient, None
-
-
 def _nb_excess(mu: Tensor, theta: Tensor, thinned: ThinnedBlock) -> tuple[Tensor, Tensor, Tensor]:
     """What a measured entry adds to the loss of a zero there, and its two derivatives.
 
@@ -252,7 +179,7 @@ def log_rising_factorial(start: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
 
     The same as log Gamma(start + n) - log Gamma(start) - log Gamma(n + 1), without the
     cancellation of large log-gammas and at a fraction of their cost: most counts are 0 or 1,
-    so the product is multiplied out for the few entries that still have a factor left.
+    so the product is multiplied out, beyond the first factor for the few entries that have more.
 
     Parameters
     ----------
@@ -261,13 +188,14 @@ def log_rising_factorial(start: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
     n
         (entries,) integral, >= 0.
     """
-    value, slope = torch.zeros_like(start), torch.zeros_like(start)
-    left = torch.nonzero(n > 0).squeeze(1)
-    for factor in range(_FEW_MOLECULES):
-        here = start[left] + factor
+    one = n > 0
+    value, slope = torch.log(start).mul_(one), torch.reciprocal(start).mul_(one)
+    left = torch.nonzero(n > 1).squeeze(1)
+    for factor in range(1, _FEW_MOLECULES):
+        here, n_here = start[left] + factor, n[left]
         value.index_add_(0, left, torch.log(here / (factor + 1)))
         slope.index_add_(0, left, here.reciprocal())
-        left = left[n[left] > factor + 1]
+        left = left[n_here > factor + 1]
         if not len(left):
             return value, slope
     here, more = start[left].double() + _FEW_MOLECULES, n[left].double() - _FEW_MOLECULES
@@ -302,10 +230,19 @@ def thinned_nb_loss(mean: Tensor, inverse_dispersion: Tensor, thinned: ThinnedBl
 
     Returns
     -------
-    Scalar, nats, differentiable in ``mean`` and ``inverse_dispersion``. One block of
-    (cells, genes), the gradient, lives beside ``mean`` until the backward pass.
+    Scalar, nats, differentiable in ``mean`` and ``inverse_dispersion``. Training uses
+    :func:`softmax_loss`, the same in one pass.
     """
-    return _FusedThinnedNB.apply(mean, inverse_dispersion, thinned)
+    f, at = thinned.fraction, (thinned.rows, thinned.columns)
+    at_zero = inverse_dispersion * _log_ratio(mean, inverse_dispersion, f)
+    theta = inverse_dispersion.index_select(0, thinned.columns)
+    excess = _MeasuredExcess.apply(mean[at].clamp_min(SMALLEST_MEAN), theta, thinned)
+    return at_zero.sum() + excess.sum().to(mean.dtype)
+
+
+def _log_ratio(mean: Tensor, theta: Tensor, f: float) -> Tensor:
+    """log[(theta + mu) / (theta + f mu)]; no digit is lost where theta is far above mu."""
+    return torch.log1p((1 - f) * mean / (theta + f * mean))
 
 
 class _MeasuredExcess(torch.autograd.Function):
@@ -348,18 +285,319 @@ def thinned_zinb_loss(
     """
     f, at = thinned.fraction, (thinned.rows, thinned.columns)
     logits = zero_inflation_logits
-    zero, zero_part = (nb_log_zero(m, inverse_dispersion) for m in (mean, f * mean))
-    part = F.softplus(logits - zero_part)
-    log_ratio = torch.log1p((1 - f) * mean / (inverse_dispersion + f * mean))
-    at_zero = inverse_dispersion * log_ratio + part - F.softplus(logits - zero)
-
+    at_zero = _zinb_at_zero(mean, inverse_dispersion, logits, f)
     mu = mean[at].clamp_min(SMALLEST_MEAN)
     theta = inverse_dispersion.index_select(0, thinned.columns)
-    excess = _MeasuredExcess.apply(mu, theta, thinned)
-    given_kept = excess + theta * torch.log1p((1 - f) * mu / (theta + f * mu))
+    excess = _zinb_excess(mu, theta, logits[at], thinned)
+    return at_zero.sum() + excess.sum().to(mean.dtype)
+
+
+def _zinb_at_zero(mean: Tensor, theta: Tensor, logits: Tensor, f: float) -> Tensor:
+    """Thinned loss of k = t = 0, elementwise."""
+    zero, zero_part = (nb_log_zero(m, theta) for m in (mean, f * mean))
+    inflation = F.softplus(logits - zero_part) - F.softplus(logits - zero)
+    return theta * _log_ratio(mean, theta, f) + inflation
+
+
+def _zinb_excess(mu: Tensor, theta: Tensor, logits: Tensor, thinned: ThinnedBlock) -> Tensor:
+    """What a measured entry adds to the loss of a zero there, (entries,)."""
+    f = thinned.fraction
+    excess = _MeasuredExcess.apply(mu, theta, thinned) + F.softplus(logits - nb_log_zero(mu, theta))
     # at k = 0 the denominator is the mixture, not NB(0 | f mu) alone
-    measured = given_kept + torch.where(thinned.kept > 0, 0.0, part[at])
-    return at_zero.sum() + (measured - at_zero[at]).sum().to(mean.dtype)
+    part = F.softplus(logits - nb_log_zero(f * mu, theta))
+    return excess - torch.where(thinned.kept > 0, part, 0.0)
+
+
+class SoftmaxMean(NamedTuple):
+    """What makes the mean counts of a block: mu = library x softmax(z V^T + b)."""
+
+    z: Tensor  #: (cells, latent)
+    loadings: Tensor  #: V, (genes, latent)
+    bias: Tensor  #: b, (genes,)
+    library: Tensor  #: (cells,) > 0
+
+
+def softmax_loss(
+    mean: SoftmaxMean,
+    inverse_dispersion: Tensor,
+    dropout_curve: Tensor | None,
+    thinned: ThinnedBlock,
+    *,
+    bfloat16: bool = False,
+) -> Tensor:
+    """Thinned loss of mu = library x softmax(z V^T + b), from its factors, in one pass.
+
+    The same number as :func:`thinned_nb_loss` or :func:`thinned_zinb_loss` of that mean. A single
+    block of (cells, genes) holds the logits, then the means, then the gradient of the logits;
+    the gradients of the factors are taken from it at once, and nothing of that size is left for
+    the backward pass.
+
+    Parameters
+    ----------
+    mean
+        The factors of mu.
+    inverse_dispersion
+        theta > 0, (genes,).
+    dropout_curve
+        (a, c): an entry is dropped with probability sigmoid(a + c log mu). None for NB.
+    thinned
+        The measured entries of the block, ordered by cell; all others are 0.
+    bfloat16
+        Do the matrix products in bfloat16.
+
+    Returns
+    -------
+    Scalar, nats, differentiable in all factors, ``inverse_dispersion`` and ``dropout_curve``.
+    """
+    wanted = torch.is_grad_enabled()
+    return _SoftmaxLoss.apply(*mean, inverse_dispersion, dropout_curve, thinned, bfloat16, wanted)
+
+
+#: Entries of the one (cells, genes) block of :func:`softmax_loss`: 32 MiB in float32.
+_ENTRIES_IN_BLOCK = 1 << 23
+#: Entries worked on at once on a CPU, 0.5 MiB in float32: what is done to a piece, some ten
+#: operations, finds it in the cache (benchmarks/results/speed.md).
+_ENTRIES_IN_CACHE = 1 << 17
+
+
+class _SoftmaxLoss(torch.autograd.Function):
+    """Loss and gradients of :func:`softmax_loss`, some cells at a time."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        z: Tensor,
+        loadings: Tensor,
+        bias: Tensor,
+        library: Tensor,
+        theta: Tensor,
+        curve: Tensor | None,
+        thinned: ThinnedBlock,
+        bfloat16: bool,
+        with_gradient: bool,
+    ) -> Tensor:
+        product = _product_bfloat16 if bfloat16 else torch.matmul
+        by_z, by_library = torch.zeros_like(z), torch.zeros_like(library)
+        by_loadings, by_bias = torch.zeros_like(loadings), torch.zeros_like(bias)
+        loss, by_theta, by_curve = (
+            theta.new_zeros(n, dtype=torch.float64) for n in (1, len(theta), 2)
+        )
+        for cells, part in _parts(thinned, len(z), len(bias)):
+            logits = product(z[cells], loadings.T).add_(bias)
+            score = _nb_pass_ if curve is None else functools.partial(_zinb_pass_, curve=curve)
+            found = score(logits, library[cells], theta, part)
+            loss += found.loss
+            if with_gradient:
+                by_logits = logits  # what the pass left there
+                by_theta += found.by_theta
+                by_curve += found.by_curve
+                by_library[cells] = found.by_library
+                by_z[cells] = product(by_logits, loadings)
+                by_loadings += product(by_logits.T, z[cells])
+                by_bias += by_logits.sum(0)
+        if with_gradient:
+            exact = (by_theta.to(theta.dtype), by_curve.to(theta.dtype))
+            ctx.save_for_backward(by_z, by_loadings, by_bias, by_library, *exact)
+        return loss[0].to(z.dtype)
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # type: ignore[attr-defined]
+        wanted = ctx.needs_input_grad[: len(saved)]  # type: ignore[attr-defined]
+        grads = [
+            part * gradient if want else None for part, want in zip(saved, wanted, strict=True)
+        ]
+        return *grads, None, None, None
+
+
+def _product_bfloat16(left: Tensor, right: Tensor) -> Tensor:
+    """Matrix product in bfloat16, in the precision of ``left``."""
+    return (left.bfloat16() @ right.bfloat16()).to(left.dtype)
+
+
+def _parts(
+    thinned: ThinnedBlock, n_cells: int, n_genes: int
+) -> Iterator[tuple[slice, ThinnedBlock]]:
+    """Cut a block into the cells that are worked on at once."""
+    step = max(1, _ENTRIES_IN_BLOCK // n_genes)
+    if n_cells <= step:
+        yield slice(0, n_cells), thinned
+        return
+    starts = range(0, n_cells, step)
+    bounds = torch.as_tensor([*starts, n_cells], device=thinned.rows.device)
+    ends = torch.searchsorted(thinned.rows.contiguous(), bounds).tolist()
+    for start, first, last in zip(starts, ends, ends[1:], strict=False):
+        rows, columns, kept, target = (values[first:last] for values in thinned[:4])
+        part = ThinnedBlock(rows - start, columns, kept, target, thinned.fraction)
+        yield slice(start, min(start + step, n_cells)), part
+
+
+class _Pass(NamedTuple):
+    """What a pass over a block of logits found; it leaves the loss's gradient in the logits."""
+
+    loss: Tensor  #: scalar, float64
+    by_theta: Tensor  #: (genes,), float64
+    by_curve: Tensor  #: (2,), float64
+    by_library: Tensor  #: (cells,)
+
+
+def _pieces(block: Tensor) -> list[slice]:
+    """Rows of a block that fit the cache together; all of them on a GPU."""
+    n_rows, n_columns = block.shape
+    step = n_rows if block.is_cuda else max(1, _ENTRIES_IN_CACHE // n_columns)
+    return [slice(start, start + step) for start in range(0, n_rows, step)]
+
+
+def _softmax_mean_(logits: Tensor, library: Tensor) -> Tensor:
+    """Turn logits (cells, genes) into library x softmax, in place."""
+    pieces = _pieces(logits)
+    share = torch.empty_like(logits[pieces[0]])
+    for piece in pieces:
+        here = logits[piece]
+        torch.softmax(here, 1, out=share[: len(here)])
+        torch.mul(share[: len(here)], library[piece, None], out=here)
+    return logits
+
+
+def _nb_pass_(logits: Tensor, library: Tensor, theta: Tensor, thinned: ThinnedBlock) -> _Pass:
+    """Thinned NB loss of ``logits`` (cells, genes), which become its gradient.
+
+    Every entry is scored as a zero, theta log[(theta + mu) / (theta + f mu)], and the measured
+    ones are corrected: log-gammas are needed there alone. With l the derivative of the loss by
+    log mu, that by a logit is l - mu / library x (sum of l over the genes), and at a zero::
+
+        l           = theta^2 (1 - f) mu / [(theta + mu) (theta + f mu)]
+        d / d theta = log[(theta + mu) / (theta + f mu)] - l / theta
+    """
+    f, n_genes = thinned.fraction, logits.shape[1]
+    mean = _softmax_mean_(logits, library)
+    flat = thinned.rows * n_genes + thinned.columns
+    mu = mean.view(-1).index_select(0, flat).clamp_min_(SMALLEST_MEAN)
+    excess, by_mean, excess_by_theta = _nb_excess(
+        mu, theta.index_select(0, thinned.columns), thinned
+    )
+    by_log_mean = by_mean.mul_(mu)
+    by_library = torch.zeros_like(library).index_add_(0, thinned.rows, by_log_mean)
+    log_ratio, share = (theta.new_zeros(n_genes, dtype=torch.float64) for _ in range(2))
+    factor = theta.square() * (1 - f)
+    pieces = _pieces(mean)
+    full, part = (torch.empty_like(mean[pieces[0]]) for _ in range(2))
+    for piece in pieces:
+        mu = mean[piece]
+        a, b = full[: len(mu)], part[: len(mu)]
+        torch.add(theta, mu, alpha=f, out=b)
+        torch.div(mu, b, out=b)  # mu / (theta + f mu)
+        torch.add(theta, mu, out=a)
+        torch.div(b, a, out=a)  # mu / [(theta + mu) (theta + f mu)]
+        share += a.sum(0)
+        log_ratio += _sum_log1p_(b.mul_(1 - f))
+        a.mul_(factor)
+        by_library[piece] += a.sum(1)
+        by_library[piece] /= library[piece]
+        torch.addcmul(a, mu, by_library[piece, None], value=-1, out=mu)
+    mean.view(-1).index_add_(0, flat, by_log_mean)
+    theta64 = theta.double()
+    by_theta = log_ratio - (1 - f) * theta64 * share
+    by_theta.index_add_(0, thinned.columns, excess_by_theta.double())
+    loss = (log_ratio * theta64).sum() + excess.double().sum()
+    return _Pass(loss, by_theta, loss.new_zeros(2), by_library)
+
+
+def _sum_log1p_(excess: Tensor) -> Tensor:
+    """Sum of log(1 + excess) over the rows, (columns,); ``excess`` >= 0 is overwritten.
+
+    (1 + a) (1 + b) = 1 + (a + b + a b): up to eight rows share a logarithm, which costs more
+    than all the rest of the pass. Nothing is subtracted, so no digit is lost.
+    """
+    for _ in range(3):
+        n_rows = len(excess)
+        first, last = excess[: n_rows // 2], excess[n_rows - n_rows // 2 :]
+        first.add_(last.addcmul_(first, last))
+        excess = excess[: n_rows - n_rows // 2]
+    return excess.log1p_().sum(0)
+
+
+#: The logit of dropout is kept in +- this: e^60 is far from overflow, and e^-60 from mattering.
+_LARGEST_LOGIT = 60.0
+
+
+def _zinb_pass_(
+    logits: Tensor, library: Tensor, theta: Tensor, thinned: ThinnedBlock, *, curve: Tensor
+) -> _Pass:
+    """As :func:`_nb_pass_` with dropout of logit a + c log mu, ``curve`` = (a, c)."""
+    n_genes = logits.shape[1]
+    mean = _softmax_mean_(logits, library)
+    flat = thinned.rows * n_genes + thinned.columns
+    mu = mean.view(-1).index_select(0, flat).clamp_min_(SMALLEST_MEAN)
+    with torch.enable_grad():
+        leaves = mu.log(), theta.index_select(0, thinned.columns), curve.clone()
+        log_mu, theta_here, curve_here = (leaf.detach().requires_grad_() for leaf in leaves)
+        dropped = _dropout_logits(log_mu, curve_here)
+        excess = _zinb_excess(log_mu.exp(), theta_here, dropped, thinned).double().sum()
+        grads = torch.autograd.grad(excess, (log_mu, theta_here, curve_here))
+    by_log_mean, excess_by_theta, excess_by_curve = grads
+    by_library = torch.zeros_like(library).index_add_(0, thinned.rows, by_log_mean)
+    by_theta = theta.new_zeros(n_genes, dtype=torch.float64)
+    by_theta.index_add_(0, thinned.columns, excess_by_theta.double())
+    by_curve, loss = excess_by_curve.double(), excess.detach()
+    for piece in _pieces(mean):
+        mu = mean[piece]
+        zero = _zinb_zero(mu, theta, curve, thinned.fraction)
+        loss += zero.loss
+        by_theta += zero.by_theta
+        by_curve += zero.by_curve
+        by_library[piece] += zero.by_log_mean.sum(1)
+        by_library[piece] /= library[piece]
+        torch.addcmul(zero.by_log_mean, mu, by_library[piece, None], value=-1, out=mu)
+    mean.view(-1).index_add_(0, flat, by_log_mean)
+    return _Pass(loss, by_theta, by_curve, by_library)
+
+
+def _dropout_logits(log_mean: Tensor, curve: Tensor) -> Tensor:
+    """Logit of the probability that an entry was dropped, a + c log mu."""
+    return curve[0] + curve[1] * log_mean
+
+
+class _ZinbZero(NamedTuple):
+    """Thinned loss of zeros, and its derivatives."""
+
+    loss: Tensor  #: sum
+    by_log_mean: Tensor  #: (cells, genes)
+    by_theta: Tensor  #: (genes,)
+    by_curve: Tensor  #: (2,)
+
+
+def _zinb_zero(mean: Tensor, theta: Tensor, curve: Tensor, f: float) -> _ZinbZero:
+    """Score a piece of a block as zeros.
+
+    With q and q_k the probabilities of 0 molecules in x and in its kept part, NB without dropout,
+    and e^l the odds of dropout::
+
+        loss = log[(e^l + q_k) / (e^l + q)] = log1p[(q_k - q) / (e^l + q)]
+        q_k - q = -q_k expm1(-theta log[(theta + mu) / (theta + f mu)])
+    """
+    log_mean = mean.clamp_min(SMALLEST_MEAN).log_()
+    odds = _dropout_logits(log_mean, curve).clamp_(-_LARGEST_LOGIT, _LARGEST_LOGIT).exp_()
+    full, part = mean + theta, mean.mul(f).add_(theta)
+    log_part = torch.log1p(f * mean / theta)  # log[(theta + f mu) / theta]
+    log_ratio = ((1 - f) * mean).div_(part).log1p_()
+    zero_part = (-theta * log_part).exp_()  # q_k
+    difference = (-theta * log_ratio).expm1_().mul_(zero_part).neg_()  # q_k - q
+    total, total_part = odds + zero_part - difference, odds + zero_part
+    shown, shown_part = (zero_part - difference).div_(total), zero_part / total_part  # not dropped
+    by_logit = (odds * difference).div_(total * total_part).neg_()
+    slope = shown.mul(mean).div_(full)  # - d log q / d log mu x P(not dropped) / theta
+    slope_part = shown_part.mul(mean).mul_(f).div_(part)
+    by_log_mean = (slope - slope_part).mul_(theta).add_(by_logit * curve[1])
+    by_theta = shown * (log_ratio + log_part) - slope - (shown_part * log_part - slope_part)
+    return _ZinbZero(
+        torch.log1p(difference / total).sum(dtype=torch.float64),
+        by_log_mean,
+        by_theta.sum(0, dtype=torch.float64),
+        torch.stack([by_logit.sum(), (by_logit * log_mean).sum()]).double(),
+    )
 
 
 def block_nll(

@@ -18,10 +18,17 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from scipy import sparse
 from torch import Tensor, nn
 
 from graphsci.cell_random import binomial, keep_mask
-from graphsci.likelihood import SMALLEST_MEAN, ThinnedBlock, edge_logits
+from graphsci.likelihood import (
+    SMALLEST_MEAN,
+    SoftmaxMean,
+    ThinnedBlock,
+    edge_logits,
+    softmax_loss,
+)
 
 #: log expression is clamped to this before exp: e^30 molecules is beyond any measurement.
 LARGEST_LOG_MEAN = 30.0
@@ -362,7 +369,8 @@ class CountNetwork(nn.Module):
         self.latent_norm = nn.BatchNorm1d(n_latent, affine=False)
         self.loadings = nn.Parameter(torch.randn(n_genes, n_latent) * 0.01)
         self.bias = nn.Parameter(gene_proportions.log())
-        self.batch_offset = nn.Parameter(torch.zeros(n_batches, n_genes))
+        offset = torch.zeros(n_batches, n_genes)
+        self.batch_offset = nn.Parameter(offset, requires_grad=n_batches > 1)
         self.log_theta = nn.Parameter(torch.zeros(n_genes))
         # a, c and log s; the start says: half of the entries with a mean of 1 are dropped
         self.dropout_curve = nn.Parameter(torch.tensor([0.0, -1.0]), requires_grad=zero_inflated)
@@ -412,14 +420,9 @@ class CountNetwork(nn.Module):
         if values.shape[0] > DENSE_ABOVE * cells.n_cells * n_genes:
             with self._autocast():
                 return cells.dense(values, n_genes) @ self.input_weight
-        return F.embedding_bag(
-            cells.genes,
-            self.input_weight,
-            cells.offsets,
-            mode="sum",
-            per_sample_weights=values,
-            include_last_offset=True,
-        )
+        if values.is_cuda:
+            return _weighted_rows(cells.genes, self.input_weight, cells.offsets, values)
+        return _SparseProduct.apply(cells.genes, self.input_weight, cells.offsets, values)
 
     def decode(self, z: Tensor, library: Tensor, batch: Tensor) -> CountDistribution:
         """Counts at depth ``library`` (cells,) from the cell embedding (cells, latent)."""
@@ -444,6 +447,25 @@ class CountNetwork(nn.Module):
         left = 1 - constant.sum(1, keepdim=True)
         return torch.softmax(logits.masked_fill(constant > 0, -torch.inf), 1) * left + constant
 
+    def thinned_loss(self, kept: CellBlock, library: Tensor, thinned: ThinnedBlock) -> Tensor:
+        """Loss of predicting the target molecules at depth ``library`` (cells,) from the kept.
+
+        The thinned loss of ``decode(encode(kept), library, batch)``, summed, in nats, without
+        that distribution ever being made. All genes follow the cell's state: none is constant
+        before the end of training.
+        """
+        z, loadings = self.encode(kept), self.gene_embedding()
+        n_batches, curve = len(self.batch_offset), None
+        if n_batches > 1:  # a batch's offsets are the loadings of its indicator
+            z = torch.cat([z, F.one_hot(kept.batch, n_batches).to(z.dtype)], 1)
+            loadings = torch.cat([loadings, self.batch_offset.T], 1)
+        if self.zero_inflated:
+            library, curve = library * self.log_scale.exp(), self.dropout_curve
+        mean = SoftmaxMean(z, loadings, self.bias, library)
+        return softmax_loss(
+            mean, self.inverse_dispersion, curve, thinned, bfloat16=self.use_bfloat16
+        )
+
     def latent(self, cells: CellBlock) -> Tensor:
         """Cell embedding, (cells, latent)."""
         return self.encode(cells)
@@ -452,11 +474,39 @@ class CountNetwork(nn.Module):
         """Counts of ``cells``, encoded from all their molecules, at ``depth`` x their library."""
         return self.decode(self.encode(cells), cells.library * depth, cells.batch)
 
-    def penalty(self, loading_scale: float) -> Tensor:
-        """Negative log prior: all weights with a row per gene are N(0, loading_scale^2)."""
-        weights = (self.loadings, self.batch_offset, self.input_weight)
-        squares = torch.stack([w.square().sum() for w in weights]).sum()
-        return squares / (2 * loading_scale**2)
+
+class _SparseProduct(torch.autograd.Function):
+    """X W of a sparse X by rows; the gradient of W from the same X by columns, on a CPU."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        genes: Tensor,
+        weight: Tensor,
+        offsets: Tensor,
+        values: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(genes, offsets, values)
+        ctx.n_genes = len(weight)  # type: ignore[attr-defined]
+        return _weighted_rows(genes, weight, offsets, values)
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[None, Tensor, None, None]:
+        genes, offsets, values = ctx.saved_tensors  # type: ignore[attr-defined]
+        shape = (len(offsets) - 1, ctx.n_genes)  # type: ignore[attr-defined]
+        arrays = (values.numpy(), genes.int().numpy(), offsets.int().numpy())
+        turned = sparse.csr_matrix(arrays, shape=shape, copy=False).tocsc()
+        cells, starts, entries = map(torch.from_numpy, (turned.indices, turned.indptr, turned.data))
+        return None, _weighted_rows(cells, gradient.contiguous(), starts, entries), None, None
+
+
+def _weighted_rows(index: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    """Sums of weighted rows: those of ``index`` between two ``offsets`` (sums + 1,) each."""
+    return F.embedding_bag(
+        index, rows, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+    )
 
 
 def split_block(cells: CellBlock, fraction: float) -> tuple[CellBlock, ThinnedBlock]:

@@ -27,8 +27,6 @@ from graphsci.likelihood import (
     block_nll,
     edge_cross_entropy,
     gaussian_kl,
-    thinned_nb_loss,
-    thinned_zinb_loss,
 )
 from graphsci.model import (
     DENSE_ABOVE,
@@ -100,7 +98,12 @@ class Objective(Protocol):
         ...
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters for the optimiser; ``rate`` multiplies the learning rate."""
+        """Parameters for the optimiser.
+
+        ``rate`` multiplies a group's learning rate. With ``precision``, its weights are
+        N(0, 1 / precision) a priori, which adds precision / 2 x (sum of their squares) to the
+        loss per cell, times ``scored_share``.
+        """
         ...
 
     def minibatches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
@@ -232,6 +235,8 @@ def _epoch(objective: Objective, state: TrainingState, batch_size: int) -> float
         loss = objective.step_loss(cells, state.step)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        for group in state.optimizer.param_groups:  # adds weight_decay x weight to the gradient
+            group["weight_decay"] = group["precision"] * objective.scored_share
         state.optimizer.step()
         state.scheduler.step()
         losses.append(loss.detach())
@@ -327,7 +332,11 @@ def _optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """Adam with the preset's schedule: one cycle, or decay by 0.9 every 50 steps (Fig. S9)."""
     groups = [
-        {"params": group["params"], "lr": config.learning_rate * group.get("rate", 1.0)}
+        {
+            "params": group["params"],
+            "lr": config.learning_rate * group.get("rate", 1.0),
+            "precision": group.get("precision", 0.0),
+        }
         for group in objective.parameter_groups()
     ]
     optimizer = torch.optim.Adam(groups, fused=True)
@@ -358,13 +367,21 @@ class HeldOut(NamedTuple):
     fraction: float  #: share of a molecule's chance to be withheld
 
 
+class _ValidationBlock(NamedTuple):
+    """Some of the deciding cells: what ``CountNetwork.thinned_loss`` takes."""
+
+    kept: CellBlock
+    library: Tensor
+    thinned: ThinnedBlock
+
+
 class ThinningObjective:
     """Split each cell's molecules at random; encode one part, predict the other.
 
     The loss of a step is the negative log-probability of the predicted part given the
-    encoded one, per cell, plus the Gaussian prior of the loadings in proportion: the prior
-    is worth one observation of the whole data set, so each of its cells carries 1/cells of
-    it, and as only 1 - f of the molecules are scored, 1 - f of that.
+    encoded one, per cell. Weights with a row per gene have a Gaussian prior, worth one
+    observation of the whole data set: each of its cells carries 1/cells of it, and as only
+    1 - f of the molecules are scored, 1 - f of that. The optimiser adds its gradient.
     """
 
     def __init__(
@@ -381,6 +398,7 @@ class ThinningObjective:
         self.blocks, self.batch, self.held_out = counts, batch, held_out
         self.n_cells = counts.shape[0]
         self.scored_share = 1.0
+        self.validation: list[_ValidationBlock] | None = None  # made when first needed
 
     @property
     def network(self) -> CountNetwork:
@@ -388,12 +406,16 @@ class ThinningObjective:
         return self.model
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Weights at the learning rate; dispersions and dropout curve faster."""
+        """Weights with a prior, weights without, and what learns faster: theta and the curve."""
         fast = ("log_theta", "dropout_curve", "log_scale", "smoothing.gate")
-        named = list(self.network.named_parameters())
+        regular = ("loadings", "batch_offset", "input_weight")
+        named = dict(self.network.named_parameters())
+        rest = [p for name, p in named.items() if name not in (*fast, *regular)]
+        precision = 1 / (self.config.loading_scale**2 * self.n_cells)
         return [
-            {"params": [p for name, p in named if name not in fast]},
-            {"params": [p for name, p in named if name in fast], "rate": THETA_RATE},
+            {"params": [named[name] for name in regular], "precision": precision},
+            {"params": rest},
+            {"params": [p for name, p in named.items() if name in fast], "rate": THETA_RATE},
         ]
 
     def minibatches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
@@ -401,15 +423,13 @@ class ThinningObjective:
         return shuffled(self.blocks, batch_size, rng)
 
     def step_loss(self, cells: Minibatch, step: int) -> Tensor:
-        """Thinned loss of some cells, plus their share of the prior, per cell."""
+        """Thinned loss of some cells, per cell."""
         keys = row_keys(cells.cells, step_key(self.config.seed, step, CELLS), self.device)
         block = move_cells(cells.counts, self.batch[cells.cells], self.device, keys=keys)
         fraction = self._fraction(step)
         self.scored_share = 1 - fraction
         kept, thinned = split_block(block, fraction)
-        loss = self._loss(kept, block.library, thinned) / block.n_cells
-        prior = self.network.penalty(self.config.loading_scale) / self.n_cells
-        return loss + (1 - fraction) * prior
+        return self.network.thinned_loss(kept, block.library, thinned) / block.n_cells
 
     def _fraction(self, step: int) -> float:
         """Share of the molecules to be kept in a step, evenly spread over its range.
@@ -425,27 +445,19 @@ class ThinningObjective:
         """Loss of the withheld molecules of the deciding cells, per cell."""
         if self.held_out is None:
             return None
-        held, total = self.held_out, 0.0
-        n_cells = held.kept.shape[0]
-        for _, part in row_blocks(n_cells):
-            kept = cell_block(held.kept, held.batch, part, self.device)
-            full = held.kept[part] + held.counts[part]
-            thinned = _measured_entries(full, held.counts[part], 1 - held.fraction, self.device)
-            library = kept.library / (1 - held.fraction)
-            total += float(self._loss(kept, library, thinned))
-        return total / n_cells
-
-    def _loss(self, kept: CellBlock, library: Tensor, thinned: ThinnedBlock) -> Tensor:
-        z = self.network.encode(kept)
-        return thinned_loss(self.network.decode(z, library, kept.batch), thinned)
+        if self.validation is None:
+            self.validation = list(_validation_blocks(self.held_out, self.device))
+        loss = sum(float(self.network.thinned_loss(*block)) for block in self.validation)
+        return loss / len(self.held_out.batch)
 
 
-def thinned_loss(predicted: CountDistribution, thinned: ThinnedBlock) -> Tensor:
-    """Thinned loss of an NB or a ZINB, whichever ``predicted`` is; a sum, in nats."""
-    mean, theta, logits = predicted
-    if logits is None:
-        return thinned_nb_loss(mean, theta, thinned)
-    return thinned_zinb_loss(mean, theta, logits, thinned)
+def _validation_blocks(held: HeldOut, device: torch.device) -> Iterator[_ValidationBlock]:
+    """Yield the deciding cells as they are scored after every epoch."""
+    for _, part in row_blocks(len(held.batch)):
+        kept = cell_block(held.kept, held.batch, part, device)
+        full = held.kept[part] + held.counts[part]
+        thinned = _measured_entries(full, held.counts[part], 1 - held.fraction, device)
+        yield _ValidationBlock(kept, kept.library / (1 - held.fraction), thinned)
 
 
 def _measured_entries(
