@@ -191,12 +191,18 @@ def _draw(rows: list[dict], largest: Run) -> None:
     memory, cost = figure.subplots(1, 2, width_ratios=[2, 1])
     minutes = [sample.wall / 60 for sample in largest.trace]
     memory.plot(minutes, [sample.mib / 1024 for sample in largest.trace], color="#1b4f72")
-    stages = {"likelihood": "graph", "epoch 1": "epochs", "checking": "verdict", "writing": "write"}
-    for start, word in stages.items():
+    stages = {
+        "likelihood": "graph",
+        "epoch 1": "epoch 2",
+        "checking": "verdict",
+        "writing": "write",
+    }
+    for number, (start, word) in enumerate(stages.items()):
         at = next((s.wall / 60 for s in largest.log if s.line.startswith(start)), None)
         if at is not None:
             memory.axvline(at, color="0.8", linewidth=0.8, zorder=0)
-            memory.text(at, 3.85, f" {word}", fontsize=8, color="0.4", va="top")
+            height = 3.85 - 0.25 * (number % 2)
+            memory.text(at, height, f" {word}", fontsize=8, color="0.4", va="top")
     memory.axhline(4, color="#b03a2e", linewidth=0.8, linestyle="--")
     memory.set(
         xlabel="minutes",
@@ -207,7 +213,7 @@ def _draw(rows: list[dict], largest: Run) -> None:
     sizes = [row["cells"] for row in rows]
     cost.plot(sizes, [row["cpu_us_per_cell_and_epoch"] for row in rows], "o-", color="#1b4f72")
     cost.set(xscale="log", xlabel="cells", ylabel="CPU µs per cell and epoch")
-    cost.set_ylim(bottom=0)
+    cost.set_ylim(0, 1.15 * max(row["cpu_us_per_cell_and_epoch"] for row in rows))
     for axes in (memory, cost):
         axes.spines[["top", "right"]].set_visible(False)
     IMAGE.parent.mkdir(exist_ok=True)

@@ -229,7 +229,9 @@ def train(
 def _epoch(objective: Objective, state: TrainingState, batch_size: int) -> float:
     """Pass over the cells once; return the training loss, leave the network in eval mode."""
     objective.network.train()
-    losses, shares = [], []
+    # a running sum: thousands of kept scalars between large blocks fragment the heap, and
+    # memory would grow with the number of steps
+    total, shares = torch.zeros((), dtype=torch.float64), 0.0
     for cells in objective.minibatches(batch_size, state.order):
         state.step += 1
         loss = objective.step_loss(cells, state.step)
@@ -239,10 +241,10 @@ def _epoch(objective: Objective, state: TrainingState, batch_size: int) -> float
             group["weight_decay"] = group["precision"] * objective.scored_share
         state.optimizer.step()
         state.scheduler.step()
-        losses.append(loss.detach())
-        shares.append(objective.scored_share)
+        total = total.to(loss.device) + loss.detach().double()
+        shares += objective.scored_share
     objective.network.eval()
-    return float(torch.stack(losses).sum()) / sum(shares)
+    return float(total) / shares
 
 
 class TrainingState:
