@@ -429,9 +429,10 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
 def test_the_readme_names_only_flags_that_exist():
     _, impute = run("impute", "--help")
     _, apply = run("apply", "--help")
+    _, evaluate = run("evaluate", "--help")
     flags = set(re.findall(r"--[a-z][a-z-]+", "".join(README.split("```")[4:])))
     assert "--report" in flags
-    assert flags <= set(re.findall(r"--[a-z][a-z0-9-]+", impute + apply))
+    assert flags <= set(re.findall(r"--[a-z][a-z0-9-]+", impute + apply + evaluate))
 
 
 def test_the_readme_has_the_two_commands():

@@ -255,7 +255,7 @@ def test_tiny_data_train(draw, name, n_cells, n_genes):
         ) in fitted.notes
     assert (
         f"likelihood nb: {n_cells} cells are too few to tell dropout from cell types "
-        "(at least 60); choose zinb yourself for reads with dropout"
+        "(at least 200); choose zinb yourself for reads with dropout"
     ) in fitted.notes
 
 
@@ -389,7 +389,8 @@ def test_mask_has_both_directions_and_every_gene_itself():
 # --- likelihoods, batches, devices ----------------------------------------------------
 
 
-def test_the_likelihood_is_chosen_with_its_reason(toy):
+def test_the_likelihood_is_chosen_with_its_reason(draw):
+    toy = draw(400)
     fitted = fit(toy, max_epochs=1)
     assert fitted.spec.likelihood == "nb"
     assert any(note.startswith("likelihood nb: zeros match") for note in fitted.notes)
