@@ -229,8 +229,6 @@ def train(
 def _epoch(objective: Objective, state: TrainingState, batch_size: int) -> float:
     """Pass over the cells once; return the training loss, leave the network in eval mode."""
     objective.network.train()
-    # a running sum: thousands of kept scalars between large blocks fragment the heap, and
-    # memory would grow with the number of steps
     total, shares = torch.zeros((), dtype=torch.float64), 0.0
     for cells in objective.minibatches(batch_size, state.order):
         state.step += 1
