@@ -4,8 +4,11 @@
 
 IN.h5ad has the kept counts in ``X``, (cells, genes), no cell and no gene without a molecule.
 OUT.npz has ``estimate``, (cells, genes) float32: the expected count of every entry in a
-repetition of the same measurement at the same depth. Needs numpy, scipy and anndata alone, so
-that it runs in every peer's environment.
+repetition of the same measurement at the same depth. A method that tells them apart adds
+``before_dropout``, its expected count had nothing been dropped, ``common``, its estimate at one
+depth for all cells, or ``sd``, the standard deviation of ``estimate``; without them a judge
+makes them of ``estimate``. Needs numpy, scipy and anndata alone, so that it runs in every peer's
+environment.
 """
 
 import argparse
@@ -18,8 +21,8 @@ from scipy import sparse
 Floats = np.ndarray
 
 
-def main(estimate: Callable[[sparse.csr_matrix, str, int], Floats]) -> None:
-    """Run a peer: ``estimate(kept counts, variant, seed)`` returns the dense matrix."""
+def main(estimate: Callable[[sparse.csr_matrix, str, int], Floats | dict[str, Floats]]) -> None:
+    """Run a peer: ``estimate(kept counts, variant, seed)`` returns one dense matrix, or several."""
     parser = argparse.ArgumentParser()
     parser.add_argument("source")
     parser.add_argument("target")
@@ -27,13 +30,16 @@ def main(estimate: Callable[[sparse.csr_matrix, str, int], Floats]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     counts = sparse.csr_matrix(anndata.read_h5ad(args.source).X)
-    found = np.asarray(estimate(counts, args.variant, args.seed), dtype=np.float32)
-    if found.shape != counts.shape or not np.isfinite(found).all() or (found < 0).any():
-        raise ValueError(
-            f"the estimate has shape {found.shape} for counts {counts.shape}, and must be finite "
-            "and at least 0"
-        )
-    np.savez(args.target, estimate=found)
+    found = estimate(counts, args.variant, args.seed)
+    named = found if isinstance(found, dict) else {"estimate": found}
+    arrays = {name: np.asarray(values, dtype=np.float32) for name, values in named.items()}
+    for name, values in arrays.items():
+        if values.shape != counts.shape or not np.isfinite(values).all() or (values < 0).any():
+            raise ValueError(
+                f"{name} has shape {values.shape} for counts {counts.shape}, and must be finite "
+                "and at least 0"
+            )
+    np.savez(args.target, **arrays)
 
 
 def library_sizes(counts: sparse.csr_matrix) -> Floats:

@@ -5,8 +5,9 @@ its pins beside TensorFlow 2.15. The names that Keras has moved since are put ba
 looks for them, and its tuning module, which is not used here, is left out; nothing else changes.
 
 ``zinb-conddisp`` is its default, ``nb-conddisp`` the other that its authors advise for UMI
-counts. Its output is the mean of the negative binomial at the cell's own depth; a ZINB's is
-multiplied by the probability that the entry was not dropped, as for scVI.
+counts. Its output is the mean of the negative binomial at the cell's own depth, the count before
+dropout; the expectation of a repeated measurement is that of a ZINB times the probability that
+the entry was not dropped, as for scVI.
 """
 
 import os
@@ -50,9 +51,10 @@ def estimate(counts, variant, seed):
     options = {"ae_type": variant, "random_state": seed, "threads": threads}
     dca(adata, return_info=True, **options)
     found = np.asarray(adata.X)
-    if variant == "zinb-conddisp":
-        found = found * (1 - np.asarray(adata.obsm["X_dca_dropout"]))
-    return found
+    if variant == "nb-conddisp":
+        return found
+    measured = found * (1 - np.asarray(adata.obsm["X_dca_dropout"]))
+    return {"estimate": measured, "before_dropout": found}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 ``nb``: posterior mean of the expected frequency times the cell's library size. ``zinb``: the
 mean of the negative binomial times the probability that the entry was not dropped, for that is
-the expectation of a repeated measurement. 25 posterior samples.
+the expectation of a repeated measurement; without the factor it is the count before dropout.
+25 posterior samples.
 """
 
 import logging
@@ -29,7 +30,8 @@ def estimate(counts, variant, seed):
     if variant == "nb":
         return found
     parameters = model.get_likelihood_parameters(n_samples=N_SAMPLES, give_mean=True)
-    return found * (1 - np.asarray(parameters["dropout"]))
+    measured = found * (1 - np.asarray(parameters["dropout"]))
+    return {"estimate": measured, "before_dropout": found}
 
 
 if __name__ == "__main__":

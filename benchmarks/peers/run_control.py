@@ -1,0 +1,19 @@
+"""The controls of ``graphsci.evaluation``, through the same contract as the peers.
+
+The variant is the control's name: nothing, gene_mean, neighbour_pooling or
+neighbour_pooling_posterior. The ratio of 1 makes a control expect a repetition at the same depth.
+"""
+
+import numpy as np
+from contract import main
+
+from graphsci.evaluation import CONTROLS
+
+
+def estimate(counts, variant, seed):
+    predicted = CONTROLS[variant](counts, ratio=1.0, random_state=seed)
+    return np.concatenate([block for _, block in predicted])
+
+
+if __name__ == "__main__":
+    main(estimate)

@@ -1,0 +1,333 @@
+"""Scores of an estimate against what is known about a case; nothing here runs a method.
+
+Every method's estimate is scored as it came and on scales that are kinder to it, and the best
+counts, ours included: see :func:`chances`.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from graphsci.evaluation import bulk as bulk_truth
+from graphsci.evaluation import evaluate_clustering, metrics, outside_truth, study
+from graphsci.evaluation import false_signal as false
+from suite.cases import Case
+from suite.running import Estimate
+
+Scores = dict[str, float]
+#: Share of the gene means in the third chance.
+MIXED = 0.05
+CHANCES = ("as_is", "rescaled", "mixed")
+BLOCK = 512
+#: Seeds of t-SNE and K-means: five, as in the paper, cost more than most methods do.
+EMBEDDING_SEEDS, SEEDS_OF_MANY_CELLS, MANY_CELLS = 3, 2, 1500
+#: Divisions of one population into random halves, and its least size.
+N_HALVES, MIN_POPULATION = 20, 60
+
+
+class Judged(NamedTuple):
+    """Scores, and the loss of every cell where methods are compared in pairs."""
+
+    scores: Scores
+    per_cell: np.ndarray | None = None
+
+
+class Judge(NamedTuple):
+    """A judge of some kinds of case."""
+
+    name: str
+    compute: Callable[[Case, Estimate], Judged]
+    applies: Callable[[Case], bool]
+    modules: tuple[Any, ...]  #: whose source decides its numbers
+
+    def version(self) -> str:
+        """Return a digest of the source that decides the scores."""
+        texts = [inspect.getsource(self.compute), inspect.getsource(chances)]
+        texts += [Path(module.__file__).read_text() for module in self.modules]
+        return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
+
+
+# --- scales -----------------------------------------------------------------------------
+
+
+def chances(estimate: np.ndarray, kept: sparse.csr_matrix) -> dict[str, np.ndarray]:
+    """Return an estimate as it came and on scales that are kinder to it.
+
+    ``as_is``; ``rescaled``: every gene's total made that of the kept counts, for methods whose
+    gene-wise scale is arbitrary; ``mixed``: the same with 5 % of the gene means, so that an
+    exact zero is no infinite confidence. All use the kept counts alone.
+    """
+    per_gene = np.asarray(kept.sum(0), dtype=np.float64).ravel()
+    totals = estimate.sum(0, dtype=np.float64)
+    factor = np.divide(per_gene, totals, out=np.zeros_like(per_gene), where=totals > 0)
+    rescaled = estimate * factor.astype(np.float32)
+    library = np.asarray(kept.sum(1), dtype=np.float32).ravel()
+    means = library[:, None] * (per_gene / per_gene.sum()).astype(np.float32)
+    return {
+        "as_is": estimate,
+        "rescaled": rescaled,
+        "mixed": (1 - MIXED) * rescaled + MIXED * means,
+    }
+
+
+def at_common_depth(case: Case, estimate: Estimate) -> np.ndarray:
+    """Return rates at the median library size: the method's own, or its estimate rescaled."""
+    if "common" in estimate.arrays:
+        return estimate.arrays["common"]
+    values = estimate.arrays["estimate"]
+    library = np.asarray(case.counts.sum(1)).ravel()
+    totals = values.sum(1, keepdims=True)
+    return values * (np.median(library) / np.where(totals > 0, totals, 1.0)).astype(np.float32)
+
+
+def log_values(case: Case, estimate: Estimate) -> np.ndarray:
+    """Return log1p at the median library size; rounded, for a constant's last digits correlate."""
+    return np.log1p(at_common_depth(case, estimate)).round(5)
+
+
+# --- held-out molecules -----------------------------------------------------------------
+
+
+def held_out(case: Case, estimate: Estimate) -> Judged:
+    """Poisson deviance and D2 of the held-out molecules, best of the chances; coverage."""
+    known: study.Case = case.truth["case"]
+    ratio, rare = known.task.ratio, study.rare_genes(known)
+    reference = _reference(case)
+    found = {
+        chance: metrics.poisson_deviance_sums(
+            predicted=((start, block * ratio) for start, block in _blocks(values)),
+            held_out=known.held_out,
+        )
+        for chance, values in chances(estimate.arrays["estimate"], case.counts).items()
+    }
+
+    def explained(sums: metrics.DevianceSums, genes: np.ndarray | slice) -> float:
+        of_means = reference.per_gene[genes].sum()
+        return metrics.d2(deviance=sums.per_gene[genes].sum(), reference_deviance=of_means)
+
+    best = min(found, key=lambda chance: found[chance].total)
+    scores = {"deviance": found[best].mean, "d2": explained(found[best], slice(None))}
+    scores |= {f"d2_{chance}": explained(sums, slice(None)) for chance, sums in found.items()}
+    scores |= {"d2_rare": explained(found[best], rare)}
+    scores |= {"d2_rare_as_is": explained(found["as_is"], rare)}
+    scores["best_chance"] = float(CHANCES.index(best))
+    if "sd" in estimate.arrays:
+        scores |= _coverage(known, estimate)
+    return Judged(scores, found[best].per_cell / found[best].per_gene.size)
+
+
+def _reference(case: Case) -> metrics.DevianceSums:
+    """Return the deviance of the gene means, computed once for each case."""
+    if "reference" not in case.truth:
+        case.truth["reference"] = study.reference_sums(case.truth["case"])
+    return case.truth["reference"]
+
+
+def _blocks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    for start in range(0, len(values), BLOCK):
+        yield start, values[start : start + BLOCK]
+
+
+def _coverage(known: study.Case, estimate: Estimate) -> Scores:
+    """Share of held-out counts inside the method's own 90 % predictive intervals."""
+    values, spread = estimate.arrays["estimate"], estimate.arrays["sd"]
+
+    def predict(task: study.Task) -> Iterator[study.Expected]:
+        for start, block in _blocks(values):
+            sd = spread[start : start + BLOCK] * task.ratio
+            yield study.Expected(start, block * task.ratio, sd)
+
+    scores = study.run_method("", predict, known).scores
+    return {key: scores[key] for key in ("coverage", "coverage_entries") if key in scores}
+
+
+# --- clusters, cells of one kind --------------------------------------------------------
+
+
+def clustering(case: Case, estimate: Estimate) -> Judged:
+    """Agreement of K-means on t-SNE (the paper's protocol) with known labels."""
+    many = case.counts.shape[0] > MANY_CELLS
+    found = evaluate_clustering(
+        log_values=log_values(case, estimate),
+        labels=case.truth["labels"],
+        n_seeds=SEEDS_OF_MANY_CELLS if many else EMBEDDING_SEEDS,
+    )
+    names = {"accuracy": "clustering_accuracy"}
+    scores = {names.get(name, name): score.mean for name, score in found._asdict().items()}
+    return Judged(scores | {"ari_sd": found.ari.sd})
+
+
+def halves(case: Case, estimate: Estimate) -> Judged:
+    """False positives between random halves of the largest labelled population.
+
+    The mean over divisions is near the nominal rate for any method; the spread says whether
+    genes are false together.
+    """
+    names, sizes = np.unique(case.truth["known_groups"], return_counts=True)
+    cells = case.truth["known_groups"] == names[sizes.argmax()]
+    values = log_values(case, estimate)[cells]
+    if not (np.ptp(values, axis=0) > 0).any():
+        return Judged({})
+    rng = np.random.default_rng(case.seed)
+    rates = false.rates_over_halves(log_values=values, n_draws=N_HALVES, rng=rng)
+    return Judged({"halves_mean": float(rates.mean()), "halves_sd": float(rates.std(ddof=1))})
+
+
+# --- other instruments ------------------------------------------------------------------
+
+
+def against_bulk(case: Case, estimate: Estimate) -> Judged:
+    """Differential expression between groups of cells against that between bulk samples."""
+    bulk = case.truth["bulk"]
+    values, labels = log_values(case, estimate)[:, bulk.genes], case.truth["labels"]
+    found, levels = [], []
+    for one, two in combinations(bulk.samples, 2):
+        differ = bulk_truth.bulk_differential(first=bulk.samples[one], second=bulk.samples[two])
+        groups = [values[labels == name] for name in (one, two)]
+        found.append(bulk_truth.score_against_bulk(first=groups[0], second=groups[1], bulk=differ))
+    for name, samples in bulk.samples.items():
+        profile = np.expm1(values[labels == name]).mean(0)
+        levels.append(bulk_truth.level_correlation(profile=profile, bulk=samples.mean(0)))
+    return Judged(
+        {
+            "bulk_auc": float(np.mean([f.auc for f in found])),
+            "bulk_top_overlap": float(np.mean([f.top_overlap for f in found])),
+            "bulk_fold_change": float(np.mean([f.fold_change_correlation for f in found])),
+            "bulk_level": float(np.mean(levels)),
+        }
+    )
+
+
+def against_proteins(case: Case, estimate: Estimate) -> Judged:
+    """Correlation over cells of genes with their surface proteins, median over pairs."""
+    pairs = outside_truth.match_proteins(
+        proteins=case.truth["protein_names"], genes=list(case.truth["genes"])
+    )
+    proteins = outside_truth.centred_log_ratio(case.truth["proteins"])[:, pairs.proteins]
+    found = outside_truth.protein_rna_correlation(
+        expression=log_values(case, estimate)[:, pairs.genes], proteins=proteins
+    )
+    return Judged({"protein_rna": float(np.nanmedian(found)), "protein_pairs": float(len(found))})
+
+
+def against_fish(case: Case, estimate: Estimate) -> Judged:
+    """CVs and correlations of a few genes against single-molecule FISH of the same culture."""
+    tables = [pd.read_csv(path) for path in case.truth["files"]]
+    truth = outside_truth.fish_truth(tables=tables)
+    names = list(case.truth["genes"])
+    chosen = [names.index(gene) for gene in truth.genes if gene in names]
+    moments = outside_truth.moments(values=at_common_depth(case, estimate)[:, chosen])
+    found = outside_truth.score_against_fish(
+        moments=moments, genes=[names[gene] for gene in chosen], truth=truth
+    )
+    return Judged(
+        {
+            "fish_cv_error": found.cv_error,
+            "fish_correlation_error": found.correlation_error,
+            "fish_pairs": float(len(found.pairs)),
+        }
+    )
+
+
+def against_deep(case: Case, estimate: Estimate) -> Judged:
+    """Log error and correlation against deeper profiles of the same libraries."""
+    cells, arrays = case.truth["cells"], estimate.arrays
+    name = next(n for n in ("common", "before_dropout", "estimate") if n in arrays)
+    found = outside_truth.score_against_deep(
+        estimate=arrays[name][cells], deep=case.truth["deep"], observed=case.counts[cells]
+    )
+    return Judged({f"deep_{name}": float(value) for name, value in found._asdict().items()})
+
+
+# --- simulations ------------------------------------------------------------------------
+
+
+def simulated(case: Case, estimate: Estimate) -> Judged:
+    """Mean absolute error of log1p of counts against the counts before dropout.
+
+    As returned, and with the measured counts kept where there are any; the lower error over all
+    entries counts. At dropped entries the two are the same.
+    """
+    counts, before = case.counts.toarray(), case.truth["before"].toarray()
+    values = estimate.arrays.get("before_dropout", estimate.arrays["estimate"])
+    truth = np.log1p(before)
+    as_is, restored = np.log1p(values), np.log1p(np.where(counts > 0, counts, values))
+
+    def error(found: np.ndarray, entries: str) -> float:
+        return metrics.mean_absolute_error(
+            estimate=found, truth=truth, entries=entries, observed=counts
+        )
+
+    errors = {"as_is": error(as_is, "all"), "restored": error(restored, "all")}
+    scores = {f"mae_all_{name}": value for name, value in errors.items()}
+    return Judged(
+        {"mae_all": min(errors.values()), "mae_dropped": error(as_is, "dropped")} | scores
+    )
+
+
+# --- false signal -----------------------------------------------------------------------
+
+
+def shuffled(case: Case, estimate: Estimate) -> Judged:
+    """Correlation among shuffled genes, log1p at the common depth, and what groups of cells leak.
+
+    The false-positive rate of shuffled genes between the two largest known groups is nominal if
+    a method lets no group leak into genes that are independent of it.
+    """
+    values = log_values(case, estimate)[:, case.truth["copies"]]
+    scores = {"shuffled_correlation": false.mean_absolute_correlation(values=values)}
+    groups = case.truth["known_groups"]
+    if groups is not None and (np.ptp(values, axis=0) > 0).any():
+        names, sizes = np.unique(groups, return_counts=True)
+        one, two = names[np.argsort(-sizes, kind="stable")[:2]]
+        scores["shuffled_leak"] = false.false_positive_rate(
+            first=values[groups == one], second=values[groups == two]
+        )
+    return Judged(scores)
+
+
+def species(case: Case, estimate: Estimate) -> Judged:
+    """Share of expression that cells are given in the other species' genes."""
+    share = false.other_species_share(
+        values=estimate.arrays["estimate"],
+        cell_species=case.truth["cell_species"],
+        gene_species=case.truth["gene_species"],
+    )
+    return Judged({"other_species_share": share})
+
+
+def _is(*kinds: str) -> Callable[[Case], bool]:
+    return lambda case: case.kind in kinds
+
+
+def _has(name: str) -> Callable[[Case], bool]:
+    return lambda case: case.truth.get(name) is not None
+
+
+def _has_population(case: Case) -> bool:
+    labels = case.truth.get("known_groups")
+    if case.kind != "held-out" or labels is None:
+        return False
+    return np.unique(labels, return_counts=True)[1].max() >= MIN_POPULATION
+
+
+_CLUSTERING = (inspect.getmodule(evaluate_clustering),)
+JUDGES = (
+    Judge("held_out", held_out, _is("held-out"), (metrics, study)),
+    Judge("clustering", clustering, _has("labels"), _CLUSTERING),
+    Judge("halves", halves, _has_population, (false,)),
+    Judge("bulk", against_bulk, _has("bulk"), (bulk_truth,)),
+    Judge("proteins", against_proteins, _has("proteins"), (outside_truth,)),
+    Judge("fish", against_fish, _is("smfish"), (outside_truth,)),
+    Judge("deep", against_deep, _is("depth"), (outside_truth,)),
+    Judge("simulated", simulated, _is("simulation"), (metrics,)),
+    Judge("shuffled", shuffled, _is("shuffled"), (false,)),
+    Judge("species", species, _is("species"), (false,)),
+)

@@ -1,0 +1,269 @@
+"""Tidy CSV and Markdown of finished records."""
+
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from graphsci.evaluation import study
+from suite import environments, records
+from suite.environments import BENCHMARKS
+from suite.methods import METHODS
+from suite.records import Record
+
+RESULTS = BENCHMARKS / "results"
+OURS = "graphsci"
+#: A difference is told from 0 at so many standard errors.
+CLEAR = 2.0
+
+
+class Score(NamedTuple):
+    """How a score is shown."""
+
+    title: str
+    direction: Literal["higher", "lower", "nominal"]
+    nominal: float = np.nan
+    digits: int = 3
+
+
+#: Scores that get a table, in order: one row a method, one column a data set.
+SCORES = {
+    "d2": Score("D2 of held-out molecules, best of three scales", "higher"),
+    "d2_rare": Score("D2 of the half of the genes with the fewest molecules", "higher"),
+    "d2_as_is": Score("D2 of held-out molecules, as returned", "higher"),
+    "shuffled_correlation": Score("Mean absolute correlation of 200 shuffled genes", "lower"),
+    "mae_all": Score("Simulations: mean absolute error, all entries", "lower"),
+    "mae_dropped": Score("Simulations: mean absolute error, dropped entries", "lower"),
+    "ari": Score("Adjusted Rand index of K-means on t-SNE", "higher"),
+    "clustering_accuracy": Score("Clustering accuracy", "higher"),
+    "silhouette_labels": Score("Silhouette of the known labels on t-SNE", "higher"),
+    "deep_log_error": Score("Depth: mean absolute log error against the deep profile", "lower"),
+    "deep_log_error_dropped": Score("Depth: the same where the shallow count is 0", "lower"),
+    "deep_log_error_absent": Score("Depth: the same where the deep profile is 0", "lower"),
+    "deep_pearson_gene": Score("Depth: median correlation per gene", "higher"),
+    "deep_pearson_cell": Score("Depth: median correlation per cell", "higher"),
+    "bulk_auc": Score("Bulk: AUC for genes that differ in bulk", "higher"),
+    "bulk_top_overlap": Score("Bulk: overlap of the 500 most different genes", "higher"),
+    "bulk_fold_change": Score("Bulk: rank correlation of log fold changes", "higher"),
+    "bulk_level": Score("Bulk: rank correlation of mean levels", "higher"),
+    "fish_correlation_error": Score("smFISH: mean absolute error of gene-gene r", "lower"),
+    "fish_cv_error": Score("smFISH: error of coefficients of variation", "lower"),
+    "protein_rna": Score("Median rank correlation of genes with their proteins", "higher"),
+    "other_species_share": Score("Share of expression in the other species' genes", "lower"),
+    "shuffled_leak": Score(
+        "Shuffled genes between two known groups of cells: share with p < .05", "nominal", 0.05
+    ),
+    "halves_mean": Score("Random halves: mean share of genes with p < .05", "nominal", 0.05),
+    "halves_sd": Score("Random halves: its standard deviation over 20 divisions", "lower"),
+    "coverage": Score("Coverage of 90 % predictive intervals", "nominal", 0.90),
+    "cpu_s": Score("CPU seconds, on a shared machine", "lower", digits=0),
+    "peak_mib": Score("Peak memory of the process tree, MiB", "lower", digits=0),
+}
+
+
+def written(name: str) -> bool:
+    """Whether a study's table is there."""
+    return (RESULTS / f"{name}.csv").is_file()
+
+
+# --- truth ------------------------------------------------------------------------------
+
+
+def write_truth(found: list[Record]) -> None:
+    """Write ``truth.csv``, ``truth_failed.csv`` and ``truth.md``."""
+    RESULTS.mkdir(exist_ok=True)
+    table = tidy(found)
+    table.to_csv(RESULTS / "truth.csv", index=False, float_format="%.6g")
+    failed = pd.DataFrame(
+        [(r.case, r.method, r.seed, r.failed) for r in found if r.failed],
+        columns=["case", "method", "seed", "reason"],
+    )
+    failed.to_csv(RESULTS / "truth_failed.csv", index=False)
+    text = ["# Study `truth`", "", heading(found, "truth"), "", against_best(found), ""]
+    for name, score in SCORES.items():
+        part = table[table.score == name]
+        if len(part):
+            text += [f"## {score.title}", "", pivot(part, score), ""]
+    text += ["## Did not finish", "", *_failures(found), ""]
+    (RESULTS / "truth.md").write_text("\n".join(text))
+    print(f"written: {RESULTS / 'truth.csv'}, {RESULTS / 'truth.md'}")
+
+
+def tidy(found: Iterable[Record]) -> pd.DataFrame:
+    """Return one row for each score of each run."""
+    rows = [
+        {
+            "kind": r.kind,
+            "dataset": r.dataset,
+            "cells": r.shape[0],
+            "genes": r.shape[1],
+            "method": r.method,
+            "seed": r.seed,
+            "score": name,
+            "value": value,
+            "code": r.code,
+            "date": r.made,
+        }
+        for r in found
+        for name, value in {**r.scores, **r.cost}.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def pivot(part: pd.DataFrame, score: Score) -> str:
+    """Return a Markdown table of one score: mean over seeds, and standard deviation if several.
+
+    The best of ours and the peers is bold; controls are never.
+    """
+    part = part.assign(column=_columns(part))
+    cells = part.groupby(["method", "column"]).value.agg(["mean", "std", "count"])
+    columns = list(dict.fromkeys(part.column))
+    methods = [name for name in METHODS if name in set(part.method)]
+    best = {column: _best(cells, methods, column, score) for column in columns}
+    lines = [f"| method | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for method in methods:
+        values = [_cell(cells, method, column, score, best[column]) for column in columns]
+        label = f"{method} (control)" if METHODS[method].kind == "control" else method
+        lines.append(f"| {label} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def _columns(part: pd.DataFrame) -> pd.Series:
+    """Return the data set of each row, with the kind where a data set has several."""
+    several = part.groupby("dataset").kind.nunique()
+    double = part.dataset.map(several) > 1
+    return part.dataset.where(~double, part.kind + "/" + part.dataset)
+
+
+def _best(cells: pd.DataFrame, methods: list[str], column: str, score: Score) -> float:
+    """Return the best mean of a column among ours and the peers."""
+    values = [
+        cells.loc[(method, column), "mean"]
+        for method in methods
+        if METHODS[method].kind != "control" and (method, column) in cells.index
+    ]
+    if not values or score.title.startswith(("CPU", "Peak")):
+        return np.nan
+    if score.direction == "nominal":
+        return min(values, key=lambda value: abs(value - score.nominal))
+    return max(values) if score.direction == "higher" else min(values)
+
+
+def _cell(cells: pd.DataFrame, method: str, column: str, score: Score, best: float) -> str:
+    if (method, column) not in cells.index:
+        return "-"
+    mean, sd, n = cells.loc[(method, column)]
+    text = f"{mean:,.{score.digits}f}"
+    if mean == best and METHODS[method].kind != "control":
+        text = f"**{text}**"
+    return f"{text} ± {sd:.{score.digits}f} ({n:.0f})" if n > 1 and score.digits else text
+
+
+def against_best(found: list[Record]) -> str:
+    """Return how ours compares with the best peer on held-out molecules, cell by cell."""
+    lines = [
+        "## Held-out molecules: ours and the best peer of each data set",
+        "",
+        "Paired over cells on the seeds that both have; SE over cells; a peer is any method that "
+        "is neither ours nor a control.",
+        "",
+        "| data set | cells | D2 ours (seeds) | best peer | its D2 | ratio | deviance per entry, "
+        "ours - peer | in SE | D2 of pooling + posterior (control) |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    runs = [r for r in found if r.kind == "held-out" and "held_out" in r.judged]
+    for dataset in dict.fromkeys(r.dataset for r in runs):
+        row = _against_best([r for r in runs if r.dataset == dataset])
+        if row:
+            lines.append(row)
+    return "\n".join(lines)
+
+
+def _against_best(runs: list[Record]) -> str:
+    """Return one row of that table, or nothing if ours or every peer is missing."""
+    by: dict[str, dict[int, Record]] = {}
+    for r in runs:
+        by.setdefault(r.method, {})[r.seed] = r
+    peers = [name for name in by if METHODS[name].kind == "peer"]
+    if OURS not in by or not peers:
+        return ""
+
+    def d2(name: str, seeds: Iterable[int]) -> float:
+        return float(np.mean([by[name][seed].scores["d2"] for seed in seeds if seed in by[name]]))
+
+    best = max(peers, key=lambda name: d2(name, by[name]))
+    shared = sorted(set(by[OURS]) & set(by[best]))
+    losses = [[records.per_cell(by[name][s], "held_out") for s in shared] for name in (OURS, best)]
+    gap = study.paired(*losses)
+    own, theirs = d2(OURS, by[OURS]), d2(best, by[best])
+    control = "neighbour_pooling_posterior"
+    pooled = f"{d2(control, by[control]):.4f}" if control in by else "-"
+    ratio = f"{own / theirs:.2f}" if theirs > 0 else "-"
+    return (
+        f"| {runs[0].dataset} | {runs[0].shape[0]:,} | {own:.4f} ({len(by[OURS])}) | {best} "
+        f"| {theirs:.4f} | {ratio} | {gap.difference:+.2g} ± {gap.standard_error:.1g} "
+        f"| {gap.z:+.1f} | {pooled} |"
+    )
+
+
+def _failures(found: list[Record]) -> list[str]:
+    failed = [f"- {r.case}, {r.method}, seed {r.seed}: {r.failed}" for r in found if r.failed]
+    absent = [
+        f"- {name}: not installed"
+        for name, method in METHODS.items()
+        if not environments.installed(method.environment)
+    ]
+    return [*failed, *absent] or ["Every run that was started finished."]
+
+
+def heading(found: Iterable[Record], name: str) -> str:
+    """Say when, where and how the numbers came about."""
+    runs = list(found)
+    codes = sorted({r.code for r in runs if METHODS[r.method].kind == "ours"})
+    dates = sorted({r.made for r in runs})
+    return (
+        f"Made by `python benchmarks/run.py {name} --data DIR` on {' to '.join(_ends(dates))}; "
+        f"graphsci at commit {', '.join(codes) or '-'}; {machine()} "
+        f"{environments.named_versions()}. `-`: not run. Means over seeds; ± is the standard "
+        "deviation over seeds, with their number, where there are several. **Bold**: the best of "
+        "ours and the peers; controls are never bold."
+    )
+
+
+def _ends(values: list[str]) -> list[str]:
+    return values if len(values) < 2 else [values[0], values[-1]]
+
+
+def machine() -> str:
+    """Name the machine."""
+    return (
+        f"{os.cpu_count()} cores ({platform.machine()}), one thread a method, a machine shared "
+        f"with other work; Python {platform.python_version()},"
+    )
+
+
+def markdown(table: pd.DataFrame, digits: int = 3) -> str:
+    """Return any small table as Markdown."""
+
+    def text(value: object) -> str:
+        if isinstance(value, float):
+            return "-" if np.isnan(value) else f"{value:.{digits}f}"
+        return str(value)
+
+    lines = [f"| {' | '.join(map(str, table.columns))} |", "|---" * len(table.columns) + "|"]
+    lines += [f"| {' | '.join(map(text, row))} |" for row in table.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def write(name: str, table: pd.DataFrame, text: list[str]) -> Path:
+    """Write a study's tidy CSV and its Markdown."""
+    RESULTS.mkdir(exist_ok=True)
+    table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.6g")
+    path = RESULTS / f"{name}.md"
+    path.write_text("\n".join(text) + "\n")
+    print(f"written: {path.with_suffix('.csv')}, {path}")
+    return path
