@@ -14,6 +14,7 @@ Each study goes on where it stopped and says so when nothing is left to do. Runs
 import argparse
 import fnmatch
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from suite import cases, environments, truth
@@ -41,16 +42,37 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _truth(args: argparse.Namespace) -> None:
-    truth.study(
-        truth.Request(
-            data=args.data,
-            cases=_chosen(args.cases),
-            methods=args.methods,
-            seeds=args.seeds,
-            source=args.source.resolve(),
-            limits=Limits(args.cpu_limit, args.threads),
-            retry=args.retry,
-        )
+    truth.study(_request(args))
+
+
+def _paper(args: argparse.Namespace) -> None:
+    from suite import paper
+
+    paper.study(_request(args))
+
+
+def _hyper(args: argparse.Namespace) -> None:
+    from suite import hyper
+
+    hyper.study_hyper(_request(args))
+
+
+def _scale(args: argparse.Namespace) -> None:
+    from suite import scale
+
+    scale.study_scale(_request(args))
+
+
+def _request(args: argparse.Namespace) -> truth.Request:
+    """Return what the options ask for; those that a study lacks keep their defaults."""
+    return truth.Request(
+        data=getattr(args, "data", Path()),
+        cases=_chosen(getattr(args, "cases", ["*"])),
+        methods=getattr(args, "methods", list(METHODS)),
+        seeds=getattr(args, "seeds", [0]),
+        source=args.source.resolve(),
+        limits=Limits(args.cpu_limit, args.threads),
+        retry=getattr(args, "retry", False),
     )
 
 
@@ -71,17 +93,23 @@ def _parser() -> argparse.ArgumentParser:
     make.set_defaults(run=_install)
     commands.add_parser("list", help="methods, cases, what is installed").set_defaults(run=_list)
     study = commands.add_parser("truth", help="every method against what is known")
-    _add_common(study)
     study.add_argument("--cases", nargs="+", default=["*"], help="names or patterns, see `list`")
-    study.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    study.add_argument("--seeds", nargs="+", type=int, default=[0])
-    study.add_argument("--retry", action="store_true", help="run again what failed before")
-    study.set_defaults(run=_truth)
+    _add_common(study, _truth)
+    _add_common(commands.add_parser("paper", help="the paper's tables beside ours"), _paper)
+    _add_common(commands.add_parser("hyper", help="the paper's hyper-parameters"), _hyper)
+    _add_common(commands.add_parser("scale", help="cost against size"), _scale, data=False)
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="folder with h5ad/, sim/, truth/")
+def _add_common(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], *, data: bool = True
+) -> None:
+    parser.set_defaults(run=run)
+    if data:
+        parser.add_argument("--data", type=Path, required=True, help="with h5ad/, sim/, truth/")
+        parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+        parser.add_argument("--retry", action="store_true", help="run again what failed before")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--cpu-limit", type=float, default=3600, help="CPU seconds of one run")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(

@@ -6,7 +6,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pytest
-from scipy import sparse
+from scipy import optimize, sparse, special, stats
 
 PEERS = Path(__file__).resolve().parents[1] / "benchmarks" / "peers"
 
@@ -82,6 +82,124 @@ def test_knn_smoothing_sums_each_cell_with_its_nearest(peer):
     np.testing.assert_array_equal(found, sums)
 
 
+# --- SAVER ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saver(peer):
+    pytest.importorskip("numba")
+    return peer("run_saver")
+
+
+def test_savers_lasso_satisfies_the_optimality_conditions(saver):
+    """Of mean(exp(eta) - y eta) + penalty |b|: slopes are the penalty where b is not 0."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((8, 300))
+    x = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
+    y = rng.poisson(np.exp(0.5 + 0.6 * x[0] - 0.3 * x[1])).astype(float)
+    top = saver.largest_penalty(x, y)
+    b0, b = saver.lasso_path(x, y, np.array([top * 1.001, top / 10]))
+    assert (b[0] == 0).all()
+    assert b0[0] == pytest.approx(np.log(y.mean()), abs=1e-3)
+    slopes = x @ (y - np.exp(b0[1] + b[1] @ x)) / y.size
+    active = b[1] != 0
+    np.testing.assert_allclose(slopes[active], np.sign(b[1][active]) * top / 10, atol=2e-3)
+    assert (abs(slopes[~active]) <= top / 10 + 2e-3).all()
+    assert b[1][0] > 0.3 > 0 > b[1][1]
+
+
+@pytest.mark.parametrize("model", [0, 1, 2])
+def test_savers_marginal_likelihood_is_negative_binomial(saver, model):
+    """Up to what the counts fix: the difference between two spreads is scipy's."""
+    rng = np.random.default_rng(1)
+    s, mu = rng.uniform(0.5, 2, 40), rng.uniform(0.5, 4, 40)
+    y = rng.poisson(mu * s).astype(float)
+
+    def by_scipy(value):
+        shape = {0: np.full(40, 1 / value), 1: mu / value, 2: mu**2 / value}[model]
+        rate = shape / mu
+        return -stats.nbinom.logpmf(y, shape, rate / (rate + s)).sum()
+
+    def own(value):
+        return saver.negative_log_likelihood(model, value, y, mu, s)
+
+    assert by_scipy(0.3) - by_scipy(0.8) == pytest.approx(own(0.3) - own(0.8), rel=1e-6)
+
+
+def test_savers_posterior_lies_between_the_prior_mean_and_the_count(saver):
+    rng = np.random.default_rng(2)
+    s, mu = rng.uniform(0.5, 2, 200), rng.uniform(1, 5, 200)
+    y = rng.poisson(rng.gamma(2, mu / 2) * s).astype(float)
+    found = saver.posterior_rate(y, mu, s, False)
+    low, high = np.minimum(mu, y / s), np.maximum(mu, y / s)
+    assert ((found >= low - 1e-9) & (found <= high + 1e-9)).all()
+
+
+def test_saver_borrows_from_genes_that_vary_together(saver):
+    """Two groups of cells in 60 genes: nearer to the rates than gene means and than counts."""
+    rng = np.random.default_rng(3)
+    high = np.repeat([True, False], 60)
+    rates = np.where(high[:, None] == (np.arange(60) < 30)[None, :], 3.0, 0.3)
+    counts = sparse.csr_matrix(rng.poisson(rates).astype(float))
+    found = saver.rates(counts, seed=0)
+    error = np.abs(found - rates).mean()
+    assert error < 0.5 * np.abs(counts.toarray() - rates).mean()
+    assert error < 0.5 * np.abs(counts.toarray().mean(0) - rates).mean()
+
+
+# --- scImpute ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scimpute(peer):
+    pytest.importorskip("numba")
+    return peer("run_scimpute")
+
+
+def test_scimputes_gamma_shape_solves_its_equation(scimpute):
+    v = np.array([0.03, 0.1, 0.5, 2.0])
+    shape = scimpute.gamma_shape(v)
+    np.testing.assert_allclose(np.log(shape) - special.digamma(shape), v, rtol=1e-6)
+    assert scimpute.gamma_shape(np.array([-1.0]))[0] == 20  # no spread: the largest shape
+
+
+def test_scimpute_finds_the_mixture(scimpute):
+    """Three in ten values at the floor, the others normal: rate, mean and sd come back."""
+    rng = np.random.default_rng(0)
+    values = np.maximum(rng.normal(3.0, 0.4, (400, 5)), scimpute.POINT + 0.01)
+    dropped = rng.random(values.shape) < 0.3
+    values[dropped] = scimpute.POINT
+    found = scimpute.fit_mixtures(values)
+    np.testing.assert_allclose(found.rate, dropped.mean(0), atol=0.01)
+    np.testing.assert_allclose(found.mean, 3.0, atol=0.1)
+    np.testing.assert_allclose(found.sd, 0.4, atol=0.05)
+    gene = np.broadcast_to(np.arange(5), values.shape)
+    np.testing.assert_array_equal(found.dropped(values, gene) > 0.5, dropped)
+
+
+def test_scimputes_regression_is_non_negative_least_squares(scimpute):
+    rng = np.random.default_rng(0)
+    x, y = rng.random((60, 8)), rng.random(60)
+    found = scimpute.non_negative_least_squares(x.T @ x, x.T @ y)
+    np.testing.assert_allclose(found, optimize.nnls(x, y)[0], atol=1e-3)
+
+
+def test_scimpute_fills_dropped_values_and_keeps_the_others(scimpute):
+    rng = np.random.default_rng(0)
+    profile = rng.gamma(2, 1, (2, 60)) * 100
+    rates = profile[np.repeat([0, 1], 40)]
+    full = rng.poisson(rates).astype(float)
+    dropped = (rng.random(full.shape) < 0.03) & (full > 0)
+    counts = sparse.csr_matrix(np.where(dropped, 0, full))
+    found = scimpute.estimate(counts, "", 0)
+    filled = dropped & (found > 0)
+    assert filled.sum() > 0.8 * dropped.sum()
+    ratio = found[filled] / rates[filled]
+    assert np.median(abs(np.log(ratio))) < np.log(1.5)  # small clusters here do worse
+    same = np.isclose(found, counts.toarray(), rtol=1e-4, atol=0.5)
+    assert same[counts.toarray() > 0].mean() > 0.95
+
+
 @pytest.mark.parametrize("name", ["run_alra", "run_knn_smoothing"])
 def test_estimates_are_at_each_cells_own_depth(peer, name):
     counts = sparse.csr_matrix(np.random.default_rng(0).poisson(2.0, (130, 110)).astype(float))
@@ -100,3 +218,6 @@ def test_the_contract_refuses_what_is_no_estimate(peer, tmp_path, monkeypatch):
     contract.main(lambda counts, variant, seed: counts.toarray())
     with np.load(tmp_path / "out.npz") as found:
         np.testing.assert_array_equal(found["estimate"], np.ones((3, 2)))
+    contract.main(lambda counts, variant, seed: {"estimate": np.ones((3, 2)), "sd": np.eye(3, 2)})
+    with np.load(tmp_path / "out.npz") as found:
+        np.testing.assert_array_equal(found["sd"], np.eye(3, 2))

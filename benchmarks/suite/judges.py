@@ -8,7 +8,6 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator
 from itertools import combinations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ import pandas as pd
 from scipy import sparse
 
 from graphsci.evaluation import bulk as bulk_truth
+from graphsci.evaluation import clustering as clusters
 from graphsci.evaluation import evaluate_clustering, metrics, outside_truth, study
 from graphsci.evaluation import false_signal as false
 from suite.cases import Case
@@ -45,12 +45,11 @@ class Judge(NamedTuple):
     name: str
     compute: Callable[[Case, Estimate], Judged]
     applies: Callable[[Case], bool]
-    modules: tuple[Any, ...]  #: whose source decides its numbers
+    uses: tuple[Callable[..., Any], ...]  #: functions of the package that decide its numbers
 
     def version(self) -> str:
         """Return a digest of the source that decides the scores."""
-        texts = [inspect.getsource(self.compute), inspect.getsource(chances)]
-        texts += [Path(module.__file__).read_text() for module in self.modules]
+        texts = [inspect.getsource(function) for function in (self.compute, *self.uses)]
         return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
 
 
@@ -246,6 +245,20 @@ def against_deep(case: Case, estimate: Estimate) -> Judged:
     return Judged({f"deep_{name}": float(value) for name, value in found._asdict().items()})
 
 
+def against_profiles(case: Case, estimate: Estimate) -> Judged:
+    """Correlation with bulk profiles before noise was added (the paper's Figure 6)."""
+    arrays = estimate.arrays
+    name = next(n for n in ("before_dropout", "estimate") if n in arrays)
+    found = bulk_truth.bulk_recovery(estimate=arrays[name], truth=case.truth["profiles"])
+    return Judged(
+        {
+            "recovery_per_gene": found.median_per_gene,
+            "recovery_per_sample": found.median_per_sample,
+            "zeros": case.truth["zeros"],
+        }
+    )
+
+
 # --- simulations ------------------------------------------------------------------------
 
 
@@ -318,16 +331,34 @@ def _has_population(case: Case) -> bool:
     return np.unique(labels, return_counts=True)[1].max() >= MIN_POPULATION
 
 
-_CLUSTERING = (inspect.getmodule(evaluate_clustering),)
+_LOG = (log_values, at_common_depth)
+_CLUSTERING = (
+    *_LOG,
+    evaluate_clustering,
+    *(clusters._one_run, clusters.embed_cells, clusters.cluster_cells),
+)
+_HELD_OUT = (
+    *(chances, metrics._count_loss_sums, metrics.poisson_deviance_sums, metrics.d2),
+    *(study.make_case, study.rare_genes, study.predictive_coverage),
+)
+_FALSE = (*_LOG, false.false_positive_rate, false.welch_p_values)
+_DEEP = (outside_truth.score_against_deep, metrics.on_scale, metrics.pearson_per_gene)
+_FISH = (
+    *(at_common_depth, outside_truth.fish_truth, outside_truth.moments),
+    outside_truth.score_against_fish,
+)
+_BULK = (*_LOG, bulk_truth.bulk_differential, bulk_truth.score_against_bulk)
+_PROTEINS = (*_LOG, outside_truth.match_proteins, outside_truth.protein_rna_correlation)
 JUDGES = (
-    Judge("held_out", held_out, _is("held-out"), (metrics, study)),
+    Judge("held_out", held_out, _is("held-out"), _HELD_OUT),
     Judge("clustering", clustering, _has("labels"), _CLUSTERING),
-    Judge("halves", halves, _has_population, (false,)),
-    Judge("bulk", against_bulk, _has("bulk"), (bulk_truth,)),
-    Judge("proteins", against_proteins, _has("proteins"), (outside_truth,)),
-    Judge("fish", against_fish, _is("smfish"), (outside_truth,)),
-    Judge("deep", against_deep, _is("depth"), (outside_truth,)),
-    Judge("simulated", simulated, _is("simulation"), (metrics,)),
-    Judge("shuffled", shuffled, _is("shuffled"), (false,)),
-    Judge("species", species, _is("species"), (false,)),
+    Judge("halves", halves, _has_population, (*_FALSE, false.rates_over_halves)),
+    Judge("bulk", against_bulk, _has("bulk"), _BULK),
+    Judge("proteins", against_proteins, _has("proteins"), _PROTEINS),
+    Judge("fish", against_fish, _is("smfish"), _FISH),
+    Judge("deep", against_deep, _is("depth"), _DEEP),
+    Judge("profiles", against_profiles, _is("bulk"), (bulk_truth.bulk_recovery,)),
+    Judge("simulated", simulated, _is("simulation"), (metrics.mean_absolute_error,)),
+    Judge("shuffled", shuffled, _is("shuffled"), (*_FALSE, false.mean_absolute_correlation)),
+    Judge("species", species, _is("species"), (false.other_species_share,)),
 )

@@ -47,8 +47,11 @@ METHODS = {
     "scvi-zinb": Method("run_scvi.py", "scvi", "zinb", "scvi-tools"),
 }
 
-#: Modules of the package that cannot change an estimate.
-_NO_NUMBERS = ("cli", "_cli_", "report", "pl", "_network_plots", "demo", "__main__", "_job")
+#: Modules and folders of the package that cannot change an estimate.
+_NO_NUMBERS = (
+    *("cli", "_cli_", "report", "pl", "_network_plots", "demo", "__main__", "_job"),
+    *("evaluation", "network", "_evaluate_report", "simulation", "_splat_params"),
+)
 #: What a control is computed by: modules, and functions of a module that does much else.
 _OF_CONTROLS = ("evaluation/controls.py", "evaluation/_blocks.py")
 _FUNCTIONS_OF_CONTROLS = ("fit_median_library_size", "log_normalize", "library_sizes")
@@ -96,7 +99,7 @@ def _functions(path: Path, names: tuple[str, ...]) -> list[str]:
 
 
 def _decides(path: Path) -> bool:
-    return path.parts[0] != "evaluation" and not path.name.startswith(_NO_NUMBERS)
+    return path.parts[0] not in _NO_NUMBERS and not path.name.startswith(_NO_NUMBERS)
 
 
 #: The checkout whose source runs unless another is named.

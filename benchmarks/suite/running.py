@@ -18,7 +18,7 @@ from scipy import sparse
 from graphsci.evaluation import study
 from suite import environments
 from suite.environments import BENCHMARKS, PEERS
-from suite.methods import METHODS, decisive
+from suite.methods import METHODS, Method, decisive
 
 WORK = BENCHMARKS / ".work"
 ESTIMATES = WORK / "estimates"
@@ -74,7 +74,7 @@ def estimate_of(
     kept, record = ESTIMATES / f"{key}.npz", ESTIMATES / f"{key}.json"
     if not record.is_file():
         ESTIMATES.mkdir(parents=True, exist_ok=True)
-        cost = _run(name, counts, kept, seed=seed, source=source, limits=limits)
+        cost = _run(METHODS[name], counts, kept, seed=seed, source=source, limits=limits)
         record.write_text(json.dumps({"method": name, "seed": seed, **cost._asdict()}))
     found = json.loads(record.read_text())
     with np.load(kept) as arrays:
@@ -82,8 +82,17 @@ def estimate_of(
     return Estimate(key, values, Cost(*(found[field] for field in Cost._fields)))
 
 
+def cost_of(
+    method: Method, counts: sparse.csr_matrix, *, seed: int, source: Path, limits: Limits
+) -> Cost:
+    """Return what a method costs; its estimate is thrown away."""
+    with tempfile.TemporaryDirectory(prefix="graphsci-cost-") as folder:
+        target = Path(folder) / "estimate.npz"
+        return _run(method, counts, target, seed=seed, source=source, limits=limits)
+
+
 def _run(
-    name: str,
+    method: Method,
     counts: sparse.csr_matrix,
     target: Path,
     *,
@@ -92,7 +101,6 @@ def _run(
     limits: Limits,
 ) -> Cost:
     """Run a method's script; its output lands at ``target`` complete or not at all."""
-    method = METHODS[name]
     with tempfile.TemporaryDirectory(prefix="graphsci-peer-") as folder:
         kept, log = Path(folder) / "kept.h5ad", Path(folder) / "log"
         output = target.with_suffix(f".{os.getpid()}.part.npz")

@@ -50,6 +50,8 @@ SCORES = {
     "bulk_top_overlap": Score("Bulk: overlap of the 500 most different genes", "higher"),
     "bulk_fold_change": Score("Bulk: rank correlation of log fold changes", "higher"),
     "bulk_level": Score("Bulk: rank correlation of mean levels", "higher"),
+    "recovery_per_gene": Score("Noisy bulk: median correlation per gene", "higher"),
+    "recovery_per_sample": Score("Noisy bulk: median correlation per sample", "higher"),
     "fish_correlation_error": Score("smFISH: mean absolute error of gene-gene r", "lower"),
     "fish_cv_error": Score("smFISH: error of coefficients of variation", "lower"),
     "protein_rna": Score("Median rank correlation of genes with their proteins", "higher"),
@@ -111,7 +113,8 @@ def tidy(found: Iterable[Record]) -> pd.DataFrame:
         for r in found
         for name, value in {**r.scores, **r.cost}.items()
     ]
-    return pd.DataFrame(rows)
+    columns = ["kind", "dataset", "cells", "genes", "method", "seed", "score", "value"]
+    return pd.DataFrame(rows, columns=[*columns, "code", "date"])
 
 
 def pivot(part: pd.DataFrame, score: Score) -> str:

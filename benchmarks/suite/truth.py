@@ -5,6 +5,7 @@ judge whose source is the same is not asked again.
 """
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,19 +31,19 @@ class Request(NamedTuple):
     retry: bool = False  #: run again what failed
 
 
-def run(request: Request) -> int:
+def run(request: Request, *, judges: Sequence[Judge] = JUDGES) -> int:
     """Run what is missing; return how many runs were made or judged."""
     code, n_new = commit_of(request.source), 0
     missing = [name for name in request.methods if not _installed(name)]
     methods = [name for name in request.methods if name not in missing]
     for case in cases.built(request.cases, request.data, request.seeds):
-        judges = [judge for judge in JUDGES if judge.applies(case)]
+        asked = [judge for judge in judges if judge.applies(case)]
         for name in methods:
             key = estimate_key(name, case.counts, seed=case.seed, source=request.source)
             record = records.find(case.name, name, case.seed)
             if record is None or record.key != key:
                 record = _empty(case, name, key, code, request.limits)
-            wanted = _wanted(record, judges, request)
+            wanted = _wanted(record, asked, request)
             if wanted:
                 _judge(record, case, wanted, request)
                 n_new += 1

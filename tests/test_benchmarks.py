@@ -1,0 +1,172 @@
+"""The benchmark suite: what is run again, what is kept, what the tables say."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def suite(monkeypatch, tmp_path):
+    """Import modules of the suite, their folders of work and results in a temporary one."""
+    if not BENCHMARKS.is_dir():
+        pytest.skip("an installed package has no benchmarks")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    load = importlib.import_module
+    monkeypatch.setattr(load("suite.running"), "ESTIMATES", tmp_path / "estimates")
+    monkeypatch.setattr(load("suite.records"), "RECORDS", tmp_path / "records")
+    monkeypatch.setattr(load("suite.tables"), "RESULTS", tmp_path / "results")
+    yield lambda name: load(f"suite.{name}")
+    for name in [name for name in sys.modules if name.split(".")[0] in ("suite", "data")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def folder(suite, monkeypatch, tmp_path):
+    """A data folder with one small count file under a known name."""
+    counts = np.random.default_rng(0).poisson(2.0, (40, 30)).astype(np.float32)
+    (tmp_path / "h5ad").mkdir()
+    anndata.AnnData(sparse.csr_matrix(counts)).write_h5ad(tmp_path / "h5ad" / "small.h5ad")
+    data = importlib.import_module("data")
+    monkeypatch.setitem(data.DATASETS, "small", data.Dataset("h5ad/small.h5ad"))
+    return tmp_path
+
+
+def request(suite, folder, methods, **changes):
+    truth, running = suite("truth"), suite("running")
+    base = truth.Request(
+        data=folder,
+        cases=["held-out/small"],
+        methods=methods,
+        seeds=[0],
+        source=suite("methods").HERE,
+        limits=running.Limits(cpu_s=60),
+    )
+    return base._replace(**changes)
+
+
+def test_a_study_does_nothing_twice(suite, folder, capsys):
+    asked = request(suite, folder, ["nothing", "gene_mean"])
+    suite("truth").study(asked)
+    table = pd.read_csv(folder / "results" / "truth.csv")
+    d2 = table[table.score == "d2_as_is"].set_index("method").value
+    assert d2["gene_mean"] == pytest.approx(0, abs=1e-6)
+    assert d2["nothing"] < 0  # Poisson noise has no structure
+    capsys.readouterr()
+    suite("truth").study(asked)
+    assert capsys.readouterr().out == (
+        "Nothing to do: every run is there already, and nothing changed.\n"
+    )
+
+
+def test_a_failure_is_listed_with_its_reason_and_not_tried_again(suite, folder, monkeypatch):
+    methods, truth = suite("methods"), suite("truth")
+    broken = methods.METHODS["alra"]._replace(variant="x", script="run_control.py")
+    monkeypatch.setitem(methods.METHODS, "alra", broken)  # there is no control named x
+    asked = request(suite, folder, ["alra"])
+    assert truth.run(asked) == 1
+    record = suite("records").find("held-out/small", "alra", 0)
+    assert "exit code 1: KeyError: 'x'" in record.failed
+    assert truth.run(asked) == 0
+    assert truth.run(asked._replace(retry=True)) == 1
+    suite("tables").write_truth(suite("records").everything())
+    assert (
+        "held-out/small, alra, seed 0: exit code 1" in (folder / "results" / "truth.md").read_text()
+    )
+
+
+def test_a_run_over_its_limit_is_stopped(suite, folder, tmp_path):
+    running = suite("running")
+    loop = [sys.executable, "-c", "while True: pass"]
+    with pytest.raises(running.Failed, match="the limit is 1 s of CPU"):
+        running.measured(
+            loop, log=tmp_path / "log", limits=running.Limits(cpu_s=1), source=tmp_path
+        )
+
+
+def test_a_missing_file_is_skipped_and_named(suite, tmp_path, capsys):
+    assert suite("cases").build("held-out/paul15", tmp_path, seed=0) is None
+    assert "skipped: no" in capsys.readouterr().out
+
+
+def test_peers_do_not_depend_on_our_source(suite, tmp_path):
+    methods = suite("methods")
+    other = tmp_path / "src" / "graphsci"
+    here = methods.HERE / "src" / "graphsci"
+    for path in here.rglob("*.py"):
+        target = other / path.relative_to(here)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(path.read_text())
+    (other / "training.py").write_text("changed = True\n")
+
+    def same(name):
+        method = methods.METHODS[name]
+        found = [methods.decisive(method, source) for source in (methods.HERE, tmp_path)]
+        return found[0] == found[1]
+
+    assert same("alra")
+    assert same("nothing")
+    assert not same("graphsci")
+    (other / "training.py").write_text((here / "training.py").read_text())
+    (other / "cli.py").write_text("changed = True\n")
+    assert same("graphsci")  # the command line decides no number
+
+
+def test_held_out_molecules_are_not_among_what_a_method_sees(suite, folder):
+    case = suite("cases").build("held-out/small", folder, seed=3)
+    known = case.truth["case"]
+    whole = anndata.read_h5ad(folder / "h5ad" / "small.h5ad").X[:, known.genes]
+    assert abs(case.counts + known.held_out - whole).max() == 0
+    assert 0 < known.held_out.sum() / whole.sum() < 0.2
+
+
+def test_chances_keep_totals_and_leave_no_zero(suite):
+    kept = sparse.csr_matrix(np.array([[4.0, 0.0], [2.0, 2.0]]))
+    found = suite("judges").chances(np.array([[1.0, 0.0], [1.0, 4.0]], np.float32), kept)
+    np.testing.assert_allclose(found["rescaled"].sum(0), [6, 2])
+    assert (found["mixed"] > 0).all()
+
+
+def test_a_pivot_marks_the_best_of_ours_and_the_peers(suite):
+    tables = suite("tables")
+    part = pd.DataFrame(
+        {
+            "kind": "held-out",
+            "dataset": "a",
+            "method": ["graphsci", "graphsci", "alra", "nothing"],
+            "seed": [0, 1, 0, 0],
+            "value": [0.2, 0.3, 0.1, 0.9],
+        }
+    )
+    lines = tables.pivot(part, tables.SCORES["d2"]).splitlines()
+    assert lines[2:] == [
+        "| graphsci | **0.250** ± 0.071 (2) |",
+        "| nothing (control) | 0.900 |",
+        "| alra | 0.100 |",
+    ]
+
+
+def test_one_row_of_the_printed_table_agrees_with_itself(suite):
+    gaps = suite("paper").inconsistency().set_index("paper's name")["printed - implied"]
+    assert abs(gaps["GraphSCI"]) < 0.002
+    assert (gaps.drop("GraphSCI") > 0.15).all()
+
+
+def test_published_data_are_read_from_local_files(suite, tmp_path):
+    data = importlib.import_module("data")
+    for i, file in enumerate(data.PUBLISHED["mouse_es"].files):
+        pd.DataFrame([["Gm1", i, 2], ["Gm2", 0, 1]]).to_csv(
+            tmp_path / f"{file}.bz2", header=False, index=False
+        )
+    adata = data.read_published("mouse_es", tmp_path)
+    assert list(adata.obs["label"]) == ["day0"] * 2 + ["day2"] * 2 + ["day4"] * 2 + ["day7"] * 2
+    np.testing.assert_array_equal(adata[:, "Gm1"].X.toarray().ravel(), [0, 2, 1, 2, 2, 2, 3, 2])
+    with pytest.raises(FileNotFoundError, match="expected the file of GSE75748: get it from"):
+        data.read_published("human_es", tmp_path)
