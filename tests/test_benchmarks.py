@@ -170,3 +170,33 @@ def test_published_data_are_read_from_local_files(suite, tmp_path):
     np.testing.assert_array_equal(adata[:, "Gm1"].X.toarray().ravel(), [0, 2, 1, 2, 2, 2, 3, 2])
     with pytest.raises(FileNotFoundError, match="expected the file of GSE75748: get it from"):
         data.read_published("human_es", tmp_path)
+
+
+def test_the_species_case_has_no_gene_of_doublets_alone(suite, tmp_path):
+    """DCA refuses a gene without a molecule, and the contract promises that there is none."""
+    counts = np.array([[90, 1, 0, 0], [0, 2, 80, 0], [40, 0, 45, 7]], np.float32)
+    var = pd.DataFrame(index=["hg_a", "hg_b", "mm_a", "mm_b"])
+    (tmp_path / "h5ad").mkdir()
+    adata = anndata.AnnData(sparse.csr_matrix(counts), var=var)
+    adata.write_h5ad(tmp_path / "h5ad" / "macosko_species_hundred.h5ad")
+    case = suite("cases").build("species/macosko", tmp_path, seed=0)
+    assert case.counts.shape == (2, 3)  # the third cell is a doublet, mm_b is its alone
+    assert list(case.truth["gene_species"]) == ["hg", "hg", "mm"]
+    assert list(case.truth["cell_species"]) == ["hg", "mm"]
+
+
+def test_costs_go_to_a_table_of_their_own(suite, tmp_path, monkeypatch, capsys):
+    """Not to that of the run on disk; a second time nothing is done."""
+    scale = suite("scale")
+    monkeypatch.setattr(scale, "STORE", tmp_path / "scale")
+    monkeypatch.setattr(scale, "SIZES", (scale.Size("cells", 100, scale.FIXED_GENES),))
+    monkeypatch.setattr(scale, "RUN", {"alra": suite("methods").METHODS["alra"]})
+    asked = request(suite, tmp_path, ["alra"])
+    scale.study_scale(asked)
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
+        "scale_methods.csv",
+        "scale_methods.md",
+    ]
+    capsys.readouterr()
+    scale.study_scale(asked)
+    assert "Nothing to do" in capsys.readouterr().out

@@ -212,7 +212,9 @@ def _species(folder: Path, dataset: str, seed: int) -> Built:
     share = np.maximum(*totals) / np.sum(totals, axis=0)
     single = np.flatnonzero(share > SINGLE_SPECIES)  # no doublets, by the counts themselves
     cells = np.array(SPECIES)[np.argmax(totals, axis=0)][single]
-    return counts[single][:, genes], {"cell_species": cells, "gene_species": species}
+    counts = counts[single][:, genes]
+    left = np.flatnonzero(counts.getnnz(axis=0))  # some genes were seen in doublets alone
+    return counts[:, left], {"cell_species": cells, "gene_species": species[left]}
 
 
 def _bulk(folder: Path, dataset: str, seed: int) -> Built:

@@ -144,8 +144,8 @@ def write(rows: list[tuple[Setting, int, dict[str, Any]]], code: str) -> None:
     shown.insert(3, "d2 sd", spread["d2"])
     order = [(s.figure, s.name) for s in SETTINGS]
     shown = shown.loc[order].reset_index()
-    course = rows[0][2]["course"]
-    steps = pd.DataFrame(course).iloc[[0, 1, 4, 9, -1]]
+    course = pd.DataFrame(rows[0][2]["course"])
+    steps = course[course.epoch.isin([1, 2, 5, 10, len(course)])]
     text = [
         "# Study `hyper`",
         "",

@@ -159,10 +159,10 @@ def write(found: list[Record]) -> None:
 
 
 INCONSISTENT = (
-    "SIM_T2 has two equal groups. If clustering accuracy is CA, the adjusted Rand index of two "
-    "equal groups is (2 CA - 1)^2 in the limit of many cells. One row of six agrees with that to "
-    "the printed digits' precision; raw counts with CA .508 are a coin toss and cannot have ARI "
-    ".716."
+    "If the two groups of SIM_T2 are equal, as Splat makes them by the stated settings, and "
+    "clustering accuracy is CA, the adjusted Rand index is (2 CA - 1)^2 in the limit of many "
+    "cells. One row of six agrees with that to the printed digits' precision; raw counts with CA "
+    ".508 are a coin toss and cannot have ARI .716."
 )
 FIGURE_7_NOTE = (
     "Printed for GraphSCI on H1 and DEC cells (GSE75748, not here): AUC .913, accuracy .782, F "
@@ -177,9 +177,9 @@ S7_NOTE = (
 ELSEWHERE = (
     "Figure 8 and the networks' precision against STRING: [docs/network.md]"
     "(../../docs/network.md). Figures S5, S6, S9, S10: [hyper.md](hyper.md). Figure S8: "
-    "[scale.md](scale.md) and [docs/scale.md](../../docs/scale.md). Figure S2 is a picture "
-    "without a number. The PBMC and mouse brain rows of Table S2 need cell types that their files "
-    "do not hold. `benchmarks/data.py` reads the paper's public files:"
+    "[scale_methods.md](scale_methods.md) and [docs/scale.md](../../docs/scale.md). Figure S2 is "
+    "a picture without a number. The PBMC and mouse brain rows of Table S2 need cell types that "
+    "their files do not hold. `benchmarks/data.py` reads the paper's public files:"
 )
 
 

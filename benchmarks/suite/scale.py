@@ -20,6 +20,8 @@ from suite.methods import METHODS, Method, decisive
 from suite.running import WORK, Cost, Failed, cost_of
 
 STORE = WORK / "scale"
+#: ``results/scale.*`` is the run on disk, of ``benchmarks/scale.py``.
+TABLE = "scale_methods"
 CELLS, GENES = (1_000, 3_000, 10_000, 30_000, 100_000), (500, 2_000, 8_000)
 #: Genes where cells vary, and cells where genes vary.
 FIXED_GENES, FIXED_CELLS = 2_000, 3_000
@@ -72,7 +74,7 @@ def study_scale(request: truth.Request) -> None:
             if found.get("failed"):
                 too_slow.setdefault((name, size.series), found["failed"])
             rows.append((size, name, found))
-    if n_new or not tables.written("scale"):
+    if n_new or not tables.written(TABLE):
         write(rows, request)
     else:
         print("Nothing to do: every run is there already, and nothing changed.")
@@ -111,7 +113,7 @@ def _tidy(rows: list[tuple[Size, str, dict[str, Any]]]) -> Iterator[dict[str, An
 
 
 def write(rows: list[tuple[Size, str, dict[str, Any]]], request: truth.Request) -> None:
-    """Write ``scale.csv`` and ``scale.md``."""
+    """Write ``scale_methods.csv`` and ``scale_methods.md``."""
     text = [
         "# Study `scale`",
         "",
@@ -135,7 +137,7 @@ def write(rows: list[tuple[Size, str, dict[str, Any]]], request: truth.Request) 
     reasons = [f"- {s.n_cells:,} x {s.n_genes:,}, {n}: {f['failed']}" for s, n, f in rows]
     text += ["", "## Not finished", ""]
     text += [line for line, row in zip(reasons, rows, strict=True) if row[2].get("failed")]
-    tables.write("scale", table, text)
+    tables.write(TABLE, table, text)
 
 
 def _wide(part: pd.DataFrame, column: str) -> str:
