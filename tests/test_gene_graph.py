@@ -692,3 +692,21 @@ def test_bad_combination(graphs, options, message):
 def test_bad_adjacency(matrix, message):
     with pytest.raises(ValueError, match=message):
         normalized_adjacency(sparse.csr_matrix(matrix))
+
+
+@pytest.mark.parametrize("k", [1, 3, 50])
+def test_no_weaker_than_the_kth_strongest_by_sorting_each_gene(k):
+    """Ties included; genes with fewer entries keep all; genes without entries do no harm."""
+    rng = np.random.default_rng(k)
+    gene = rng.choice([0, 2, 3, 9], 200)
+    strength = rng.integers(0, 30, 200).astype(np.float32) / 7
+    found = kernels._at_least_kth(gene, strength, k)
+    for one in np.unique(gene):
+        of_gene = strength[gene == one]
+        kth = np.sort(of_gene)[-min(k, len(of_gene))]
+        np.testing.assert_array_equal(found[gene == one], of_gene >= kth)
+
+
+def test_no_entries_have_no_kth_strongest():
+    none = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    assert kernels._at_least_kth(*none, 3).shape == (0,)

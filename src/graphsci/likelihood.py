@@ -356,7 +356,7 @@ def softmax_loss(
 #: Entries of the one (cells, genes) block of :func:`softmax_loss`: 32 MiB in float32.
 _ENTRIES_IN_BLOCK = 1 << 23
 #: Entries worked on at once on a CPU, 0.5 MiB in float32: what is done to a piece, some ten
-#: operations, finds it in the cache (benchmarks/results/speed.md).
+#: operations, finds it in the cache.
 _ENTRIES_IN_CACHE = 1 << 17
 
 
