@@ -1,13 +1,17 @@
 """Gene networks against known ones, and what shuffled genes get.
 
-    python benchmarks/network.py --data DIR --datasets paul15_2660 klein_mes_1000x900 --out OUT.json
+    python benchmarks/network.py --data DIR --work WORK --datasets paul15_2660 --out OUT.json
 
 DIR holds ``h5ad/`` and ``genesets/``; what is missing is skipped, saying so. Per data set: the
-model and its control are trained (seed 0, then 1), every network is ranked, and all are compared
-at the number of edges that plain Pearson correlation has above 0.3 (the paper's rule), against
-STRING, CORUM, TRRUST. `random` is the floor. With ``--shuffled`` a fifth of the genes is added
-as shuffled copies first, and the share of edges that touch them is counted at each stated
-false-discovery rate.
+model and its control are trained (seed 0, then 1; kept in WORK and reused), every network is
+ranked, and all are compared at the number of edges that plain Pearson correlation has above 0.3
+(the paper's rule), against STRING, CORUM, TRRUST. `random` is the floor. Rivals that estimate
+expression (MAGIC, scVI) run in the environments of ``benchmarks/run.py install magic scvi``.
+
+Two ways to rank, for every network alike: by size, and positive relations alone.
+
+With ``--shuffled`` a fifth of the genes is added as shuffled copies first, and the share of edges
+that touch them is counted at each stated false-discovery rate.
 """
 
 import argparse
@@ -15,6 +19,7 @@ import datetime
 import json
 import os
 import platform
+import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +34,7 @@ from graphsci import GraphSCI, network
 from graphsci.evaluation.false_signal import append_shuffled_genes
 from graphsci.gene_graph import correlation_graph, graph_from_edges, noise_corrected_graph
 from graphsci.gene_sets import match_symbols, read_network
+from graphsci.network import ranking, strength
 from graphsci.pidc import pidc_scores
 from graphsci.preprocessing import log_normalize, size_factors
 
@@ -40,6 +46,7 @@ KNOWN = {
 }
 PAPER_THRESHOLD = 0.3
 PIDC_GENES = 1000
+PEERS = {"magic": "sqrt", "scvi": "nb"}  #: and the variant of each
 RATES = (0.01, 0.05, 0.1, 0.2)
 SEED = 0
 MOST_GENES = 5000  #: the rivals are dense genes x genes matrices here
@@ -59,12 +66,6 @@ def read(path: Path) -> anndata.AnnData:
     return anndata.AnnData(counts[:, kept], obs=raw.obs[[]], var=var)
 
 
-def magnitude(matrix: np.ndarray) -> sparse.csr_matrix:
-    matrix = np.abs(np.nan_to_num(matrix)).astype(np.float32)
-    np.fill_diagonal(matrix, 0)
-    return sparse.csr_matrix(np.maximum(matrix, matrix.T))
-
-
 def pca_half(values: np.ndarray, k: int = 20) -> np.ndarray:
     """The simplest rival: correlation of PCA loadings, all directions weighted alike."""
     scaled = (values - values.mean(0)) / np.maximum(values.std(0), 1e-9)
@@ -72,8 +73,16 @@ def pca_half(values: np.ndarray, k: int = 20) -> np.ndarray:
     return loadings @ loadings.T
 
 
-def rivals(adata: anndata.AnnData, model: GraphSCI) -> dict[str, sparse.csr_matrix]:
-    """Networks of others, over the model's genes."""
+def correlation(values: np.ndarray) -> np.ndarray:
+    """Pearson, 0 for a constant gene and on the diagonal; (genes, genes) float32."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = np.nan_to_num(np.corrcoef(values.T)).astype(np.float32)
+    np.fill_diagonal(found, 0)
+    return found
+
+
+def rivals(adata: anndata.AnnData, model: GraphSCI, work: Path) -> dict[str, np.ndarray]:
+    """Networks of others, over the model's genes: signed weights."""
     names = model.gene_names
     counts = sparse.csr_matrix(adata[:, names].X)
     median = model.fitted.spec.median_library
@@ -83,47 +92,93 @@ def rivals(adata: anndata.AnnData, model: GraphSCI) -> dict[str, sparse.csr_matr
     options = {"gene_names": names, "threshold": 0.0}
     noise = noise_corrected_graph(counts, size_factors=factors, false_discovery_rate=0.2, **options)
     dense = log.toarray()
+    chance = np.triu(rng.random((len(names),) * 2, np.float32), 1)
     denoised = model.impute(adata[:, names].copy(), depth="common", scale="log1p", copy=True)
     found = {
-        "random": magnitude(rng.random((len(names),) * 2)),
-        "raw PCC": magnitude(np.corrcoef(dense.T)),
-        "coexpressed PCC": abs(correlation_graph(log, cells="coexpressed", **options).adjacency),
-        "noise-corrected": abs(noise.adjacency),
-        "PCA loadings (20)": magnitude(pca_half(dense)),
-        "denoised PCC": magnitude(np.corrcoef(denoised.layers["denoised"].T)),
+        "random": chance + chance.T,
+        "raw PCC": correlation(dense),
+        "coexpressed PCC": correlation_graph(
+            log, cells="coexpressed", **options
+        ).adjacency.toarray(),
+        "noise-corrected": noise.adjacency.toarray(),
+        "PCA loadings (20)": pca_half(dense),
+        "denoised PCC": correlation(denoised.layers["denoised"]),
     }
     if len(names) <= PIDC_GENES:
-        found["PIDC"] = magnitude(pidc_scores(log).confidence)
+        found["PIDC"] = pidc_scores(log).confidence
+    for peer, variant in PEERS.items():
+        estimate = peer_estimate(adata, peer, variant, work)
+        if estimate is not None:
+            depth = np.asarray(adata.X.sum(1)).ravel()[:, None] / median
+            kept = pd.Index(adata.var_names).get_indexer(pd.Index(names))
+            found[f"{peer} then PCC"] = correlation(np.log1p(estimate[:, kept] / depth))
+    for matrix in found.values():
+        np.fill_diagonal(matrix, 0)
     return found
 
 
-def full(coordinates: network.Coordinates) -> sparse.csr_matrix:
-    """All strengths, not only those of candidates: for the area under the curve."""
-    return magnitude(coordinates.vectors @ coordinates.vectors.T)
+def peer_estimate(adata: anndata.AnnData, peer: str, variant: str, work: Path) -> np.ndarray | None:
+    """Expected counts by a peer's own software, in its own environment; None without it."""
+    here, target = Path(__file__).parent, work / f"{peer}.npz"
+    python = here / ".envs" / peer / "bin" / "python"
+    if not target.is_file():
+        if not python.is_file():
+            print(f"skipped {peer}: no {python}; benchmarks/run.py install {peer}")
+            return None
+        adata.write_h5ad(work / "counts.h5ad")
+        script = here / "peers" / f"run_{peer}.py"
+        command = [python, script, work / "counts.h5ad", target, "--variant", variant]
+        subprocess.run(list(map(str, command)), check=True, cwd=here / "peers")
+    return np.load(target)["estimate"]
+
+
+def positive(matrix: np.ndarray) -> np.ndarray:
+    return np.maximum(matrix, 0)
+
+
+def trained(adata: anndata.AnnData, work: Path) -> tuple[GraphSCI, network.Control, float]:
+    """The model and its control, and the seconds they took; kept in ``work``."""
+    work.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    if (work / "control").is_dir():
+        model, twin = GraphSCI.load(work / "model"), GraphSCI.load(work / "control")
+        mixed = anndata.read_h5ad(work / "control.h5ad")
+        decoys = frozenset(set(mixed.var_names) - set(model.gene_names))
+        return model, network.Control(twin, mixed, decoys, None), float("nan")
+    model = GraphSCI(seed=SEED).fit(adata)
+    control = network.train_control(model, adata)
+    spent = time.perf_counter() - start
+    model.save(work / "model")
+    control.model.save(work / "control")
+    control.adata.write_h5ad(work / "control.h5ad")
+    return model, control, spent
 
 
 def ours(model: GraphSCI, adata: anndata.AnnData, control: network.Control) -> dict:
+    """All strengths, not only those of candidates: for the area under the curve."""
     one = network.gene_coordinates(model, adata)
     twin = network.gene_coordinates(control.model, control.adata)
-    twin = network._of_genes(twin, control.model.gene_names, model.gene_names)
-    return {
-        "graphsci, one model": full(one),
-        "graphsci, model and control": full(network._ensemble([one, twin])),
-    }
+    twin = ranking._of_genes(twin, control.model.gene_names, model.gene_names)
+    found = {"graphsci, one model": one, "graphsci": strength.ensemble([one, twin])}
+    return {name: members.vectors @ members.vectors.T for name, members in found.items()}
 
 
-def compare(name: str, adata: anndata.AnnData, folder: Path) -> dict:
-    start = time.perf_counter()
-    model = GraphSCI(seed=SEED).fit(adata)
-    control = network.train_control(model, adata)
-    trained = time.perf_counter() - start
-    networks = rivals(adata, model) | ours(model, adata, control)
-    n_edges = int((networks["raw PCC"] > PAPER_THRESHOLD).nnz // 2)
+def ranked(name: str, matrix: np.ndarray) -> np.ndarray:
+    """The weights that edges are ranked by: ours counts a negative relation half."""
+    weight = strength.NEGATIVE_WEIGHT if name.startswith("graphsci") else 1.0
+    return np.maximum(matrix, -weight * matrix)
+
+
+def compare(name: str, adata: anndata.AnnData, folder: Path, work: Path) -> dict:
+    model, control, seconds = trained(adata, work)
+    networks = rivals(adata, model, work) | ours(model, adata, control)
+    raw = np.abs(networks["raw PCC"])
     start = time.perf_counter()
     refined = network.refine_network(model, adata, control=control)
     spent = time.perf_counter() - start
-    record = {"seconds_training": trained, "seconds_refining": spent, "edges": refined.n_edges}
+    record = {"seconds_training": seconds, "seconds_refining": spent, "edges": refined.n_edges}
     record["edges_at_fdr"] = {q: int((refined.edges["q_value"] <= q).sum()) for q in RATES}
+    record["n_edges_raw"] = int((raw > PAPER_THRESHOLD).sum() // 2)
     species = "human" if name in HUMAN else "mouse"
     for source, ending in KNOWN.items():
         path = folder / f"{species}_{ending}"
@@ -133,33 +188,49 @@ def compare(name: str, adata: anndata.AnnData, folder: Path) -> dict:
         edges = match_symbols(read_network(path), model.gene_names).edges
         known = graph_from_edges(edges, gene_names=model.gene_names)
         spoken = np.flatnonzero(np.diff(known.adjacency.indptr))
-        raw = networks["raw PCC"][spoken][:, spoken]
-        taken = max(int((raw > PAPER_THRESHOLD).nnz // 2), 1)
-        table = network.compare_networks(networks, known, n_edges=taken)
+        at = np.ix_(spoken, spoken)
+        part = known._replace(
+            adjacency=known.adjacency[spoken][:, spoken], gene_names=known.gene_names[spoken]
+        )
+        taken = max(int((raw[at] > PAPER_THRESHOLD).sum() // 2), 1)
         print(f"\n{name}, {source}: {len(spoken)} genes, {known.n_edges} known edges")
-        print(table.round(4).to_string(), flush=True)
-        record[source] = table.to_dict("index")
-    record["n_edges_raw"] = n_edges
+        record[source] = {"genes": len(spoken), "known": known.n_edges}
+        for how, weigh in (("by size", ranked), ("positive", lambda _, matrix: positive(matrix))):
+            inside = {
+                label: sparse.csr_matrix(weigh(label, matrix[at]))
+                for label, matrix in networks.items()
+            }
+            table = network.compare_networks(inside, part, n_edges=taken)
+            print(f"{how}\n{table.round(4).to_string()}", flush=True)
+            record[source][how] = table.to_dict("index")
     return record
 
 
-def shuffled(adata: anndata.AnnData) -> dict:
-    """Edges of genes that are independent by construction, at each stated rate."""
+def shuffled(adata: anndata.AnnData, work: Path) -> dict:
+    """Edges of genes that are independent by construction, at each stated rate.
+
+    ``implied``: the false-discovery rate if pairs of real genes were false as often as pairs
+    with a shuffled gene, which is what the method assumes.
+    """
     rng = np.random.default_rng(SEED + 100)
     copies = round(0.2 * adata.n_vars)
     mixed = append_shuffled_genes(adata.X, n_copies=copies, rng=rng)
     names = [*adata.var_names, *(f"shuffled{i}" for i in range(copies))]
     twin = anndata.AnnData(mixed.counts, obs=adata.obs, var=pd.DataFrame(index=names))
-    model = GraphSCI(seed=SEED).fit(twin)
-    edges = network.refine_network(model, twin, control=network.train_control(model, twin)).edges
+    model, control, _ = trained(twin, work)
+    edges = network.refine_network(model, twin, control=control).edges
     fake = edges["gene_a"].str.startswith("shuffled") | edges["gene_b"].str.startswith("shuffled")
+    real = sum(not gene.startswith("shuffled") for gene in model.gene_names)
+    touching = 1 - real * (real - 1) / (len(model.gene_names) * (len(model.gene_names) - 1))
     rows = {}
     for rate in RATES:
         kept = edges["q_value"] <= rate
+        share = float(fake[kept].mean()) if kept.any() else 0.0
         rows[rate] = {
             "edges": int(kept.sum()),
             "touch_shuffled": int((kept & fake).sum()),
-            "share": float(fake[kept].mean()) if kept.any() else 0.0,
+            "share": share,
+            "implied": share / touching,
         }
     print(pd.DataFrame(rows).T.to_string(), flush=True)
     mean = edges["denoised_correlation"].abs().groupby(fake).mean()
@@ -170,6 +241,7 @@ def shuffled(adata: anndata.AnnData) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="keeps models and estimates")
     parser.add_argument("--datasets", nargs="+", default=["paul15_2660", "klein_mes_1000x900"])
     parser.add_argument("--shuffled", action="store_true", help="count edges of shuffled genes")
     parser.add_argument("--threads", type=int, default=1)
@@ -189,9 +261,9 @@ def main() -> None:
             continue
         adata = read(path)
         print(f"\n== {name}: {adata.n_obs} cells x {adata.n_vars} genes", flush=True)
-        results[name] = compare(name, adata, args.data / "genesets")
+        results[name] = compare(name, adata, args.data / "genesets", args.work / name)
         if args.shuffled:
-            results[name]["shuffled"] = shuffled(adata)
+            results[name]["shuffled"] = shuffled(adata, args.work / f"{name}_shuffled")
         if args.out:
             args.out.write_text(json.dumps(results, indent=1))
 

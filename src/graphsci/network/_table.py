@@ -35,7 +35,7 @@ EDGE_COLUMNS = (
 class GeneNetwork(NamedTuple):
     """A refined gene network.
 
-    ``edges`` is ranked, strongest first; its columns are
+    ``edges`` is ranked, strongest first, a negative relation by half its strength; its columns are
 
     - ``gene_a``, ``gene_b``, ``sign`` (1 or -1);
     - ``initial_correlation``: weight in the model's gene graph, NaN for a new edge;

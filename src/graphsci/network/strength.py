@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 BALANCE = 0.25
 #: Weight of the Poisson noise of one cell, 1 / mean count, in a gene's own variance.
 COUNT_NOISE = 0.3
+#: A negative relation counts half: genes of one complex or function are hardly ever opposed, so
+#: that known networks have fewer negative relations than chance (docs/network.md).
+NEGATIVE_WEIGHT = 0.5
 STRENGTH_BINS = 8192  #: resolution of a strength at a rank
 GENE_BLOCK = 1024  #: genes per block of strengths: 1024 x 20,000 x 4 bytes = 80 MiB
 
@@ -39,8 +42,8 @@ class Coordinates(NamedTuple):
         return np.concatenate([np.zeros(0), *parts]).astype(np.float64)
 
     def size(self, values: NDArray[Any]) -> NDArray[Any]:
-        """What pairs are ranked by."""
-        return np.abs(values) if self.signed else np.maximum(values, 0)
+        """What pairs are ranked by: the strength, half of it if negative (``paper``: nothing)."""
+        return np.maximum(values, -NEGATIVE_WEIGHT * values if self.signed else 0)
 
 
 def gene_coordinates(
