@@ -259,3 +259,24 @@ def test_impute_writes_chosen_genes_into_a_backed_object(tmp_path, data):
     assert same(stored.obsm["X_graphsci"], data.obsm["X_graphsci"])
     with h5py.File(source) as file:
         assert "graphsci_denoised" not in file["obsm"]
+
+
+def test_sparse_layers_judge_each_estimate_by_itself(tmp_path):
+    """`imputed_median` is an estimate of its own; `denoised_sd` stays where `denoised` does."""
+    names = ("denoised", "denoised_sd", "imputed", "imputed_median")
+    values = {
+        "denoised": np.array([[0.4, 2.0]]),
+        "denoised_sd": np.array([[3.0, 0.1]]),
+        "imputed": np.array([[0.9, 0.1]]),
+        "imputed_median": np.array([[0.2, 1.0]]),
+    }
+    with h5py.File(tmp_path / "layers.h5", "w") as root:
+        layers = streams.SparseLayers(
+            root, {n: n for n in names}, below=0.5, dtype="float32", compression=None
+        )
+        layers.append(values)
+        kept = {n: anndata.io.read_elem(root["layers"][n]).toarray().tolist() for n in names}
+    assert kept["denoised"] == [[0.0, 2.0]]
+    assert kept["denoised_sd"] == [[0.0, pytest.approx(0.1)]]
+    assert kept["imputed"] == [[pytest.approx(0.9), 0.0]]
+    assert kept["imputed_median"] == [[0.0, 1.0]]

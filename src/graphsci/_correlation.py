@@ -53,7 +53,7 @@ class _Standardised(NamedTuple):
         """Yield dense (cell chunk, block) tiles, from the first cell to the last."""
         values = self.values[:, block].tocsr()
         loadings = self.loadings[:, block]
-        for chunk in _blocks(values.shape[0], CELL_CHUNK):
+        for chunk in blocks(values.shape[0], CELL_CHUNK):
             tile = values[chunk].toarray(order="C")  # (chunk, block)
             # tile -= design @ loadings in place: a temporary as large costs more than the product
             yield linalg.blas.sgemm(
@@ -73,7 +73,7 @@ class _Standardised(NamedTuple):
         """Return moments over cells of z, the columns at unit variance."""
         n_cells, n_genes = self.values.shape
         powers, peak = np.zeros((len(ORDERS), n_genes)), np.zeros(n_genes)
-        for block in _blocks(n_genes, GENE_BLOCK):
+        for block in blocks(n_genes, GENE_BLOCK):
             for tile in self.tiles(block):
                 tile *= np.float32(np.sqrt(n_cells))
                 peak[block] = np.maximum(peak[block], np.abs(tile).max(axis=0))
@@ -92,7 +92,7 @@ class _Standardised(NamedTuple):
         """
         n_cells = self.values.shape[0]
         squares = np.zeros(n_cells)
-        for block in _blocks(len(self.genes), GENE_BLOCK):
+        for block in blocks(len(self.genes), GENE_BLOCK):
             squares += np.concatenate([np.sum(tile**2, axis=1) for tile in self.tiles(block)])
         return float(max(n_cells * np.sum(squares**2) / max(np.sum(squares), 1e-30) ** 2, 1.0))
 
@@ -124,7 +124,7 @@ def _project(
     n_cells, n_genes = values.shape
     loadings = np.zeros((basis.shape[1], n_genes))
     norms = np.zeros(n_genes)
-    for block in _blocks(n_genes, GENE_BLOCK):
+    for block in blocks(n_genes, GENE_BLOCK):
         part = values[:, block].astype(np.float64)
         loadings[:, block] = (part.T @ basis).T
         norms[block] = part.power(2).T @ np.ones(n_cells)
@@ -169,9 +169,9 @@ def _excess_variance(
     """
     n_cells, n_genes = len(size_factors), len(residuals.genes)
     excess, squares = np.zeros(n_genes), np.zeros(n_genes)
-    for block in _blocks(n_genes, GENE_BLOCK):
+    for block in blocks(n_genes, GENE_BLOCK):
         rates = _scale_rows(counts[:, residuals.genes[block]], 1 / size_factors).tocsr()
-        chunks = _blocks(n_cells, CELL_CHUNK)
+        chunks = blocks(n_cells, CELL_CHUNK)
         for chunk, tile in zip(chunks, residuals.tiles(block), strict=True):
             terms = (tile * residuals.norms[block]) ** 2  # (chunk, block) float64
             terms -= (1 - 2 / n_cells) * rates[chunk].toarray()
@@ -286,7 +286,7 @@ def _log_p_chernoff(
         Products of the two genes' moments and peaks; (orders, pairs), (pairs,).
     """
     log_p = np.empty(len(r))
-    for part in _blocks(len(r), PAIR_CHUNK):
+    for part in blocks(len(r), PAIR_CHUNK):
         of_part = _Moments(products.powers[:, part], products.peak[part])
         log_p[part] = _log_p_chernoff_part(r[part], of_part, n_cells, inflation)
     return log_p
@@ -382,7 +382,7 @@ class _CoexpressedKernel:
     def _tiles(self, block: Block) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Yield dense z and b, both (cell chunk, block)."""
         values, detected = self.values[:, block].tocsr(), self.detected[:, block].tocsr()
-        for chunk in _blocks(values.shape[0], CELL_CHUNK):
+        for chunk in blocks(values.shape[0], CELL_CHUNK):
             yield values[chunk].toarray(), detected[chunk].toarray()
 
     def log_p(self, edges: "_Edges", support: NDArray[np.float32] | None) -> FloatArray:
@@ -577,16 +577,16 @@ def _canonical(matrix: sparse.spmatrix) -> sparse.csr_matrix:
 # ----------------------------------------------------------------------------
 
 
-def _blocks(n: int, size: int) -> list[Block]:
+def blocks(n: int, size: int) -> list[Block]:
     """Cut range(n) into slices of at most ``size``."""
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def _block_pairs(n: int, size: int) -> Iterator[tuple[Block, Block]]:
     """Yield every unordered pair of blocks once, equal pairs included."""
-    blocks = _blocks(n, size)
-    for position, left in enumerate(blocks):
-        for right in blocks[position:]:
+    parts = blocks(n, size)
+    for position, left in enumerate(parts):
+        for right in parts[position:]:
             yield left, right
 
 

@@ -29,7 +29,7 @@ from graphsci.estimates import ESTIMATES, Depth, Estimate, Scale, estimate_names
 from graphsci.imputer import Cells, EstimateBlock, GraphSCI, Request
 from graphsci.known_networks import read_known_networks
 from graphsci.model_io import RECORD as MODEL_RECORD
-from graphsci.preprocessing import checked_names, extract_counts, open_counts
+from graphsci.preprocessing import extract_counts, open_counts, positions_of
 from graphsci.sources import DiskCounts
 from graphsci.streams import (
     SparseLayers,
@@ -286,7 +286,10 @@ def _read(run: _Run, adata: AnnData | None) -> AnnData:
                 make_names_unique=job.make_names_unique,
             )
             if job.cells is not None:
-                adata = take_cells(adata, _positions(adata, job.cells))
+                chosen = positions_of(
+                    job.cells, adata.obs_names, kind="cell", option="cells (--cells)"
+                )
+                adata = take_cells(adata, chosen)
     _check_request(job, adata)
     return adata
 
@@ -309,19 +312,6 @@ def stays_on_disk(job: Job, log: Log) -> bool:
             f"{available / 2**30:.1f} GiB that are free"
         )
     return job.cells is not None or size > _LARGE * available
-
-
-def _positions(adata: AnnData, names: Sequence[str]) -> NDArray[np.int64]:
-    """Positions of chosen cells, in the order asked for; unknown ones are refused."""
-    checked_names(adata.obs_names, "cell", "adata.obs_names_make_unique()")
-    positions = adata.obs_names.get_indexer(list(names))
-    missing = [name for name, at in zip(names, positions, strict=True) if at < 0]
-    if missing:
-        raise ValueError(
-            f"cells (--cells): {len(missing)} of {len(names)} are not in obs_names: "
-            f"{', '.join(missing[:5])}. Check spelling and suffixes."
-        )
-    return np.asarray(positions, dtype=np.int64)
 
 
 def _check_request(job: Job, adata: AnnData) -> None:
@@ -546,10 +536,12 @@ def _summary(run: _Run, model: GraphSCI, adata: AnnData, cells: Cells) -> dict[s
 def _notes(job: Job, record: dict[str, Any]) -> list[str]:
     """Say what a user of these estimates should know and the model's notes do not say."""
     notes = []
-    if set(job.estimates) & {"imputed", "imputed_median"} and record["likelihood"] == "nb":
+    filled = [name for name in job.estimates if name.startswith("imputed")]
+    if filled and record["likelihood"] == "nb":
+        said = f"{' and '.join(map(repr, filled))} {'equals' if len(filled) == 1 else 'equal'}"
         notes.append(
-            "'imputed' equals the counts here: the likelihood nb knows no dropout, so every zero "
-            "is taken as measured. Use 'denoised', or --likelihood zinb."
+            f"{said} the counts here: the likelihood nb knows no dropout, so every zero is taken "
+            "as measured. Use 'denoised', or --likelihood zinb."
         )
     notes += [
         f"{job.slot(name)} is stored without values below {lost['below']:g}: "

@@ -38,6 +38,7 @@ from graphsci.gene_graph import (
     correlation_graph,
     noise_corrected_graph,
     normalized_adjacency,
+    relative_to_strongest,
 )
 from graphsci.model import CellBlock, CountNetwork, Network, PaperNetwork, split_block
 from graphsci.pidc import pidc_graph
@@ -284,8 +285,9 @@ def variation_p_values(
     for split in range(_TEST_SPLITS):
         sums, key = None, step_key(seed, split, TEST_SPLITS)
         for _, rows in training.row_blocks(len(cells)):
-            block = training.cell_block(counts, batch, cells[rows], device)
-            block = block._replace(keys=row_keys(cells[rows], key, device))
+            chosen = cells[rows]
+            keys = row_keys(chosen, key, device)
+            block = training.move_cells(counts[chosen], batch[chosen], device, keys=keys)
             part = _score_sums(network.eval(), block, n_batches)
             sums = part if sums is None else sums.plus(part)
         splits.append(
@@ -517,10 +519,8 @@ def _gene_graph(
     known, weight = user_graph._replace(adjacency=part, gene_names=names), config.network_weight
     if weight == 1:
         return known
-    strongest = abs(part).max() if part.nnz else 1.0  # scores of 1000, counts of sets: as shares
-    known = known._replace(adjacency=sparse.csr_matrix(part / max(strongest, 1e-12)))
-    computed = _computed_graph(counts, names, config)
-    return combine_graphs([computed, known], weights=[1 - weight, weight])
+    both = [_computed_graph(counts, names, config), relative_to_strongest(known)]
+    return combine_graphs(both, weights=[1 - weight, weight])
 
 
 def _computed_graph(

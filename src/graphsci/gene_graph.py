@@ -402,6 +402,13 @@ def graph_from_matrix(
     return GeneGraph(adjacency, names, source, dict(parameters or {}), tuple(notes))
 
 
+def relative_to_strongest(graph: GeneGraph) -> GeneGraph:
+    """The graph with weights as shares of its strongest: scores of 1000 and correlations alike."""
+    strongest = abs(graph.adjacency).max() if graph.n_edges else 1.0
+    shares = sparse.csr_matrix(graph.adjacency / max(strongest, 1e-12))
+    return graph._replace(adjacency=shares)
+
+
 def combine_graphs(
     graphs: Sequence[GeneGraph],
     *,

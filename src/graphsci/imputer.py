@@ -28,10 +28,10 @@ from graphsci.preprocessing import (
     GeneMatch,
     align_counts,
     check_is_anndata,
-    checked_names,
     library_sizes,
     match_genes,
     open_counts,
+    positions_of,
 )
 from graphsci.sources import CHUNK_CELLS, CountSource, read_ahead
 from graphsci.verdict import Verdict
@@ -522,7 +522,8 @@ class GraphSCI:
         outside = request.columns[place.outside]
         for start, block, counts, library in self._row_blocks(cells):
             with torch.inference_mode():
-                predicted = self.fitted.network.expression(block)
+                z = self.fitted.network.latent(block)
+                predicted = self.fitted.network.expression(block, z=z)
                 dense = block.dense(block.counts, len(spec.gene_names))
                 rate = es.posterior(*_chosen(predicted, dense, place.model_genes))
                 values = es.compute_estimates(rate, request.names, interval_level=request.interval)
@@ -533,8 +534,7 @@ class GraphSCI:
                 values, size_factors=factors, depth=request.depth, scale=request.scale
             )
             if latent is not None:
-                with torch.inference_mode():
-                    values[latent] = self.fitted.network.latent(block).numpy(force=True)
+                values[latent] = z.numpy(force=True)
             yield EstimateBlock(start, values)
 
 
@@ -697,15 +697,7 @@ def _columns(names: pd.Index, genes: Sequence[str] | None) -> NDArray[np.int64]:
     if not len(genes) or len(repeated):
         found = f"{repeated[0]!r} more than once" if len(repeated) else "no gene"
         raise ValueError(f"genes: got {found}, expected one or more different genes.")
-    checked_names(names, "gene", "adata.var_names_make_unique()")
-    positions = names.get_indexer(pd.Index(genes))
-    missing = [gene for gene, position in zip(genes, positions, strict=True) if position < 0]
-    if missing:
-        raise ValueError(
-            f"genes: {len(missing)} of {len(genes)} are not in var_names: "
-            f"{', '.join(missing[:5])}. Check spelling and case."
-        )
-    return np.asarray(positions, dtype=np.int64)
+    return positions_of(genes, names, kind="gene", option="genes")
 
 
 def _batch_codes(

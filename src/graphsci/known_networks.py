@@ -8,7 +8,12 @@ from pathlib import Path
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from graphsci.gene_graph import GeneGraph, combine_graphs, graph_from_edges
+from graphsci.gene_graph import (
+    GeneGraph,
+    combine_graphs,
+    graph_from_edges,
+    relative_to_strongest,
+)
 from graphsci.gene_sets import detect_format, match_symbols, read_network
 
 
@@ -62,9 +67,7 @@ def read_known_networks(
     ]
     if len(graphs) == 1:
         return graphs[0]
-    return combine_graphs(
-        [graph._replace(adjacency=graph.adjacency / abs(graph.adjacency).max()) for graph in graphs]
-    )
+    return combine_graphs([relative_to_strongest(graph) for graph in graphs])
 
 
 def _graph(table: pd.DataFrame, name: str, gene_names: ArrayLike, ignore_case: bool) -> GeneGraph:

@@ -534,7 +534,7 @@ def _zinb_pass_(
     with torch.enable_grad():
         leaves = mu.log(), theta.index_select(0, thinned.columns), curve.clone()
         log_mu, theta_here, curve_here = (leaf.detach().requires_grad_() for leaf in leaves)
-        dropped = _dropout_logits(log_mu, curve_here)
+        dropped = dropout_logits(log_mu, curve_here)
         excess = _zinb_excess(log_mu.exp(), theta_here, dropped, thinned).double().sum()
         grads = torch.autograd.grad(excess, (log_mu, theta_here, curve_here))
     by_log_mean, excess_by_theta, excess_by_curve = grads
@@ -555,7 +555,7 @@ def _zinb_pass_(
     return _Pass(loss, by_theta, by_curve, by_library)
 
 
-def _dropout_logits(log_mean: Tensor, curve: Tensor) -> Tensor:
+def dropout_logits(log_mean: Tensor, curve: Tensor) -> Tensor:
     """Logit of the probability that an entry was dropped, a + c log mu."""
     return curve[0] + curve[1] * log_mean
 
@@ -579,7 +579,7 @@ def _zinb_zero(mean: Tensor, theta: Tensor, curve: Tensor, f: float) -> _ZinbZer
         q_k - q = -q_k expm1(-theta log[(theta + mu) / (theta + f mu)])
     """
     log_mean = mean.clamp_min(SMALLEST_MEAN).log_()
-    odds = _dropout_logits(log_mean, curve).clamp_(-_LARGEST_LOGIT, _LARGEST_LOGIT).exp_()
+    odds = dropout_logits(log_mean, curve).clamp_(-_LARGEST_LOGIT, _LARGEST_LOGIT).exp_()
     full, part = mean + theta, mean.mul(f).add_(theta)
     log_part = torch.log1p(f * mean / theta)  # log[(theta + f mu) / theta]
     log_ratio = ((1 - f) * mean).div_(part).log1p_()

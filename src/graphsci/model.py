@@ -26,6 +26,7 @@ from graphsci.likelihood import (
     SMALLEST_MEAN,
     SoftmaxMean,
     ThinnedBlock,
+    dropout_logits,
     edge_logits,
     softmax_loss,
 )
@@ -278,9 +279,15 @@ class PaperNetwork(nn.Module):
         """Posterior mean of Z_M, (cells, latent)."""
         return self.encode(cells, self.edge_mask).mean
 
-    def expression(self, cells: CellBlock, depth: float = 1.0) -> CountDistribution:
-        """Counts of ``cells`` with the trained gene embeddings, at ``depth`` x their library."""
-        return self.decode(self.latent(cells), self.gene_mean, cells.library * depth)
+    def expression(
+        self, cells: CellBlock, depth: float = 1.0, *, z: Tensor | None = None
+    ) -> CountDistribution:
+        """Counts of ``cells`` with the trained gene embeddings, at ``depth`` x their library.
+
+        ``z`` is their embedding, if it is known already.
+        """
+        z = self.latent(cells) if z is None else z
+        return self.decode(z, self.gene_mean, cells.library * depth)
 
     def gene_embedding(self) -> Tensor:
         """Posterior mean of Z_N, (genes, latent)."""
@@ -432,13 +439,11 @@ class CountNetwork(nn.Module):
         logits = logits.to(self.bias.dtype) + self.bias  # log proportions need their digits
         if self.batch_offset.shape[0] > 1:
             logits = logits + self.batch_offset.index_select(0, batch)
-        share = torch.softmax(logits, 1) if self.training else self._shares(logits, batch)
-        mean = share * library[:, None]
+        mean = self._shares(logits, batch) * library[:, None]
         if not self.zero_inflated:
             return CountDistribution(mean, self.inverse_dispersion, None)
         mean = mean * self.log_scale.exp()  # counts before dropout exceed those measured
-        log_mean = mean.clamp_min(SMALLEST_MEAN).log()
-        dropped = self.dropout_curve[0] + self.dropout_curve[1] * log_mean
+        dropped = dropout_logits(mean.clamp_min(SMALLEST_MEAN).log(), self.dropout_curve)
         return CountDistribution(mean, self.inverse_dispersion, dropped)
 
     def _shares(self, logits: Tensor, batch: Tensor) -> Tensor:
@@ -470,9 +475,15 @@ class CountNetwork(nn.Module):
         """Cell embedding, (cells, latent)."""
         return self.encode(cells)
 
-    def expression(self, cells: CellBlock, depth: float = 1.0) -> CountDistribution:
-        """Counts of ``cells``, encoded from all their molecules, at ``depth`` x their library."""
-        return self.decode(self.encode(cells), cells.library * depth, cells.batch)
+    def expression(
+        self, cells: CellBlock, depth: float = 1.0, *, z: Tensor | None = None
+    ) -> CountDistribution:
+        """Counts of ``cells``, encoded from all their molecules, at ``depth`` x their library.
+
+        ``z`` is their embedding, if it is known already.
+        """
+        z = self.latent(cells) if z is None else z
+        return self.decode(z, cells.library * depth, cells.batch)
 
 
 class _SparseProduct(torch.autograd.Function):

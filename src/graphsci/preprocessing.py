@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -280,6 +280,28 @@ def checked_names(index: pd.Index, kind: str, remedy: str) -> Names:
             f"Make them unique: {remedy} (command line: --make-names-unique)."
         )
     return np.asarray(index.astype(str), dtype=np.str_)
+
+
+def positions_of(
+    names: Sequence[str], index: pd.Index, *, kind: Literal["gene", "cell"], option: str
+) -> NDArray[np.int64]:
+    """Positions of chosen genes or cells in ``index``, in the order asked for.
+
+    Raises
+    ------
+    ValueError
+        If one is unknown, or names in ``index`` repeat; ``option`` is what the message names.
+    """
+    slot, hint = {"gene": ("var_names", "case"), "cell": ("obs_names", "suffixes")}[kind]
+    checked_names(index, kind, f"adata.{slot}_make_unique()")
+    positions = index.get_indexer(pd.Index(names))
+    missing = [name for name, position in zip(names, positions, strict=True) if position < 0]
+    if missing:
+        raise ValueError(
+            f"{option}: {len(missing)} of {len(names)} are not in {slot}: "
+            f"{', '.join(missing[:5])}. Check spelling and {hint}."
+        )
+    return np.asarray(positions, dtype=np.int64)
 
 
 def _extract_batch(

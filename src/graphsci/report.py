@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from graphsci import pl
 from graphsci.config import PRESETS
-from graphsci.preprocessing import log_normalize
+from graphsci.preprocessing import library_sizes, log_normalize
 from graphsci.streams import take_cells
 
 if TYPE_CHECKING:
@@ -101,14 +101,15 @@ def sketch(
         "allow_fractional": allow_fractional,
     }
     cells = model.prepare(part, **options)
-    columns = _sketch_genes(cells.counts, model, genes, _SKETCH_ENTRIES // n_cells, rng)
+    counts = cells.counts
+    columns = _sketch_genes(counts, model, genes, _SKETCH_ENTRIES // n_cells, rng)
     names = model.gene_names[columns]
     blocks = list(model.iterate_estimates(part, **options, genes=names.tolist()))
     from anndata import AnnData
 
     small = AnnData(
-        cells.counts[:, columns],
-        obs=pd.DataFrame({LIBRARY: cells.library}, index=part.obs_names),
+        counts[:, columns],
+        obs=pd.DataFrame({LIBRARY: library_sizes(counts)}, index=part.obs_names),
         var=pd.DataFrame(index=names),
         layers={
             name: np.concatenate([block.values[name] for block in blocks])

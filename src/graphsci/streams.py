@@ -312,8 +312,7 @@ class SparseLayers:
     def append(self, blocks: Mapping[str, NDArray[Any]]) -> None:
         """Add rows (rows, genes) to every layer, by name of the estimate."""
         for name, values in blocks.items():
-            estimate = name.partition("_")[0]
-            leader = blocks.get(estimate, values)
+            leader = blocks["denoised"] if name.startswith("denoised_") else values
             keep = ~(leader < self.below)
             kept = sparse.csr_matrix(np.where(keep, values, 0).astype(np.float32))
             kept.data = kept.data.astype(self._dtype)  # scipy makes no float16, but carries it

@@ -12,10 +12,6 @@ Floats: TypeAlias = NDArray[np.float32]
 Indices: TypeAlias = NDArray[np.int64]
 
 
-def blocks(n: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
-
-
 def lookup(
     adjacency: sparse.csr_matrix, rows: Indices, columns: Indices, *, absent: float
 ) -> NDArray[np.float64]:

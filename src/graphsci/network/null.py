@@ -9,10 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from graphsci._correlation import blocks
 from graphsci.evaluation.false_signal import append_shuffled_genes
 from graphsci.gene_graph import GeneGraph, graph_from_edges
 from graphsci.imputer import GraphSCI
-from graphsci.network._arrays import blocks
 from graphsci.network.strength import GENE_BLOCK, Coordinates, largest, least_listed
 from graphsci.preprocessing import extract_counts
 

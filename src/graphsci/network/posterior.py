@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from graphsci._correlation import blocks
 from graphsci.imputer import GraphSCI
-from graphsci.network._arrays import Floats, Indices, blocks
-from graphsci.preprocessing import log_normalize
+from graphsci.network._arrays import Floats, Indices
+from graphsci.preprocessing import detected_cells, log_normalize
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -122,23 +123,16 @@ def raw_correlation(
     *,
     max_cells: int = DENOISED_CELLS,
     seed: int = 0,
-    layer: str | None = None,
-    batch_key: str | None = None,
-    allow_fractional: bool = False,
+    **where: Any,
 ) -> NDArray[np.float64]:
     """Pearson correlation of log-normalised counts, for pairs of the model's genes; (pairs,).
 
     Cells as for :func:`denoised_correlation`. NaN where ``adata`` lacks a gene, or a gene does
     not vary.
     """
-    cells = model.prepare(
-        _sampled(adata, max_cells, seed),
-        layer=layer,
-        batch_key=batch_key,
-        allow_fractional=allow_fractional,
-    )
-    spec = model.fitted.spec
-    values = log_normalize(cells.counts[cells.library > 0], median_library_size=spec.common_depth)
+    cells = model.prepare(_sampled(adata, max_cells, seed), **where)
+    counts, depth = cells.counts, model.fitted.spec.common_depth
+    values = log_normalize(counts[detected_cells(counts, min_counts=0)], median_library_size=depth)
     scores = values.toarray().T.astype(np.float32)
     scores -= scores.mean(1, keepdims=True)
     norm = np.sqrt(np.square(scores, dtype=np.float64).sum(1))

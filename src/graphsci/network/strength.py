@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from graphsci._correlation import blocks
 from graphsci.imputer import GraphSCI
 from graphsci.model import CountNetwork
-from graphsci.network._arrays import Floats, Indices, blocks
+from graphsci.network._arrays import Floats, Indices
 
 if TYPE_CHECKING:
     from anndata import AnnData
