@@ -284,7 +284,7 @@ def noise_corrected_graph(
         "caution": caution,
     }
     note = (
-        f"gene graph: {len(residuals.genes)} of {len(names)} genes vary by significantly more than "
+        f"{len(residuals.genes)} of {len(names)} genes vary by significantly more than "
         "sampling noise; the others have no edges"
     )
     return GeneGraph(_symmetric(edges, len(names)), names, "noise_corrected", parameters, (note,))
