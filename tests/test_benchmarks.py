@@ -134,6 +134,25 @@ def test_chances_keep_totals_and_leave_no_zero(suite):
     assert (found["mixed"] > 0).all()
 
 
+def test_a_variant_of_a_score_has_a_row_of_its_own(suite):
+    tables, records = suite("tables"), suite("records")
+    scores = {"simulated": {"scores": {"mae_all": 0.3, "mae_all@imputed_median": 0.2}}}
+    run = ("simulation", "small", "graphsci", 0, (2, 3), "key", "abc", "2026-11-26", "", 1.0)
+    table = tables.tidy([records.Record(*run, {}, scores)])
+    lines = tables.pivot(table, tables.SCORES["mae_all"]).splitlines()
+    assert lines[2:] == ["| graphsci | 0.300 |", "| graphsci, imputed_median | **0.200** |"]
+
+
+def test_a_part_of_a_study_keeps_what_others_measured(suite, tmp_path):
+    tables = suite("tables")
+    names = ["kind", "dataset", "method", "seed", "value"]
+    path = tmp_path / "truth.csv"
+    earlier = [("held-out", "a", "alra", 0, 0.1), ("held-out", "a", "alra", 1, 0.2)]
+    pd.DataFrame(earlier, columns=names).to_csv(path, index=False)
+    found = pd.DataFrame([("held-out", "a", "alra", 1, 0.5)], columns=names)
+    assert tables.with_earlier(found, path).value.tolist() == [0.5, 0.1]
+
+
 def test_a_pivot_marks_the_best_of_ours_and_the_peers(suite):
     tables = suite("tables")
     part = pd.DataFrame(

@@ -3,8 +3,8 @@
 Variants: ``default`` and ``paper``, the presets; ``default/estimate`` returns the estimate alone,
 as the peers do, where costs are compared. The check is off: held-out molecules of a study are
 seen by nothing that learns. Beside the expected count of a repeated measurement it returns
-``denoised`` at the common depth, ``imputed`` as the count before dropout and, where the rate is
-Gamma, its standard deviation.
+``denoised`` at the common depth, ``imputed`` and ``imputed_median`` as the count before dropout
+and, where the rate is Gamma, its standard deviation.
 """
 
 import numpy as np
@@ -31,6 +31,7 @@ def estimate(counts, variant, seed):
     for name, estimate, depth in (
         ("common", "denoised", "common"),
         ("before_dropout", "imputed", "own"),
+        ("before_dropout_median", "imputed_median", "own"),
     ):
         parts = model.iterate_estimates(adata, estimates=[estimate], depth=depth)
         found[name] = np.concatenate([block.values[estimate] for block in parts])

@@ -76,9 +76,12 @@ def written(name: str) -> bool:
 
 
 def write_truth(found: list[Record]) -> None:
-    """Write ``truth.csv``, ``truth_failed.csv`` and ``truth.md``."""
+    """Write ``truth.csv``, ``truth_failed.csv`` and ``truth.md``.
+
+    Rows of an earlier ``truth.csv`` whose run is not among the records stay, with their dates.
+    """
     RESULTS.mkdir(exist_ok=True)
-    table = tidy(found)
+    table = with_earlier(tidy(found), RESULTS / "truth.csv")
     table.to_csv(RESULTS / "truth.csv", index=False, float_format="%.6g")
     failed = pd.DataFrame(
         [(r.case, r.method, r.seed, r.failed) for r in found if r.failed],
@@ -95,17 +98,28 @@ def write_truth(found: list[Record]) -> None:
     print(f"written: {RESULTS / 'truth.csv'}, {RESULTS / 'truth.md'}")
 
 
+def with_earlier(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Add the rows of a written table whose runs the new one lacks."""
+    if not path.is_file():
+        return table
+    run = ["kind", "dataset", "method", "seed"]
+    earlier = pd.read_csv(path, keep_default_na=False)
+    earlier["value"] = pd.to_numeric(earlier.value)
+    lacking = ~pd.MultiIndex.from_frame(earlier[run]).isin(pd.MultiIndex.from_frame(table[run]))
+    return pd.concat([table, earlier[lacking]], ignore_index=True)
+
+
 def tidy(found: Iterable[Record]) -> pd.DataFrame:
-    """Return one row for each score of each run."""
+    """Return one row for each score of each run; ``score@variant`` is a row of the variant."""
     rows = [
         {
             "kind": r.kind,
             "dataset": r.dataset,
             "cells": r.shape[0],
             "genes": r.shape[1],
-            "method": r.method,
+            "method": "@".join([r.method, *name.split("@")[1:]]),
             "seed": r.seed,
-            "score": name,
+            "score": name.split("@")[0],
             "value": value,
             "code": r.code,
             "date": r.made,
@@ -125,14 +139,24 @@ def pivot(part: pd.DataFrame, score: Score) -> str:
     part = part.assign(column=_columns(part))
     cells = part.groupby(["method", "column"]).value.agg(["mean", "std", "count"])
     columns = list(dict.fromkeys(part.column))
-    methods = [name for name in METHODS if name in set(part.method)]
+    methods = sorted(set(part.method), key=_place)
     best = {column: _best(cells, methods, column, score) for column in columns}
     lines = [f"| method | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for method in methods:
         values = [_cell(cells, method, column, score, best[column]) for column in columns]
-        label = f"{method} (control)" if METHODS[method].kind == "control" else method
+        label = f"{method} (control)" if _is_control(method) else method.replace("@", ", ")
         lines.append(f"| {label} | {' | '.join(values)} |")
     return "\n".join(lines)
+
+
+def _place(method: str) -> tuple[int, str]:
+    """Order of a row: that of :data:`METHODS`, variants below their method."""
+    name = method.split("@")[0]
+    return list(METHODS).index(name), method
+
+
+def _is_control(method: str) -> bool:
+    return METHODS[method.split("@")[0]].kind == "control"
 
 
 def _columns(part: pd.DataFrame) -> pd.Series:
@@ -147,7 +171,7 @@ def _best(cells: pd.DataFrame, methods: list[str], column: str, score: Score) ->
     values = [
         cells.loc[(method, column), "mean"]
         for method in methods
-        if METHODS[method].kind != "control" and (method, column) in cells.index
+        if not _is_control(method) and (method, column) in cells.index
     ]
     if not values or score.title.startswith(("CPU", "Peak")):
         return np.nan
@@ -161,7 +185,7 @@ def _cell(cells: pd.DataFrame, method: str, column: str, score: Score, best: flo
         return "-"
     mean, sd, n = cells.loc[(method, column)]
     text = f"{mean:,.{score.digits}f}"
-    if mean == best and METHODS[method].kind != "control":
+    if mean == best and not _is_control(method):
         text = f"**{text}**"
     return f"{text} ± {sd:.{score.digits}f} ({n:.0f})" if n > 1 and score.digits else text
 
