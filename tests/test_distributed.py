@@ -1,5 +1,6 @@
 """Two processes against one: the same losses, the same decisions, and what is left by a death."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -19,7 +20,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 import distributed_worker as worker
-from graphsci import cli, distributed
+import graphsci
+from graphsci import _job, cli, distributed, io
 from graphsci.blocks import Minibatch
 
 #: Two processes add up floats in another order: the losses of training agree to this share ...
@@ -159,6 +161,62 @@ def test_devices_and_torchrun_must_agree(monkeypatch, tmp_path):
     result = CliRunner().invoke(cli.app, args)
     assert result.exit_code == cli.BAD_INPUT
     assert "got 2, but torchrun started 3 processes" in " ".join(result.stderr.split())
+
+
+# --- several processes fill one store ---------------------------------------------------
+
+
+class Pair:
+    """Two processes of a job in one: the first calls the second when its own part is done."""
+
+    device = torch.device("cpu")
+    size = 2
+
+    def __init__(self, rank, told, then=lambda: None):
+        self.rank, self._told, self._then = rank, told, then
+
+    share = distributed.Team.share
+
+    def agreed(self, value):
+        return self._told.setdefault("value", value)
+
+    def together(self, function):
+        function()
+        self._then()
+
+    def leave(self):
+        pass
+
+
+@pytest.mark.parametrize("backed", [True, False])
+def test_a_shared_store_is_that_of_one_process(toy, tmp_path, monkeypatch, backed):
+    monkeypatch.setattr("graphsci.imputer.CHUNK_CELLS", 50)  # 120 cells: chunks of 50, 50, 20
+    monkeypatch.setattr("graphsci.io._CHUNK", (25, 16))
+    toy.X = sparse.csr_matrix(toy.X)
+    io.write_anndata(toy, tmp_path / "in.zarr")
+    graphsci.GraphSCI(max_epochs=2, check=False).fit(toy).save(tmp_path / "model")
+    job = _job.Job(tmp_path / "in.zarr", tmp_path / "one.zarr", backed=backed)
+    _job.apply(job, tmp_path / "model")
+    job = dataclasses.replace(job, output=tmp_path / "two.zarr")
+    told = {}
+    second = Pair(1, told)
+    first = Pair(0, told, lambda: _job.apply(job, tmp_path / "model", team=second))
+    _job.apply(job, tmp_path / "model", team=first)
+    one, two = (anndata.read_zarr(tmp_path / f"{name}.zarr") for name in ("one", "two"))
+    for name in ("denoised", "denoised_sd"):
+        np.testing.assert_array_equal(one.layers[name], two.layers[name])
+    np.testing.assert_array_equal(one.obsm["X_graphsci"], two.obsm["X_graphsci"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("in.zarr", "model", "one.zarr", "two.zarr")
+    ]
+
+
+@pytest.mark.parametrize("more", [{"genes": ("gene1",)}, {"drop_below": 0.1}, {"ending": "h5ad"}])
+def test_what_one_process_must_write_is_refused(tmp_path, more):
+    output = tmp_path / f"out.{more.pop('ending', 'zarr')}"
+    job = _job.Job(tmp_path / "in.h5ad", output, **more)
+    with pytest.raises(ValueError, match=r"2 processes can only share the dense layers of a \.zarr"):
+        _job.apply(job, tmp_path / "model", team=Pair(0, {}))
 
 
 # --- a process dies ---------------------------------------------------------------------

@@ -686,3 +686,24 @@ def test_an_interrupted_stream_leaves_no_file(tmp_path, adata, counts):
     with pytest.raises(KeyboardInterrupt):
         write_half(tmp_path / "a.h5ad")
     assert not os.listdir(tmp_path)
+
+
+def test_two_writers_share_the_rows_of_a_store(tmp_path, monkeypatch):
+    monkeypatch.setattr(io, "_CHUNK", (4, 3))
+    values = np.arange(50, dtype=np.float32).reshape(10, 5)
+    path = tmp_path / "a.zarr"
+    io.write_anndata(AnnData(values), path)
+    with (
+        io.stream_layers(path, (10, 5), ["mean"], rows=slice(0, 4)) as first,
+        io.stream_layers(path, (10, 5), ["mean"], rows=slice(4, 10), begun=True) as second,
+    ):
+        second.write(4, {"mean": values[4:]})
+        first.write(0, {"mean": values[:4]})
+        with pytest.raises(ValueError, match="rows within 0 to 10 that were not written before"):
+            first.write(4, {"mean": values[4:]})
+    np.testing.assert_array_equal(anndata.read_zarr(path).layers["mean"], values)
+    with pytest.raises(ValueError, match="got rows from 3, expected a multiple of 4"):
+        io.stream_layers(path, (10, 5), ["other"], rows=slice(3, 10))
+    io.write_anndata(AnnData(values), tmp_path / "a.h5ad")
+    with pytest.raises(ValueError, match=r"is one file, expected a \.zarr"):
+        io.stream_layers(tmp_path / "a.h5ad", (10, 5), ["mean"], rows=slice(0, 4))

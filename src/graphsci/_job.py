@@ -26,7 +26,7 @@ from graphsci._keys import DEFAULT_KEY, Keys, keys
 from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config
 from graphsci.estimates import ESTIMATES, Depth, Estimate, Scale, estimate_names
-from graphsci.imputer import Cells, EstimateBlock, GraphSCI, Request
+from graphsci.imputer import Cells, GraphSCI, Request
 from graphsci.known_networks import read_known_networks
 from graphsci.model_io import RECORD as MODEL_RECORD
 from graphsci.preprocessing import extract_counts, open_counts, positions_of
@@ -215,13 +215,9 @@ def impute(
             checkpoint=checkpoint,
             team=team,
         )
-    if team is not None and team.rank:
-        team.leave()  # the first process writes
-        return Outcome({}, model, [])
-    outcome = _finish(run, model, adata)
-    if team is not None:
-        team.leave()
-    if checkpoint is not None and model.fitted.stopped != "interrupted":
+    outcome = _finish_together(run, model, adata, team)
+    first = team is None or team.rank == 0
+    if first and checkpoint is not None and model.fitted.stopped != "interrupted":
         checkpoint.remove()
     return outcome
 
@@ -232,13 +228,27 @@ def apply(
     *,
     device: str = "auto",
     log: Log = lambda message: None,
+    team: Team | None = None,
 ) -> Outcome:
-    """Write estimates of a trained model for the input's cells."""
+    """Write estimates of a trained model for the input's cells.
+
+    Raises
+    ------
+    ValueError
+        If there is a ``team`` and an output that one process alone can write; or as
+        :func:`impute`.
+    """
     check_outputs(job)
+    if team is not None and not _shared_output(job):
+        raise ValueError(
+            f"devices: {team.size} processes can only share the dense layers of a .zarr, and "
+            f"{job.output} is another format or gets chosen genes or sparse layers (--genes, "
+            "--drop-below). Use one process, or write all genes densely to a .zarr."
+        )
     run = _Run(job, log=log)
     with run.clock.stage("loading the model"):
-        model = GraphSCI.load(model_path, device=device)
-    return _finish(run, model, _read(run, None))
+        model = GraphSCI.load(model_path, device=device if team is None else str(team.device))
+    return _finish_together(run, model, _read(run, None), team)
 
 
 # --- before the work --------------------------------------------------------------------
@@ -375,7 +385,33 @@ def read_names(text: str, kind: str) -> tuple[str, ...]:
 # --- after training ---------------------------------------------------------------------
 
 
-def _finish(run: _Run, model: GraphSCI, adata: AnnData) -> Outcome:
+def _finish_together(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None) -> Outcome:
+    """Let the first process write all outputs; the others help where they can."""
+    if team is None:
+        return _finish(run, model, adata)
+    if team.rank == 0:
+        outcome = _finish(run, model, adata, team)
+    else:
+        if _shared_output(run.job):
+            _help(model, adata, run.job, team)
+        outcome = Outcome({}, model, [])
+    team.leave()
+    return outcome
+
+
+def _shared_output(job: Job) -> bool:
+    """Whether several processes can write the estimates: chunks of a ``.zarr`` are files."""
+    return job.output.suffix == ".zarr" and bool(_dense_layers(job))
+
+
+def _dense_layers(job: Job) -> list[str]:
+    """Layers that are written densely: all, unless genes or large values alone were chosen."""
+    if job.genes is not None or job.drop_below is not None:
+        return []
+    return [job.slots.layer(name) for name in job.names]
+
+
+def _finish(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None) -> Outcome:
     """Write all outputs and return the summary."""
     job, log, clock = run.job, run.log, run.clock
     small = None
@@ -386,7 +422,7 @@ def _finish(run: _Run, model: GraphSCI, adata: AnnData) -> Outcome:
     cells = model.prepare(adata, **job.counts)
     log(f"writing {job.output}")
     with clock.stage("writing"):
-        write_estimates(model, adata, cells, job)
+        write_estimates(model, adata, cells, job, team)
         if job.model is not None:
             log(f"writing {job.model}")
             model.save(job.model)
@@ -408,16 +444,18 @@ def _cost(clock: Clock) -> dict[str, Any]:
     return {"seconds": clock.finish(), "peak_memory_mib": peak_memory_mib()}
 
 
-def write_estimates(model: GraphSCI, adata: AnnData, cells: Cells, job: Job) -> None:
+def write_estimates(
+    model: GraphSCI, adata: AnnData, cells: Cells, job: Job, team: Team | None = None
+) -> None:
     """Write ``adata`` with its estimates, whole or not at all.
 
     Layers are streamed, so that no cells x genes matrix is in memory; tables of a few genes
     go to ``obsm``. ``adata`` itself gets everything but the layers. An input that is on disk is
-    copied there, and never in memory.
+    copied there, and never in memory. A ``team`` shares the layers of a ``.zarr``.
     """
     request, slots = job.request, job.slots
     if isinstance(cells.source, DiskCounts):
-        _extend_copy(model, adata, cells, job)
+        _extend_copy(model, adata, cells, job, team)
         return
     if job.genes is not None:
         model.impute(adata, **job.counts, **request, key_added=job.key_added, prefix=job.prefix)
@@ -437,14 +475,15 @@ def write_estimates(model: GraphSCI, adata: AnnData, cells: Cells, job: Job) -> 
             del adata.layers[name]
     with io.atomic_path(job.output) as temporary:
         io.write_anndata(adata, temporary)
-        blocks = model.estimate_blocks(cells, Request.of(adata, **request))
-        dropped = _stream(blocks, temporary, adata, job)
+        dropped = _stream(model, adata, cells, job, temporary, team)
         if dropped:
             adata.uns[slots.uns]["dropped"] = dropped
             add_elements(temporary, {f"uns/{slots.uns}": adata.uns[slots.uns]})
 
 
-def _extend_copy(model: GraphSCI, adata: AnnData, cells: Cells, job: Job) -> None:
+def _extend_copy(
+    model: GraphSCI, adata: AnnData, cells: Cells, job: Job, team: Team | None
+) -> None:
     """Copy the input's file and add the results to the copy, a block of cells at a time."""
     slots = job.slots
     record = model.record(names=job.names, depth=job.depth, scale=job.scale, level=job.interval)
@@ -460,13 +499,10 @@ def _extend_copy(model: GraphSCI, adata: AnnData, cells: Cells, job: Job) -> Non
     if job.make_names_unique:
         elements["obs"] = adata.obs
     matrices = {f"layers/{slots.layer(name)}" for name in job.names}
-    latent = slots.latent
     with io.atomic_path(job.output) as temporary:
-        copy_anndata(job.source, temporary, without=matrices | {f"obsm/{latent}", *elements})
+        copy_anndata(job.source, temporary, without=matrices | {f"obsm/{slots.latent}", *elements})
         add_elements(temporary, elements)
-        blocks = model.estimate_blocks(cells, Request.of(adata, **job.request), latent=latent)
-        width = model.fitted.spec.config.n_latent
-        dropped = _stream(blocks, temporary, adata, job, embeddings={latent: width})
+        dropped = _stream(model, adata, cells, job, temporary, team)
         if dropped:
             record["dropped"] = dropped
             add_elements(temporary, {f"uns/{slots.uns}": record})
@@ -474,33 +510,87 @@ def _extend_copy(model: GraphSCI, adata: AnnData, cells: Cells, job: Job) -> Non
 
 
 def _stream(
-    blocks: Iterator[EstimateBlock],
-    path: Path,
-    adata: AnnData,
-    job: Job,
-    embeddings: Mapping[str, int] | None = None,
+    model: GraphSCI, adata: AnnData, cells: Cells, job: Job, path: Path, team: Team | None
 ) -> dict[str, Any]:
-    """Write estimates, as dense or sparse layers or as tables; return what sparse ones drop."""
-    embeddings, layers = embeddings or {}, {name: job.slots.layer(name) for name in job.names}
-    form: dict[str, Any] = {"dtype": job.dtype, "compression": job.compression}
-    dense = list(layers.values()) if job.genes is None and job.drop_below is None else []
+    """Write estimates, as dense or sparse layers or as tables; return what sparse ones drop.
+
+    Where a team shares the layers, this is the first process's part.
+    """
+    layers, dense = {name: job.slots.layer(name) for name in job.names}, _dense_layers(job)
+    latent = _streamed_latent(cells, job)
+    shared = team if _shared_output(job) else None
     with contextlib.ExitStack() as stack:
         writer, sink = None, None
-        if dense or embeddings:
-            writer = stack.enter_context(
-                io.stream_layers(path, adata.shape, dense, **form, embeddings=embeddings)
-            )
+        if dense or latent:
+            writer = stack.enter_context(_layer_writer(model, cells, job, path, shared))
         if not dense:
             root = stack.enter_context(open_store(path, "r+"))
             sink = _sparse_or_table(root, layers, job)
-        for block in blocks:
+        if shared is not None:
+            assert writer is not None
+            shared.agreed(path)  # the others may begin
+            _fill_share(model, adata, cells, job, writer, shared)
+            return {}
+        for block in model.estimate_blocks(cells, Request.of(adata, **job.request), latent=latent):
             values = {layers.get(name, name): part for name, part in block.values.items()}
             if writer is not None:
-                streamed = {*dense, *embeddings}
-                writer.write(block.start, {n: v for n, v in values.items() if n in streamed})
+                writer.write(block.start, {name: values[name] for name in writer.slots})
             if sink is not None:
                 sink.append({name: values[layer] for name, layer in layers.items()})
         return sink.dropped() if isinstance(sink, SparseLayers) else {}
+
+
+def _streamed_latent(cells: Cells, job: Job) -> str | None:
+    """Name of the cell embedding if it is streamed too: in memory it is with the data already."""
+    return job.slots.latent if isinstance(cells.source, DiskCounts) else None
+
+
+def _layer_writer(
+    model: GraphSCI, cells: Cells, job: Job, path: Path, team: Team | None
+) -> io.LayerWriter:
+    """Open the output for dense layers and embedding: all rows, or this process's."""
+    latent = _streamed_latent(cells, job)
+    return io.stream_layers(
+        path,
+        cells.source.shape,
+        _dense_layers(job),
+        dtype=job.dtype,
+        compression=job.compression,
+        embeddings={} if latent is None else {latent: model.fitted.spec.config.n_latent},
+        rows=None if team is None else _own_rows(cells, team),
+        begun=team is not None and team.rank > 0,
+    )
+
+
+def _own_rows(cells: Cells, team: Team) -> slice:
+    """Cells whose estimates this process writes: whole chunks."""
+    bounds = [*cells.starts(), cells.n_cells]
+    own = team.share(len(bounds) - 1)
+    return slice(bounds[own.start], bounds[own.stop])
+
+
+def _fill_share(
+    model: GraphSCI, adata: AnnData, cells: Cells, job: Job, writer: io.LayerWriter, team: Team
+) -> None:
+    """Write this process's part of the layers; return when all parts are written."""
+    request, latent = Request.of(adata, **job.request), _streamed_latent(cells, job)
+
+    def fill() -> None:
+        own = team.share(len(cells.starts()))
+        for block in model.estimate_blocks(cells, request, latent=latent, chunks=own):
+            layers = {job.slots.layer(name): block.values[name] for name in job.names}
+            more = {} if latent is None else {latent: block.values[latent]}
+            writer.write(block.start, layers | more)
+
+    team.together(fill)
+
+
+def _help(model: GraphSCI, adata: AnnData, job: Job, team: Team) -> None:
+    """Write this process's part of the layers that the first one has made."""
+    cells = model.prepare(adata, **job.counts)
+    path = team.agreed(job.output)  # the first one says which temporary path it is
+    with _layer_writer(model, cells, job, path, team) as writer:
+        _fill_share(model, adata, cells, job, writer, team)
 
 
 def _sparse_or_table(root: Any, layers: Mapping[str, str], job: Job) -> SparseLayers | TableWriter:

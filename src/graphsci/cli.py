@@ -151,10 +151,10 @@ def _lost_another(error: Exception) -> bool:
     return distributed.lost_another(error)
 
 
-def _launched(devices: int | None, checkpoint: Path) -> bool:
+def _launched(devices: int | None, checkpoint: Path | None = None) -> bool:
     """Run this command in several processes, if that was asked for; false if it is to run here.
 
-    A job that fails says whether ``checkpoint`` holds something to go on from.
+    A job that trains and fails says whether ``checkpoint`` holds something to go on from.
     """
     n_here = int(os.environ.get("WORLD_SIZE", "1"))
     if n_here > 1 and devices not in (None, n_here):
@@ -171,10 +171,12 @@ def _launched(devices: int | None, checkpoint: Path) -> bool:
     except distributed.ProcessDied as error:
         if error.exit_code == BAD_INPUT:  # said already
             raise typer.Exit(BAD_INPUT) from None
-        kept = f"the same command goes on from {checkpoint}"
-        if not checkpoint.exists():
-            kept = "it was too early for a checkpoint (--checkpoint-minutes)"
-        raise _failure(f"{error} Training: {kept}.", OUR_BUG, debug=False) from None
+        kept = ""
+        if checkpoint is not None:
+            kept = f" Training: the same command goes on from {checkpoint}."
+            if not checkpoint.exists():
+                kept = " Training: it was too early for a checkpoint (--checkpoint-minutes)."
+        raise _failure(f"{error}{kept}", OUR_BUG, debug=False) from None
     return True
 
 
@@ -550,6 +552,14 @@ Overwrite = Annotated[
         help="Replace outputs, and results of the same name in the input.",
     ),
 ]
+Devices = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes that share the work on this machine, each with its GPU if there are "
+        "as many. Not with torchrun, which starts them itself.",
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -637,14 +647,7 @@ def impute(
     label_key: LabelKey = None,
     json_to: Json = None,
     overwrite: Overwrite = False,
-    devices: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Processes that share the work on this machine, each with its GPU if there are "
-            "as many. Not with torchrun, which starts them itself.",
-        ),
-    ] = None,
+    devices: Devices = None,
     threads: Threads = None,
     quiet: Quiet = False,
     config: ConfigFile = None,
@@ -731,6 +734,7 @@ def apply(
     label_key: LabelKey = None,
     json_to: Json = None,
     overwrite: Overwrite = False,
+    devices: Devices = None,
     threads: Threads = None,
     device: Annotated[
         str,
@@ -741,7 +745,9 @@ def apply(
     quiet: Quiet = False,
 ) -> None:
     """Write estimates for the cells in IN with a model trained before; genes match by name."""
-    from graphsci import _job
+    if _launched(devices):
+        return
+    from graphsci import _job, distributed
 
     job = _job.Job(
         source=source,
@@ -769,15 +775,18 @@ def apply(
         drop_below=drop_below,
     )
     _use_threads(threads)
-    reporter = _Reporter(quiet)
-    outcome = _job.apply(job, model, device=device, log=reporter.log)
-    _tell(
-        outcome,
-        said=reporter.said,
-        json_to_stdout=json_to == STANDARD_OUTPUT,
-        quiet=quiet,
-        trained_here=False,
-    )
+    first = _rank() == 0
+    reporter = _Reporter(quiet or not first)
+    team = distributed.join(device)
+    outcome = _job.apply(job, model, device=device, log=reporter.log, team=team)
+    if first:
+        _tell(
+            outcome,
+            said=reporter.said,
+            json_to_stdout=json_to == STANDARD_OUTPUT,
+            quiet=quiet,
+            trained_here=False,
+        )
 
 
 @_command

@@ -18,7 +18,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import numpy as np
 import torch
@@ -81,6 +81,20 @@ class Team:
         if failure is not None:
             raise failure
         return value
+
+    def together(self, function: Callable[[], T]) -> T:
+        """Call ``function`` in every process; an error of any is raised in all of them."""
+        value, failure = None, None
+        try:
+            value = function()
+        except Exception as error:
+            failure = error
+        failures: list[Exception | None] = [None] * self.size
+        torch.distributed.all_gather_object(failures, failure)
+        for raised in failures:
+            if raised is not None:
+                raise raised
+        return cast(T, value)
 
     def agreed(self, value: T) -> T:
         """Return the first process's value, which the last bits may tell from one's own."""

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 _RECORDED_PACKAGES = ("graphsci", "torch", "numpy", "scipy", "anndata", "scikit-learn")
 
 
+ALL = slice(None)
+
+
 class Cells(NamedTuple):
     """Cells prepared for a trained model: its genes, its batches, its depth.
 
@@ -72,10 +75,13 @@ class Cells(NamedTuple):
         """(cells,) counts in the model's genes; reads all cells."""
         return library_sizes(self.counts)
 
-    def chunks(self) -> Iterator[tuple[int, sparse.csr_matrix]]:
-        """Yield the first cell and the counts of every chunk, the next one read ahead."""
-        starts = range(0, self.n_cells, CHUNK_CELLS)
-        return read_ahead(lambda at: (at, self._rows(at)), starts)
+    def starts(self) -> range:
+        """First cells of the chunks in which the counts are read."""
+        return range(0, self.n_cells, CHUNK_CELLS)
+
+    def chunks(self, which: slice = ALL) -> Iterator[tuple[int, sparse.csr_matrix]]:
+        """Yield the first cell and the counts of chunks, the next one read ahead."""
+        return read_ahead(lambda at: (at, self._rows(at)), self.starts()[which])
 
     def _rows(self, start: int) -> sparse.csr_matrix:
         return self.source.rows(start, min(start + CHUNK_CELLS, self.n_cells))
@@ -491,9 +497,9 @@ class GraphSCI:
         share = 1.0 if measured.all() else float(spec.gene_proportions[measured].sum(dtype=float))
         return Cells(data.counts, data.gene_names, batch, share, match)
 
-    def _row_blocks(self, cells: Cells) -> Iterator[_Rows]:
+    def _row_blocks(self, cells: Cells, chunks: slice = ALL) -> Iterator[_Rows]:
         device = next(self.fitted.network.parameters()).device
-        for first, chunk in cells.chunks():
+        for first, chunk in cells.chunks(chunks):
             aligned = align_counts(chunk, cells.match)
             for at, rows in training.row_blocks(chunk.shape[0]):
                 part, batch = aligned[rows], cells.batch[first + rows]
@@ -511,16 +517,22 @@ class GraphSCI:
         return np.concatenate(parts)
 
     def estimate_blocks(
-        self, cells: Cells, request: Request, *, latent: str | None = None
+        self,
+        cells: Cells,
+        request: Request,
+        *,
+        latent: str | None = None,
+        chunks: slice = ALL,
     ) -> Iterator[EstimateBlock]:
         """Yield what is requested for prepared cells, in blocks.
 
         ``latent``: under this name the cell embedding (cells, latent) is added to the values.
+        ``chunks``: which of the :meth:`Cells.chunks`, where processes share the work.
         """
         spec = self.fitted.spec
         place = _Placement.of(cells.gene_names[request.columns], spec)
         outside = request.columns[place.outside]
-        for start, block, counts, library in self._row_blocks(cells):
+        for start, block, counts, library in self._row_blocks(cells, chunks):
             with torch.inference_mode():
                 z = self.fitted.network.latent(block)
                 predicted = self.fitted.network.expression(block, z=z)

@@ -802,6 +802,8 @@ def stream_layers(
     compression: str | None = None,
     overwrite: bool = False,
     embeddings: Mapping[str, int] | None = None,
+    rows: slice | None = None,
+    begun: bool = False,
 ) -> LayerWriter:
     """Add dense layers to a written ``.h5ad`` or ``.zarr``, a block of cells at a time.
 
@@ -822,6 +824,12 @@ def stream_layers(
         Whether layers of these names that the file has may be replaced.
     embeddings
         Arrays of ``obsm`` to write besides: name and number of columns; always float32.
+    rows
+        The rows that come through this writer, where several processes share a ``.zarr``; all
+        if None. Each process begins at a multiple of ``chunk_rows``, so that none writes into
+        another's chunk.
+    begun
+        Whether another process has made the layers already, which then are only filled.
 
     Returns
     -------
@@ -847,7 +855,10 @@ def stream_layers(
     slots = {name: _Slot("layers", int(shape[1]), np.dtype(dtype)) for name in names}
     for name, width in (embeddings or {}).items():
         slots[name] = _Slot("obsm", width, np.dtype(np.float32))
-    return LayerWriter(path, shape, slots, compression, overwrite)
+    writer = LayerWriter(path, shape, slots, compression, overwrite, begun=begun)
+    if rows is not None:
+        writer.expect(rows)
+    return writer
 
 
 class _Slot(NamedTuple):
@@ -878,8 +889,11 @@ class LayerWriter:
         slots: Mapping[str, _Slot],
         compression: str | None,
         overwrite: bool,
+        *,
+        begun: bool = False,
     ) -> None:
         self.path = path
+        self._begun = begun
         self.shape = (int(shape[0]), int(shape[1]))
         self.slots = dict(slots)
         self.chunk_rows = max(1, min(self.shape[0], _CHUNK[0]))
@@ -889,9 +903,25 @@ class LayerWriter:
         self._datasets: dict[str, Any] = {}
         self._written = np.zeros(self.shape[0], dtype=bool)
 
+    def expect(self, rows: slice) -> None:
+        """Leave all other rows to other processes."""
+        if not self.path.is_dir():
+            raise ValueError(f"{self.path} is one file, expected a .zarr for several processes.")
+        start, stop, _ = rows.indices(self.shape[0])
+        if start % self.chunk_rows and start < stop:
+            raise ValueError(
+                f"got rows from {start}, expected a multiple of {self.chunk_rows}: two processes "
+                "would write into one chunk."
+            )
+        self._written[:start] = self._written[stop:] = True
+
     def __enter__(self) -> Self:
         with ExitStack() as stack:  # closes the file if a check fails
             root = self._open(stack)
+            if self._begun:
+                for name, slot in self.slots.items():
+                    self._datasets[name] = root[slot.group][name]
+                return self
             self._check_root(root)
             for name, slot in self.slots.items():
                 group = root.require_group(slot.group)
@@ -954,7 +984,8 @@ class LayerWriter:
         if not self.path.is_dir():
             return stack.enter_context(h5py.File(self.path, "r+"))
         root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
-        stack.callback(refresh_summary, self.path)
+        if not self._begun:
+            stack.callback(refresh_summary, self.path)
         return root
 
     def _check_root(self, root: Any) -> None:
