@@ -215,7 +215,9 @@ def test_a_shared_store_is_that_of_one_process(toy, tmp_path, monkeypatch, backe
 def test_what_one_process_must_write_is_refused(tmp_path, more):
     output = tmp_path / f"out.{more.pop('ending', 'zarr')}"
     job = _job.Job(tmp_path / "in.h5ad", output, **more)
-    with pytest.raises(ValueError, match=r"2 processes can only share the dense layers of a \.zarr"):
+    with pytest.raises(
+        ValueError, match=r"2 processes can only share the dense layers of a \.zarr"
+    ):
         _job.apply(job, tmp_path / "model", team=Pair(0, {}))
 
 

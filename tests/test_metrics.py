@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 from sklearn import metrics as sklearn_metrics
 
 from graphsci.evaluation import METRICS, bulk, controls, false_signal, outside_truth
@@ -622,7 +622,57 @@ def test_on_the_leaderboards_poisson_an_empty_matrix_beats_the_truth():
     assert score(denoised=0 * rates, **common) > score(denoised=0.9 * rates, **common)
 
 
+def test_the_expected_log_of_a_sparse_sample_is_that_of_draws():
+    rng = RNG(0)
+    mean, sd = rng.gamma(2.0, 2.0, (4, 5)), rng.gamma(2.0, 0.5, (4, 5))
+    mean[0, 0] = 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rates = np.nan_to_num(rng.gamma((mean / sd) ** 2, sd**2 / mean, (200_000, 4, 5)))
+    scale = np.array([[1.0], [10.0], [100.0], [0.1]])
+    draws = np.log1p(rng.poisson(rates) * scale).mean(0)
+    np.testing.assert_allclose(op._expected_log1p(mean, sd, scale), draws, atol=0.02)
+
+
+@pytest.mark.parametrize("total", [100.0, 400.0, 10_000.0])
+def test_no_answer_with_the_same_sum_has_a_smaller_squared_error(total):
+    """The best of scipy's constrained minima from many starts; far sums are a local optimum."""
+    rng = RNG(1)
+    expected = np.sort(rng.uniform(0, 4, (1, 8)))
+    found = op._with_sum(expected, total)
+    assert found.sum() == pytest.approx(total)
+
+    def loss(values):
+        return np.square(np.log1p(np.maximum(values, 0)) - expected[0]).sum()
+
+    starts = [total * rng.dirichlet(np.full(8, 0.5)) for _ in range(20)]
+    minima = [
+        optimize.minimize(
+            loss,
+            start,
+            bounds=[(0, None)] * 8,
+            constraints={"type": "eq", "fun": lambda values: values.sum() - total},
+            options={"maxiter": 500, "ftol": 1e-12},
+        ).fun
+        for start in starts
+    ]
+    assert loss(found[0]) <= min(minima) * 1.03
+
+
+def test_what_the_leaderboard_rewards_is_not_the_rate():
+    rates = RNG(0).gamma(0.3, 2.0, size=(100, 60))
+    held_out = RNG(2).poisson(rates / 9)
+    rewarded = op.expected_log_estimate(rate=rates, rate_sd=0 * rates + 1e-6, fraction=0.1)
+    np.testing.assert_allclose(rewarded.sum(1), 10_000)
+    score = op.openproblems_mse
+    assert score(denoised=rewarded, held_out=held_out) < score(denoised=rates, held_out=held_out)
+    assert np.mean((rewarded * rates.sum(1, keepdims=True) / 10_000 - rates) ** 2) > 0.1
+    empty = op.expected_log_estimate(rate=0 * rates, rate_sd=0 * rates, fraction=0.1)
+    assert not empty.any()
+
+
 def test_bad_openproblems_input_is_refused():
+    with pytest.raises(ValueError, match="fraction is 1, expected a share between 0 and 1"):
+        op.expected_log_estimate(rate=np.ones((1, 2)), rate_sd=np.ones((1, 2)), fraction=1)
     with pytest.raises(ValueError, match="denoised has shape"):
         op.openproblems_mse(denoised=np.ones((1, 2)), held_out=np.ones((2, 2)))
     with pytest.raises(ValueError, match="train_sum is 0"):
