@@ -11,6 +11,7 @@ dropped there. Mean absolute error of log1p over all entries and over the droppe
 import numpy as np
 from scipy import special, stats
 
+from graphsci._splat_params import SplatParams
 from graphsci.simulation import (
     PRESETS,
     base_cell_means,
@@ -33,7 +34,7 @@ def main() -> None:
             print(f"| {name} | {answer} | {of_all:.3f} | {of_dropped:.3f} |")
 
 
-def errors(params) -> dict[str, tuple[float, float]]:
+def errors(params: SplatParams) -> dict[str, tuple[float, float]]:
     """Return the two errors of each answer."""
     rng = np.random.default_rng(SEED)
     genes, cells = draw_genes(params, rng=rng), draw_cells(params, rng=rng)
@@ -53,7 +54,7 @@ def errors(params) -> dict[str, tuple[float, float]]:
     return found
 
 
-def posterior(base: np.ndarray, shape: np.ndarray, params) -> np.ndarray:
+def posterior(base: np.ndarray, shape: np.ndarray, params: SplatParams) -> np.ndarray:
     """Return the distribution of the count before dropout at each zero, (zeros, counts)."""
     levels = (np.arange(N_RATES) + 0.5) / N_RATES
     mass = np.zeros((len(base), LARGEST))
@@ -71,7 +72,7 @@ def answers(mass: np.ndarray) -> dict[str, np.ndarray]:
     """Return the three answers at each zero."""
     given_dropped = mass.copy()
     given_dropped[:, 0] = 0
-    given_dropped /= given_dropped.sum(1, keepdims=True)
+    given_dropped /= np.maximum(given_dropped.sum(1, keepdims=True), 1e-300)
     return {
         "expected count": mass @ np.arange(mass.shape[1]),
         "median": (mass.cumsum(1) < 0.5).sum(1),
