@@ -327,8 +327,8 @@ def _hold_constant(
     if not constant.any():
         return ()
     return (
-        f"{constant.sum():,} of {len(constant):,} genes show no predictable variation (score test, "
-        f"p > {spec.config.variation_level:g}) and keep their mean share in every cell",
+        f"estimates: {constant.sum():,} of {len(constant):,} genes show no predictable variation "
+        f"(score test, p > {spec.config.variation_level:g}) and keep their mean share in each cell",
     )
 
 

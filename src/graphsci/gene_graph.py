@@ -284,8 +284,8 @@ def noise_corrected_graph(
         "caution": caution,
     }
     note = (
-        f"{len(residuals.genes)} of {len(names)} genes vary by significantly more than "
-        "sampling noise; the others have no edges"
+        f"gene graph: {len(residuals.genes):,} of {len(names):,} genes vary by significantly more "
+        "than sampling noise and can have edges"
     )
     return GeneGraph(_symmetric(edges, len(names)), names, "noise_corrected", parameters, (note,))
 
