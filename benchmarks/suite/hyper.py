@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 
 import graphsci
@@ -58,6 +59,7 @@ SETTINGS = (
 
 def study_hyper(request: truth.Request) -> None:
     """Run what is missing, and write the tables."""
+    torch.set_num_threads(request.limits.threads)  # more of them wait for each other
     n_new, rows = 0, []
     for seed in request.seeds:
         case = cases.build(CASE, request.data, seed=seed)
