@@ -81,14 +81,16 @@ def write_truth(found: list[Record]) -> None:
     Rows of an earlier ``truth.csv`` whose run is not among the records stay, with their dates.
     """
     RESULTS.mkdir(exist_ok=True)
-    table = with_earlier(tidy(found), RESULTS / "truth.csv")
+    new = tidy(found)
+    table = with_earlier(new, RESULTS / "truth.csv")
     table.to_csv(RESULTS / "truth.csv", index=False, float_format="%.6g")
     failed = pd.DataFrame(
         [(r.case, r.method, r.seed, r.failed) for r in found if r.failed],
         columns=["case", "method", "seed", "reason"],
     )
     failed.to_csv(RESULTS / "truth_failed.csv", index=False)
-    text = ["# Study `truth`", "", heading(found, "truth"), "", against_best(found), ""]
+    text = ["# Study `truth`", "", heading(found, "truth") + _earlier(table[len(new) :]), ""]
+    text += [against_best(found), ""]
     for name, score in SCORES.items():
         part = table[table.score == name]
         if len(part):
@@ -107,6 +109,15 @@ def with_earlier(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     earlier["value"] = pd.to_numeric(earlier.value)
     lacking = ~pd.MultiIndex.from_frame(earlier[run]).isin(pd.MultiIndex.from_frame(table[run]))
     return pd.concat([table, earlier[lacking]], ignore_index=True)
+
+
+def _earlier(rows: pd.DataFrame) -> str:
+    """Say which numbers an earlier run of the study measured."""
+    if rows.empty:
+        return ""
+    methods = [name for name in METHODS if name in set(rows.method)]
+    days = " and ".join(sorted(set(rows.date)))
+    return f" Of {days}, on the same machine: some rows of {', '.join(methods)}, dated in the CSV."
 
 
 def tidy(found: Iterable[Record]) -> pd.DataFrame:
