@@ -7,7 +7,13 @@ from scipy import sparse, stats
 
 from graphsci import GraphSCI
 from graphsci.evaluation.false_signal import append_shuffled_genes, mean_absolute_correlation
-from graphsci.predictability import combine_p_values, nuisance, p_values, score_sums
+from graphsci.predictability import (
+    combine_p_values,
+    level_for,
+    nuisance,
+    p_values,
+    score_sums,
+)
 
 N_CELLS, N_LATENT = 400, 3
 
@@ -109,6 +115,33 @@ def test_combining_equal_p_values_changes_nothing():
     p = np.array([1e-6, 0.01, 0.3, 0.9])
     np.testing.assert_allclose(combine_p_values(np.stack([p, p, p])), p, rtol=1e-6)
     assert combine_p_values(np.array([[0.0, 1.0], [1.0, 1.0]])) == pytest.approx([0, 1], abs=1e-6)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
+def test_a_strong_test_keeps_its_level(share):
+    """Genes that vary have tiny p-values; the others are uniform, with few molecules at 1."""
+    rng = np.random.default_rng(0)
+    null = rng.uniform(size=int(5000 * share))
+    p = np.concatenate([null, rng.beta(0.1, 20, 5000 - len(null)), np.ones(500)])
+    assert level_for(p, 0.2) == 0.2
+
+
+@pytest.mark.parametrize("n_genes", [2000, 20_000])
+def test_a_weak_test_lets_genes_vary_that_more_likely_do_than_not(n_genes):
+    """A fifth without variation, the rest Beta(.8, 3): densities cross near p = .52."""
+    rng = np.random.default_rng(1)
+    n_null = n_genes // 5
+    p = np.concatenate([rng.uniform(size=n_null), rng.beta(0.8, 3, n_genes - n_null)])
+    grid = np.linspace(0.01, 0.95, 500)
+    crossing = grid[0.8 * stats.beta.pdf(grid, 0.8, 3) > 0.2][-1]
+    assert crossing - 0.2 < level_for(p, 0.2) <= crossing + 0.05
+    assert level_for(p, 0.9) == 0.9
+    assert level_for(p, 1.0) == 1.0
+
+
+def test_the_level_of_no_genes():
+    assert level_for(np.ones(0), 0.2) == 0.2
+    assert level_for(np.ones(3), 0.2) == 0.2
 
 
 @pytest.fixture(scope="module")

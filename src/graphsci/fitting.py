@@ -319,7 +319,8 @@ def _hold_constant(
     network: CountNetwork, spec: ModelSpec, p_values: NDArray[np.float64]
 ) -> tuple[str, ...]:
     """Hold genes without evidence at their mean share; a note that says how many."""
-    constant = p_values > spec.config.variation_level
+    level = predictability.level_for(p_values, spec.config.variation_level)
+    constant = p_values > level
     device = network.bias.device
     network.hold_constant(
         torch.from_numpy(constant).to(device), torch.from_numpy(spec.gene_proportions).to(device)
@@ -328,7 +329,7 @@ def _hold_constant(
         return ()
     return (
         f"estimates: {constant.sum():,} of {len(constant):,} genes show no predictable variation "
-        f"(score test, p > {spec.config.variation_level:g}) and keep their mean share in each cell",
+        f"(score test, p > {level:.2g}) and keep their mean share in each cell",
     )
 
 

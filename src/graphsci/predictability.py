@@ -17,6 +17,11 @@ Floats = NDArray[np.float64]
 _SMALLEST_P, _LARGEST_P = 1e-15, 1 - 1e-9
 
 
+#: Bins of p-values, and those above which hardly anything but genes without variation is left.
+#: The last bin is left out: genes with so few molecules that the test says nothing pile up there.
+_BINS, _MOSTLY_NULL = np.linspace(0, 0.95, 20), 0.6
+
+
 class ScoreSums(NamedTuple):
     """Sums over cells that the test needs; those of two sets of cells add up."""
 
@@ -134,3 +139,31 @@ def combine_p_values(p: Floats) -> Floats:
     tangents = np.tan((0.5 - np.clip(p, _SMALLEST_P, _LARGEST_P)) * np.pi)
     combined: Floats = stats.cauchy.sf(tangents.mean(0))
     return combined
+
+
+def level_for(p: Floats, level: float) -> float:
+    """Return the p-value above which genes are held constant: ``level``, or more if it must be.
+
+    Few cells, or noisy ones, give a weak test: then many genes that do vary lie above any small
+    level, and holding them constant takes real variation away. The p-values tell how many: those of
+    genes without variation are uniform, so that their density is that of the large p-values (Storey
+    2002, doi:10.1111/1467-9868.00346). The level is raised over all p-values that are more common
+    than twice that, beyond chance: a gene there varies more likely than not (its local
+    false-discovery rate is below a half; Efron 2001, doi:10.1198/016214501753382129).
+
+    Parameters
+    ----------
+    p
+        (genes,) p-values.
+    level
+        Least level; 1 lets all genes vary.
+    """
+    found, edges = np.histogram(p, bins=_BINS)
+    if level >= 1 or not found.any():
+        return level
+    from sklearn.isotonic import IsotonicRegression
+
+    falling = IsotonicRegression(increasing=False).fit_transform(np.arange(len(found)), found)
+    null = found[edges[:-1] >= _MOSTLY_NULL - 1e-9]
+    at_most = (null.sum() + 2 * np.sqrt(null.sum()) + 1) / len(null)
+    return max(level, float(edges[1:][falling > 2 * at_most].max(initial=0.0)))
