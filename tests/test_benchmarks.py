@@ -143,6 +143,23 @@ def test_a_variant_of_a_score_has_a_row_of_its_own(suite):
     assert lines[2:] == ["| graphsci | 0.300 |", "| graphsci, imputed_median | **0.200** |"]
 
 
+def test_the_summary_says_where_ours_is_first(suite):
+    tables = suite("tables")
+    names = ["kind", "dataset", "method", "seed", "score", "value"]
+    runs = [
+        ("held-out", "a", "graphsci", 0, "d2", 0.2),
+        ("held-out", "a", "graphsci", 1, "d2", 0.3),
+        ("held-out", "a", "alra", 0, "d2", 0.3),
+        ("held-out", "a", "saver", 0, "d2", 0.1),
+        ("held-out", "a", "nothing", 0, "d2", 0.9),
+        ("simulation", "b", "graphsci@imputed_median", 0, "mae_all", 0.1),
+        ("simulation", "b", "alra", 0, "mae_all", 0.2),
+    ]
+    rows = tables.summary(pd.DataFrame(runs, columns=names)).splitlines()[6:]
+    assert rows[0].endswith("| a | graphsci | 0.250 (2) | alra | 0.300 | 0.900 | behind |")
+    assert rows[1].endswith("| graphsci, imputed_median | 0.100 (1) | alra | 0.200 | - | first |")
+
+
 def test_a_part_of_a_study_keeps_what_others_measured(suite, tmp_path):
     tables = suite("tables")
     names = ["kind", "dataset", "method", "seed", "value"]

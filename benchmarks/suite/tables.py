@@ -90,7 +90,7 @@ def write_truth(found: list[Record]) -> None:
     )
     failed.to_csv(RESULTS / "truth_failed.csv", index=False)
     text = ["# Study `truth`", "", heading(found, "truth") + _earlier(table[len(new) :]), ""]
-    text += [against_best(found), ""]
+    text += [against_best(found), "", summary(table), ""]
     for name, score in SCORES.items():
         part = table[table.score == name]
         if len(part):
@@ -140,6 +140,56 @@ def tidy(found: Iterable[Record]) -> pd.DataFrame:
     ]
     columns = ["kind", "dataset", "cells", "genes", "method", "seed", "score", "value"]
     return pd.DataFrame(rows, columns=[*columns, "code", "date"])
+
+
+def summary(table: pd.DataFrame) -> str:
+    """Return ours beside the best peer and the counts, for every score and data set."""
+    lines = [
+        "## Every score: ours, the best peer, the counts as they came",
+        "",
+        "Means over seeds, their number in brackets. *First*: ours is at least as good as every "
+        "peer that was run; rows by score, then data set.",
+        "",
+        "| score | data set | ours | value | best peer | value | counts | ours is |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, score in SCORES.items():
+        part = table[table.score == name]
+        if score.title.startswith(("CPU", "Peak", "Coverage")) or not len(part):
+            continue
+        part = part.assign(column=_columns(part))
+        cells = part.groupby(["method", "column"]).value.agg(["mean", "count"])
+        for column in dict.fromkeys(part.column):
+            lines += _summary_rows(cells, column, score)
+    return "\n".join(lines)
+
+
+def _summary_rows(cells: pd.DataFrame, column: str, score: Score) -> list[str]:
+    """Return one row for each of our estimates; none if ours or all peers are missing."""
+    here = cells.xs(column, level="column")
+    peers = [m for m in here.index if "@" not in m and METHODS[m].kind == "peer"]
+    ours = sorted((m for m in here.index if m.split("@")[0] == OURS), key=_place)
+    if not peers:
+        return []
+
+    def badness(method: str) -> float:
+        value = float(here.loc[method, "mean"])
+        if score.direction == "nominal":
+            return abs(value - score.nominal)
+        return -value if score.direction == "higher" else value
+
+    best = min(peers, key=badness)
+    raw = here["mean"].get("nothing", np.nan)
+    rows = []
+    for method in ours:
+        place = "first" if badness(method) <= badness(best) else "behind"
+        n = int(here.loc[method, "count"])
+        rows.append(
+            f"| {score.title} | {column} | {method.replace('@', ', ')} "
+            f"| {here.loc[method, 'mean']:.3f} ({n}) | {best} | {here.loc[best, 'mean']:.3f} "
+            f"| {'-' if np.isnan(raw) else f'{raw:.3f}'} | {place} |"
+        )
+    return rows
 
 
 def pivot(part: pd.DataFrame, score: Score) -> str:
