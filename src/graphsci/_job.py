@@ -26,7 +26,7 @@ from graphsci._keys import DEFAULT_KEY, Keys, keys
 from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config
 from graphsci.estimates import ESTIMATES, Depth, Estimate, Scale, estimate_names
-from graphsci.imputer import Cells, GraphSCI, Request
+from graphsci.imputer import ALL, Cells, GraphSCI, Request
 from graphsci.known_networks import read_known_networks
 from graphsci.model_io import RECORD as MODEL_RECORD
 from graphsci.preprocessing import extract_counts, open_counts, positions_of
@@ -517,27 +517,41 @@ def _stream(
     Where a team shares the layers, this is the first process's part.
     """
     layers, dense = {name: job.slots.layer(name) for name in job.names}, _dense_layers(job)
-    latent = _streamed_latent(cells, job)
     shared = team if _shared_output(job) else None
     with contextlib.ExitStack() as stack:
         writer, sink = None, None
-        if dense or latent:
+        if dense or _streamed_latent(cells, job):
             writer = stack.enter_context(_layer_writer(model, cells, job, path, shared))
         if not dense:
             root = stack.enter_context(open_store(path, "r+"))
             sink = _sparse_or_table(root, layers, job)
-        if shared is not None:
-            assert writer is not None
+        if shared is None:
+            _write_blocks(model, adata, cells, job, writer, sink)
+        else:
             shared.agreed(path)  # the others may begin
-            _fill_share(model, adata, cells, job, writer, shared)
-            return {}
-        for block in model.estimate_blocks(cells, Request.of(adata, **job.request), latent=latent):
-            values = {layers.get(name, name): part for name, part in block.values.items()}
-            if writer is not None:
-                writer.write(block.start, {name: values[name] for name in writer.slots})
-            if sink is not None:
-                sink.append({name: values[layer] for name, layer in layers.items()})
+            shared.together(lambda: _write_blocks(model, adata, cells, job, writer, team=shared))
         return sink.dropped() if isinstance(sink, SparseLayers) else {}
+
+
+def _write_blocks(
+    model: GraphSCI,
+    adata: AnnData,
+    cells: Cells,
+    job: Job,
+    writer: io.LayerWriter | None,
+    sink: SparseLayers | TableWriter | None = None,
+    team: Team | None = None,
+) -> None:
+    """Write all blocks of estimates, or this process's share of them."""
+    layers = {name: job.slots.layer(name) for name in job.names}
+    request, latent = Request.of(adata, **job.request), _streamed_latent(cells, job)
+    own = ALL if team is None else team.share(len(cells.starts()))
+    for block in model.estimate_blocks(cells, request, latent=latent, chunks=own):
+        values = {layers.get(name, name): part for name, part in block.values.items()}
+        if writer is not None:
+            writer.write(block.start, {name: values[name] for name in writer.slots})
+        if sink is not None:
+            sink.append({name: values[layer] for name, layer in layers.items()})
 
 
 def _streamed_latent(cells: Cells, job: Job) -> str | None:
@@ -569,28 +583,12 @@ def _own_rows(cells: Cells, team: Team) -> slice:
     return slice(bounds[own.start], bounds[own.stop])
 
 
-def _fill_share(
-    model: GraphSCI, adata: AnnData, cells: Cells, job: Job, writer: io.LayerWriter, team: Team
-) -> None:
-    """Write this process's part of the layers; return when all parts are written."""
-    request, latent = Request.of(adata, **job.request), _streamed_latent(cells, job)
-
-    def fill() -> None:
-        own = team.share(len(cells.starts()))
-        for block in model.estimate_blocks(cells, request, latent=latent, chunks=own):
-            layers = {job.slots.layer(name): block.values[name] for name in job.names}
-            more = {} if latent is None else {latent: block.values[latent]}
-            writer.write(block.start, layers | more)
-
-    team.together(fill)
-
-
 def _help(model: GraphSCI, adata: AnnData, job: Job, team: Team) -> None:
     """Write this process's part of the layers that the first one has made."""
     cells = model.prepare(adata, **job.counts)
     path = team.agreed(job.output)  # the first one says which temporary path it is
     with _layer_writer(model, cells, job, path, team) as writer:
-        _fill_share(model, adata, cells, job, writer, team)
+        team.together(lambda: _write_blocks(model, adata, cells, job, writer, team=team))
 
 
 def _sparse_or_table(root: Any, layers: Mapping[str, str], job: Job) -> SparseLayers | TableWriter:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _RECORDED_PACKAGES = ("graphsci", "torch", "numpy", "scipy", "anndata", "scikit-learn")
 
 
+#: All chunks of the cells.
 ALL = slice(None)
 
 
