@@ -111,7 +111,7 @@ def test_there_is_no_pickle(trained, tmp_path):
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
     assert {"network.loadings", "graph.indptr"} <= set(header)
-    with pytest.raises(ValueError, match=r"opcode|pickle"):
+    with pytest.raises(ValueError):  # noqa: PT011 - which one depends on the bytes of the length
         list(pickletools.genops(raw))
 
 

@@ -17,6 +17,7 @@ from graphsci.evaluation.false_signal import append_shuffled_genes
 from graphsci.gene_graph import graph_from_edges
 from graphsci.network import null as shuffling
 from graphsci.network import posterior, strength, to_networkx, write_network
+from graphsci.predictability import UNPROVEN
 
 OPTIONS = {"max_epochs": 25, "likelihood": "nb", "n_latent": 8, "check": False, "seed": 3}
 
@@ -83,7 +84,7 @@ def programme(gene):
 
 def test_strengths_are_the_formula(model, data):
     vectors = nw.gene_coordinates(model, data).vectors
-    varying = ~(model.fitted.network.constant_share > 0).any(0).numpy()
+    varying = (model.fitted.network.state_weight > UNPROVEN).numpy()
     assert 30 < varying.sum() < len(varying)
     assert not vectors[~varying].any()
     v = model.gene_embedding().to_numpy(float)

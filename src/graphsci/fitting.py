@@ -226,7 +226,7 @@ def fit(
                 seed=config.seed,
             )
         )
-        found = _hold_constant(network, spec, p_values)
+        found = _weigh_evidence(network, spec, p_values)
     notes += found
     verdict, missing = None, tuple[str, ...]()
     if config.check:
@@ -315,21 +315,20 @@ def _score_sums(
     return predictability.score_sums(counts, np.column_stack([known, z]))
 
 
-def _hold_constant(
+def _weigh_evidence(
     network: CountNetwork, spec: ModelSpec, p_values: NDArray[np.float64]
 ) -> tuple[str, ...]:
-    """Hold genes without evidence at their mean share; a note that says how many."""
+    """Let genes follow the cell's state as far as there is evidence; note how many have none."""
     level = predictability.level_for(p_values, spec.config.variation_level)
-    constant = p_values > level
-    device = network.bias.device
-    network.hold_constant(
-        torch.from_numpy(constant).to(device), torch.from_numpy(spec.gene_proportions).to(device)
-    )
-    if not constant.any():
+    weights = predictability.state_weights(p_values, level)
+    network.weigh_state(torch.from_numpy(weights), torch.from_numpy(spec.gene_proportions))
+    n_without = int((p_values > level).sum())
+    if not n_without:
         return ()
     return (
-        f"estimates: {constant.sum():,} of {len(constant):,} genes show no predictable variation "
-        f"(score test, p > {level:.2g}) and keep their mean share in each cell",
+        f"estimates: {n_without:,} of {len(p_values):,} genes show no predictable variation "
+        f"(score test, p > {level:.2g}) and keep their mean share in each cell, "
+        f"but for {predictability.UNPROVEN:.0%} of what was fitted",
     )
 
 

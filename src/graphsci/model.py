@@ -344,11 +344,13 @@ class CountNetwork(nn.Module):
 
     Notes
     -----
-    After training, genes without evidence of predictable variation can be held at a constant
-    share of their cell (:meth:`hold_constant`); the softmax then divides what they leave.
+    After training, a gene follows the state of its cell only as far as there is evidence that it
+    does (:meth:`weigh_state`); for the rest it has a constant share, and the softmax divides what
+    those leave.
     """
 
-    constant_share: Tensor
+    state_weight: Tensor
+    mean_share: Tensor
 
     def __init__(
         self,
@@ -383,8 +385,9 @@ class CountNetwork(nn.Module):
         self.dropout_curve = nn.Parameter(torch.tensor([0.0, -1.0]), requires_grad=zero_inflated)
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=zero_inflated)
         self.smoothing = None if neighbours is None else GraphSmoothing(neighbours)
-        # (batches, genes) share of the genes that do not follow the cell's state; 0: it does
-        self.register_buffer("constant_share", torch.zeros(n_batches, n_genes))
+        # (genes,) how far a gene follows the cell's state; for the rest it keeps its mean share
+        self.register_buffer("state_weight", torch.ones(n_genes))
+        self.register_buffer("mean_share", torch.zeros(n_batches, n_genes))
 
     @property
     def inverse_dispersion(self) -> Tensor:
@@ -396,18 +399,18 @@ class CountNetwork(nn.Module):
         return self.loadings if self.smoothing is None else self.smoothing(self.loadings)
 
     @torch.no_grad()
-    def hold_constant(self, genes: Tensor, gene_proportions: Tensor) -> None:
-        """Keep ``genes`` (genes,) bool at their share of all molecules, in every cell of a batch.
+    def weigh_state(self, weight: Tensor, gene_proportions: Tensor) -> None:
+        """Make the share of each gene a mean of one that follows the state and a constant one.
 
         Parameters
         ----------
-        genes
-            True where a gene is to be constant.
+        weight
+            (genes,) of the share that follows the state, in (0, 1].
         gene_proportions
             (genes,) share of each gene in all molecules; the offsets of the batches move it.
         """
-        share = torch.softmax(gene_proportions.log() + self.batch_offset, 1)  # (batches, genes)
-        self.constant_share.copy_(torch.where(genes, share, 0.0))
+        self.state_weight.copy_(weight)
+        self.mean_share.copy_(torch.softmax(gene_proportions.log() + self.batch_offset, 1))
 
     def encode(self, cells: CellBlock) -> Tensor:
         """Encode the molecules given, (cells, latent), standardised over the training cells."""
@@ -447,17 +450,17 @@ class CountNetwork(nn.Module):
         return CountDistribution(mean, self.inverse_dispersion, dropped)
 
     def _shares(self, logits: Tensor, batch: Tensor) -> Tensor:
-        """Share of every gene, (cells, genes): constant ones first, the rest by softmax."""
-        constant = self.constant_share.index_select(0, batch)  # (cells, genes)
+        """Share of every gene, (cells, genes): its constant part first, the rest by softmax."""
+        constant = ((1 - self.state_weight) * self.mean_share).index_select(0, batch)
         left = 1 - constant.sum(1, keepdim=True)
-        return torch.softmax(logits.masked_fill(constant > 0, -torch.inf), 1) * left + constant
+        return torch.softmax(logits + self.state_weight.log(), 1) * left + constant
 
     def thinned_loss(self, kept: CellBlock, library: Tensor, thinned: ThinnedBlock) -> Tensor:
         """Loss of predicting the target molecules at depth ``library`` (cells,) from the kept.
 
         The thinned loss of ``decode(encode(kept), library, batch)``, summed, in nats, without
-        that distribution ever being made. All genes follow the cell's state: none is constant
-        before the end of training.
+        that distribution ever being made. All genes follow the cell's state in full: evidence is
+        looked for at the end of training.
         """
         z, loadings = self.encode(kept), self.gene_embedding()
         n_batches, curve = len(self.batch_offset), None

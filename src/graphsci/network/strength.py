@@ -12,6 +12,7 @@ from graphsci._correlation import blocks
 from graphsci.imputer import GraphSCI
 from graphsci.model import CountNetwork
 from graphsci.network._arrays import Floats, Indices
+from graphsci.predictability import UNPROVEN
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -70,8 +71,8 @@ def gene_coordinates(
         u_i &= W_i / \sqrt{|W_i|^2 + 1/\theta_i + 0.3 / \mu_i}
 
     with c such that W has the size of (V - mean V) C^(1/2), and mu the mean count.
-    The strength u_i . u_j is in (-1, 1). Genes that the model holds constant, as their variation
-    could not be predicted, have no relations.
+    The strength u_i . u_j is in (-1, 1). Genes whose variation could not be predicted have no
+    relations.
 
     Preset ``paper``: u = z_N, and eq. 18 turns u_i . u_j into a probability.
 
@@ -87,7 +88,7 @@ def gene_coordinates(
     embedding, network = model.gene_embedding().to_numpy(dtype=np.float64), model.fitted.network
     if not isinstance(network, CountNetwork):
         return Coordinates(embedding.astype(np.float32), signed=False)
-    varying = ~(network.constant_share > 0).any(0).numpy(force=True)
+    varying = (network.state_weight > UNPROVEN).numpy(force=True)
     vectors = np.zeros(embedding.shape, np.float32)
     if not varying.any():
         return Coordinates(vectors, signed=True)
