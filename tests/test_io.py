@@ -19,6 +19,8 @@ from scipy import sparse
 from scipy.io import mmwrite
 
 from graphsci import io
+from graphsci.files import atomic_path, check_writable, write_json, write_text
+from graphsci.layers import stream_layers
 from graphsci.preprocessing import extract_counts
 
 N_CELLS, N_GENES = 7, 5
@@ -435,7 +437,7 @@ def test_hdf5_of_another_kind(tmp_path, adata, counts, made, called, hint):
 def test_atomic_path_replaces_a_file(tmp_path):
     target = tmp_path / "a.tsv.gz"
     target.write_text("old")
-    with io.atomic_path(target) as temporary:
+    with atomic_path(target) as temporary:
         assert temporary.parent == tmp_path
         assert temporary.name.endswith("a.tsv.gz")
         temporary.write_text("new")
@@ -455,7 +457,7 @@ def test_atomic_path_replaces_a_store(tmp_path, adata):
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_atomic_path_keeps_the_old_file_on_failure(tmp_path, error):
     def write_half(path):
-        with io.atomic_path(path) as temporary:
+        with atomic_path(path) as temporary:
             temporary.write_text("half")
             raise error
 
@@ -470,7 +472,7 @@ def test_atomic_path_keeps_the_old_file_on_failure(tmp_path, error):
 def test_atomic_path_follows_a_link(tmp_path):
     (tmp_path / "real.txt").write_text("old")
     (tmp_path / "link.txt").symlink_to("real.txt")
-    io.write_text(tmp_path / "link.txt", "new")
+    write_text(tmp_path / "link.txt", "new")
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real.txt").read_text() == "new"
 
@@ -478,31 +480,31 @@ def test_atomic_path_follows_a_link(tmp_path):
 def test_atomic_path_nothing_written(tmp_path):
     with (
         pytest.raises(FileNotFoundError, match="nothing was written to"),
-        io.atomic_path(tmp_path / "a.txt"),
+        atomic_path(tmp_path / "a.txt"),
     ):
         pass
 
 
 def test_check_writable(tmp_path, monkeypatch):
-    assert io.check_writable(str(tmp_path / "a.h5ad"), suffixes=(".h5ad",)) == tmp_path / "a.h5ad"
+    assert check_writable(str(tmp_path / "a.h5ad"), suffixes=(".h5ad",)) == tmp_path / "a.h5ad"
     with pytest.raises(ValueError, match=r"ends in '.csv', expected .h5ad or .zarr"):
-        io.check_writable(tmp_path / "a.csv", suffixes=io.ANNDATA_SUFFIXES)
+        check_writable(tmp_path / "a.csv", suffixes=io.ANNDATA_SUFFIXES)
     with pytest.raises(FileNotFoundError, match=r"folder .*nowhere does not exist.*mkdir -p"):
-        io.check_writable(tmp_path / "nowhere" / "a.h5ad")
+        check_writable(tmp_path / "nowhere" / "a.h5ad")
     (tmp_path / "old.h5ad").touch()
-    io.check_writable(tmp_path / "old.h5ad")
+    check_writable(tmp_path / "old.h5ad")
     with pytest.raises(FileExistsError, match=r"exists. Choose another output"):
-        io.check_writable(tmp_path / "old.h5ad", overwrite=False)
+        check_writable(tmp_path / "old.h5ad", overwrite=False)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(PermissionError, match="may not be written by this user"):
-        io.check_writable(tmp_path / "a.h5ad")
+        check_writable(tmp_path / "a.h5ad")
 
 
 def test_a_folder_of_something_else_is_never_replaced(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.png").touch()
     with pytest.raises(IsADirectoryError, match="no zarr store, and will not be replaced"):
-        io.check_writable(tmp_path / "photos")
+        check_writable(tmp_path / "photos")
 
 
 def test_write_anndata_refuses_other_endings(tmp_path, adata):
@@ -544,7 +546,7 @@ def test_write_json(tmp_path):
         "nothing": None,
         5: ("é", [1.5]),
     }
-    io.write_json(tmp_path / "a.json", obj)
+    write_json(tmp_path / "a.json", obj)
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {
         "verdict": {"loss": 0.5, "better": True},
         "n": 3,
@@ -560,13 +562,13 @@ def test_write_json_refuses_nan_and_says_where(tmp_path, value):
     with pytest.raises(
         ValueError, match=r"the object\['a'\]\[1\]\['loss'\] is (nan|inf), expected"
     ):
-        io.write_json(tmp_path / "a.json", {"a": [1, {"loss": value}]})
+        write_json(tmp_path / "a.json", {"a": [1, {"loss": value}]})
     assert not os.listdir(tmp_path)
 
 
 def test_write_json_refuses_what_it_cannot_hold(tmp_path):
     with pytest.raises(TypeError, match=r"the object\['a'\] is a set, expected what JSON can hold"):
-        io.write_json(tmp_path / "a.json", {"a": {1}})
+        write_json(tmp_path / "a.json", {"a": {1}})
 
 
 # --- dense layers, block by block -----------------------------------------------------
@@ -588,7 +590,7 @@ def test_stream_layers(written, counts, compression, step):
     rng = np.random.default_rng(1)
     layers = {name: rng.random(counts.shape, dtype=np.float32) for name in ("mean", "denoised")}
     shape = (N_CELLS, N_GENES)
-    with io.stream_layers(written, shape, list(layers), compression=compression) as writer:
+    with stream_layers(written, shape, list(layers), compression=compression) as writer:
         for start in reversed(range(0, N_CELLS, step)):
             writer.write(start, {k: v[start : start + step] for k, v in layers.items()})
     read = read_back(written)
@@ -600,7 +602,7 @@ def test_stream_layers(written, counts, compression, step):
 
 
 def test_streamed_layers_are_encoded_as_anndata_would(written, adata, counts):
-    with io.stream_layers(written, adata.shape, ["mean"]) as writer:
+    with stream_layers(written, adata.shape, ["mean"]) as writer:
         writer.write(0, {"mean": counts})
     root = zarr.open_group(written, mode="r") if written.is_dir() else h5py.File(written)
     streamed, theirs = root["layers/mean"], root["layers/raw"]
@@ -618,7 +620,7 @@ def test_stream_into_zarr_of_format_3_with_consolidated_metadata(tmp_path, adata
     with pytest.warns(UserWarning, match="Consolidated metadata"):
         zarr.consolidate_metadata(path)
     for name, compression in (("gz", "gzip"), ("zs", "zstd"), ("no", None)):
-        with io.stream_layers(path, adata.shape, [name], compression=compression) as writer:
+        with stream_layers(path, adata.shape, [name], compression=compression) as writer:
             writer.write(0, {name: counts})
         np.testing.assert_array_equal(anndata.read_zarr(path).layers[name], counts)
 
@@ -626,16 +628,16 @@ def test_stream_into_zarr_of_format_3_with_consolidated_metadata(tmp_path, adata
 def test_stream_replaces_layers_only_on_request(written, counts, adata):
     with (
         pytest.raises(ValueError, match=r"has layers 'raw' already.*allow overwriting"),
-        io.stream_layers(written, adata.shape, ["raw"]),
+        stream_layers(written, adata.shape, ["raw"]),
     ):
         pass
-    with io.stream_layers(written, adata.shape, ["raw"], overwrite=True) as writer:
+    with stream_layers(written, adata.shape, ["raw"], overwrite=True) as writer:
         writer.write(0, {"raw": counts * 2})
     np.testing.assert_array_equal(read_back(written).layers["raw"], counts * 2)
 
 
 def test_stream_checks_its_blocks(written, counts, adata):
-    with io.stream_layers(written, adata.shape, ["mean"]) as writer:
+    with stream_layers(written, adata.shape, ["mean"]) as writer:
         with pytest.raises(ValueError, match=r"blocks for \['other'\], expected one for each of"):
             writer.write(0, {"other": counts})
         with pytest.raises(ValueError, match=r"shape \(7, 3\) for 'mean', expected one"):
@@ -651,7 +653,7 @@ def test_stream_checks_its_blocks(written, counts, adata):
 
 def test_stream_notices_missing_rows(written, counts, adata):
     def write_some():
-        with io.stream_layers(written, adata.shape, ["mean"]) as writer:
+        with stream_layers(written, adata.shape, ["mean"]) as writer:
             writer.write(2, {"mean": counts[2:]})
 
     with pytest.raises(ValueError, match=r"2 of 7 rows of the layers .* \(first: 0\)"):
@@ -660,26 +662,26 @@ def test_stream_notices_missing_rows(written, counts, adata):
 
 def test_stream_refusals(tmp_path, written, adata):
     with pytest.raises(FileNotFoundError, match="write the AnnData first"):
-        io.stream_layers(tmp_path / "none.h5ad", adata.shape, ["mean"])
+        stream_layers(tmp_path / "none.h5ad", adata.shape, ["mean"])
     (tmp_path / "a.csv").touch()
     with pytest.raises(ValueError, match=r"ends in '.csv', expected .h5ad or .zarr"):
-        io.stream_layers(tmp_path / "a.csv", adata.shape, ["mean"])
+        stream_layers(tmp_path / "a.csv", adata.shape, ["mean"])
     with pytest.raises(ValueError, match=r"compression is 'zip', expected one of None, 'gzip'"):
-        io.stream_layers(written, adata.shape, ["mean"], compression="zip")
+        stream_layers(written, adata.shape, ["mean"], compression="zip")
     with (
         pytest.raises(
             ValueError, match=r"layers of shape \(7, 9\) do not fit .* 7 cells x 5 genes"
         ),
-        io.stream_layers(written, (7, 9), ["mean"]),
+        stream_layers(written, (7, 9), ["mean"]),
     ):
         pass
 
 
 def test_an_interrupted_stream_leaves_no_file(tmp_path, adata, counts):
     def write_half(path):
-        with io.atomic_path(path) as temporary:
+        with atomic_path(path) as temporary:
             io.write_anndata(adata, temporary)
-            with io.stream_layers(temporary, adata.shape, ["mean"]) as writer:
+            with stream_layers(temporary, adata.shape, ["mean"]) as writer:
                 writer.write(0, {"mean": counts[:2]})
                 raise KeyboardInterrupt
 
@@ -689,13 +691,13 @@ def test_an_interrupted_stream_leaves_no_file(tmp_path, adata, counts):
 
 
 def test_two_writers_share_the_rows_of_a_store(tmp_path, monkeypatch):
-    monkeypatch.setattr(io, "_CHUNK", (4, 3))
+    monkeypatch.setattr("graphsci.layers._CHUNK", (4, 3))
     values = np.arange(50, dtype=np.float32).reshape(10, 5)
     path = tmp_path / "a.zarr"
     io.write_anndata(AnnData(values), path)
     with (
-        io.stream_layers(path, (10, 5), ["mean"], rows=slice(0, 4)) as first,
-        io.stream_layers(path, (10, 5), ["mean"], rows=slice(4, 10), begun=True) as second,
+        stream_layers(path, (10, 5), ["mean"], rows=slice(0, 4)) as first,
+        stream_layers(path, (10, 5), ["mean"], rows=slice(4, 10), begun=True) as second,
     ):
         second.write(4, {"mean": values[4:]})
         first.write(0, {"mean": values[:4]})
@@ -703,7 +705,7 @@ def test_two_writers_share_the_rows_of_a_store(tmp_path, monkeypatch):
             first.write(4, {"mean": values[4:]})
     np.testing.assert_array_equal(anndata.read_zarr(path).layers["mean"], values)
     with pytest.raises(ValueError, match="got rows from 3, expected a multiple of 4"):
-        io.stream_layers(path, (10, 5), ["other"], rows=slice(3, 10))
+        stream_layers(path, (10, 5), ["other"], rows=slice(3, 10))
     io.write_anndata(AnnData(values), tmp_path / "a.h5ad")
     with pytest.raises(ValueError, match=r"is one file, expected a \.zarr"):
-        io.stream_layers(tmp_path / "a.h5ad", (10, 5), ["mean"], rows=slice(0, 4))
+        stream_layers(tmp_path / "a.h5ad", (10, 5), ["mean"], rows=slice(0, 4))

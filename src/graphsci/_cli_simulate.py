@@ -17,6 +17,7 @@ from rich.console import Console
 
 from graphsci import cli
 from graphsci.cli import Overwrite, Quiet
+from graphsci.files import check_writable
 
 #: One line of help for every parameter of Splat.
 HELP = {
@@ -146,10 +147,9 @@ def simulate(
 ) -> None:
     """Simulate counts with known truth; any number of cells, a block in memory at a time."""
     params = splat_params(preset, options)
-    from graphsci import io
     from graphsci.simulation import simulate_to_disk
 
-    io.check_writable(output, suffixes=(".h5ad",), overwrite=overwrite)
+    check_writable(output, suffixes=(".h5ad",), overwrite=overwrite)
     started = time.perf_counter()
     simulate_to_disk(
         output,

@@ -22,6 +22,7 @@ from graphsci import estimates as es
 from graphsci import fitting, io, training
 from graphsci.config import Config
 from graphsci.evaluation import CONTROLS, PROTOCOLS, study
+from graphsci.files import check_writable
 from graphsci.imputer import GraphSCI, versions
 from graphsci.preprocessing import extract_counts, library_sizes
 
@@ -286,7 +287,7 @@ def read_data(job: Job) -> Data:
 def write_split(job: Job, path: Path, *, seed: int = 0, overwrite: bool = False) -> AnnData:
     """Write the kept counts as ``X`` and the held-out ones as a layer, for others' methods."""
     _check_request(job)
-    io.check_writable(path, suffixes=io.ANNDATA_SUFFIXES, overwrite=overwrite)
+    check_writable(path, suffixes=io.ANNDATA_SUFFIXES, overwrite=overwrite)
     adata = io.read_counts(
         job.source, genes_in=job.genes_in, make_names_unique=job.make_names_unique
     )

@@ -14,9 +14,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from graphsci import io
 from graphsci._evaluate import OUR_MEAN, OURS, Job, Outcome
 from graphsci.evaluation import study
+from graphsci.files import atomic_path, check_writable, write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,7 @@ class Outputs:
         """Refuse files that cannot be written, before long work."""
         for path, suffix in ((self.csv, ".csv"), (self.json, ".json")):
             if path is not None:
-                io.check_writable(path, suffixes=(suffix,), overwrite=self.overwrite)
+                check_writable(path, suffixes=(suffix,), overwrite=self.overwrite)
 
 
 def deliver(outcomes: Mapping[str, Outcome], job: Job, found: Any, outputs: Outputs) -> None:
@@ -91,14 +91,14 @@ def deliver(outcomes: Mapping[str, Outcome], job: Job, found: Any, outputs: Outp
     rows = table(outcomes).to_csv(index=False)
     for path in (outputs.csv, _unless_kept(job.output, "scores.csv", outcomes)):
         if path is not None:
-            io.write_text(path, rows)
+            write_text(path, rows)
     for path in (outputs.json, _unless_kept(job.output, "summary.json", outcomes)):
         if path is not None:
-            io.write_json(path, found)
+            write_json(path, found)
     for design, outcome in outcomes.items():
         path = _unless_kept(job.output, f"{design}.png", outcomes)
         if path is not None:
-            with io.atomic_path(path) as temporary:
+            with atomic_path(path) as temporary:
                 draw(outcome, level=job.level).savefig(temporary, format="png", dpi=150)
     if outputs.print_json:
         sys.stdout.write(json.dumps(found, indent=2, default=_plain) + "\n")

@@ -10,35 +10,24 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import anndata
-import numpy as np
-from anndata.abc import CSCDataset
-from numpy.typing import NDArray
-from scipy import sparse
-
 from graphsci import __version__, io, report
+from graphsci._info import depth_and_zeros, describe_counts
+from graphsci._job_output import is_shared, write_estimates, write_share
 from graphsci._keys import DEFAULT_KEY, Keys, keys
 from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config
 from graphsci.estimates import ESTIMATES, Depth, Estimate, Scale, estimate_names
-from graphsci.imputer import ALL, Cells, GraphSCI, Request
+from graphsci.files import check_writable, write_json, write_text
+from graphsci.imputer import Cells, GraphSCI, Request
 from graphsci.known_networks import read_known_networks
-from graphsci.model_io import RECORD as MODEL_RECORD
-from graphsci.preprocessing import extract_counts, open_counts, positions_of
+from graphsci.preprocessing import positions_of
 from graphsci.sources import DiskCounts
-from graphsci.streams import (
-    SparseLayers,
-    TableWriter,
-    add_elements,
-    copy_anndata,
-    open_store,
-    take_cells,
-)
+from graphsci.streams import take_cells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -239,7 +228,7 @@ def apply(
         :func:`impute`.
     """
     check_outputs(job)
-    if team is not None and not _shared_output(job):
+    if team is not None and not is_shared(job):
         raise ValueError(
             f"devices: {team.size} processes can only share the dense layers of a .zarr, and "
             f"{job.output} is another format or gets chosen genes or sparse layers (--genes, "
@@ -273,11 +262,11 @@ def check_outputs(job: Job) -> None:
         if path is None:
             continue
         try:
-            io.check_writable(path, suffixes=suffixes, overwrite=job.overwrite)
+            check_writable(path, suffixes=suffixes, overwrite=job.overwrite)
         except FileExistsError as error:
             raise FileExistsError(f"{error} (command line: --overwrite)") from None
     if job.checkpoint is not None:  # there may be one, to go on from
-        io.check_writable(job.checkpoint, overwrite=True)
+        check_writable(job.checkpoint, overwrite=True)
         wanted.append((job.checkpoint, None))
     paths = [path.resolve() for path, _ in wanted if path is not None]
     if len(set(paths)) < len(paths):
@@ -392,23 +381,11 @@ def _finish_together(run: _Run, model: GraphSCI, adata: AnnData, team: Team | No
     if team.rank == 0:
         outcome = _finish(run, model, adata, team)
     else:
-        if _shared_output(run.job):
-            _help(model, adata, run.job, team)
+        if is_shared(run.job):
+            write_share(model, adata, run.job, team)
         outcome = Outcome({}, model, [])
     team.leave()
     return outcome
-
-
-def _shared_output(job: Job) -> bool:
-    """Whether several processes can write the estimates: chunks of a ``.zarr`` are files."""
-    return job.output.suffix == ".zarr" and bool(_dense_layers(job))
-
-
-def _dense_layers(job: Job) -> list[str]:
-    """Layers that are written densely: all, unless genes or large values alone were chosen."""
-    if job.genes is not None or job.drop_below is not None:
-        return []
-    return [job.slots.layer(name) for name in job.names]
 
 
 def _finish(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None) -> Outcome:
@@ -433,172 +410,15 @@ def _finish(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None
         with clock.stage("figures"):
             pictures = report.figures(model, small, label_key=job.label_key, genes=job.markers)
         summary |= _cost(clock)
-        io.write_text(job.report, report.render(summary, model.history, pictures, title=job.title))
+        write_text(job.report, report.render(summary, model.history, pictures, title=job.title))
     summary |= _cost(clock)
     if job.json is not None:
-        io.write_json(job.json, summary)
+        write_json(job.json, summary)
     return Outcome(summary, model, pictures)
 
 
 def _cost(clock: Clock) -> dict[str, Any]:
     return {"seconds": clock.finish(), "peak_memory_mib": peak_memory_mib()}
-
-
-def write_estimates(
-    model: GraphSCI, adata: AnnData, cells: Cells, job: Job, team: Team | None = None
-) -> None:
-    """Write ``adata`` with its estimates, whole or not at all.
-
-    Layers are streamed, so that no cells x genes matrix is in memory; tables of a few genes
-    go to ``obsm``. ``adata`` itself gets everything but the layers. An input that is on disk is
-    copied there, and never in memory. A ``team`` shares the layers of a ``.zarr``.
-    """
-    request, slots = job.request, job.slots
-    if isinstance(cells.source, DiskCounts):
-        _extend_copy(model, adata, cells, job, team)
-        return
-    if job.genes is not None:
-        model.impute(adata, **job.counts, **request, key_added=job.key_added, prefix=job.prefix)
-        io.write_anndata(adata, job.output)
-        return
-    model.annotate(
-        adata,
-        cells,
-        slots,
-        names=job.names,
-        depth=job.depth,
-        scale=job.scale,
-        level=job.interval,
-    )
-    for name in map(slots.layer, job.names):  # replaced: the check before training allowed it
-        if name in adata.layers:
-            del adata.layers[name]
-    with io.atomic_path(job.output) as temporary:
-        io.write_anndata(adata, temporary)
-        dropped = _stream(model, adata, cells, job, temporary, team)
-        if dropped:
-            adata.uns[slots.uns]["dropped"] = dropped
-            add_elements(temporary, {f"uns/{slots.uns}": adata.uns[slots.uns]})
-
-
-def _extend_copy(
-    model: GraphSCI, adata: AnnData, cells: Cells, job: Job, team: Team | None
-) -> None:
-    """Copy the input's file and add the results to the copy, a block of cells at a time."""
-    slots = job.slots
-    record = model.record(names=job.names, depth=job.depth, scale=job.scale, level=job.interval)
-    record["gene_match"] = cells.match.summary()
-    genes = anndata.AnnData(obs=adata.obs.iloc[:0].copy(), var=adata.var.copy())
-    model.annotate_genes(genes, slots)
-    elements: dict[str, Any] = {
-        "var": genes.var,
-        f"varm/{slots.gene_embedding}": genes.varm[slots.gene_embedding],
-        f"varp/{slots.gene_graph}": genes.varp[slots.gene_graph],
-        f"uns/{slots.uns}": record,
-    }
-    if job.make_names_unique:
-        elements["obs"] = adata.obs
-    matrices = {f"layers/{slots.layer(name)}" for name in job.names}
-    with io.atomic_path(job.output) as temporary:
-        copy_anndata(job.source, temporary, without=matrices | {f"obsm/{slots.latent}", *elements})
-        add_elements(temporary, elements)
-        dropped = _stream(model, adata, cells, job, temporary, team)
-        if dropped:
-            record["dropped"] = dropped
-            add_elements(temporary, {f"uns/{slots.uns}": record})
-    adata.uns[slots.uns] = record
-
-
-def _stream(
-    model: GraphSCI, adata: AnnData, cells: Cells, job: Job, path: Path, team: Team | None
-) -> dict[str, Any]:
-    """Write estimates, as dense or sparse layers or as tables; return what sparse ones drop.
-
-    Where a team shares the layers, this is the first process's part.
-    """
-    layers, dense = {name: job.slots.layer(name) for name in job.names}, _dense_layers(job)
-    shared = team if _shared_output(job) else None
-    with contextlib.ExitStack() as stack:
-        writer, sink = None, None
-        if dense or _streamed_latent(cells, job):
-            writer = stack.enter_context(_layer_writer(model, cells, job, path, shared))
-        if not dense:
-            root = stack.enter_context(open_store(path, "r+"))
-            sink = _sparse_or_table(root, layers, job)
-        if shared is None:
-            _write_blocks(model, adata, cells, job, writer, sink)
-        else:
-            shared.agreed(path)  # the others may begin
-            shared.together(lambda: _write_blocks(model, adata, cells, job, writer, team=shared))
-        return sink.dropped() if isinstance(sink, SparseLayers) else {}
-
-
-def _write_blocks(
-    model: GraphSCI,
-    adata: AnnData,
-    cells: Cells,
-    job: Job,
-    writer: io.LayerWriter | None,
-    sink: SparseLayers | TableWriter | None = None,
-    team: Team | None = None,
-) -> None:
-    """Write all blocks of estimates, or this process's share of them."""
-    layers = {name: job.slots.layer(name) for name in job.names}
-    request, latent = Request.of(adata, **job.request), _streamed_latent(cells, job)
-    own = ALL if team is None else team.share(len(cells.starts()))
-    for block in model.estimate_blocks(cells, request, latent=latent, chunks=own):
-        values = {layers.get(name, name): part for name, part in block.values.items()}
-        if writer is not None:
-            writer.write(block.start, {name: values[name] for name in writer.slots})
-        if sink is not None:
-            sink.append({name: values[layer] for name, layer in layers.items()})
-
-
-def _streamed_latent(cells: Cells, job: Job) -> str | None:
-    """Name of the cell embedding if it is streamed too: in memory it is with the data already."""
-    return job.slots.latent if isinstance(cells.source, DiskCounts) else None
-
-
-def _layer_writer(
-    model: GraphSCI, cells: Cells, job: Job, path: Path, team: Team | None
-) -> io.LayerWriter:
-    """Open the output for dense layers and embedding: all rows, or this process's."""
-    latent = _streamed_latent(cells, job)
-    return io.stream_layers(
-        path,
-        cells.source.shape,
-        _dense_layers(job),
-        dtype=job.dtype,
-        compression=job.compression,
-        embeddings={} if latent is None else {latent: model.fitted.spec.config.n_latent},
-        rows=None if team is None else _own_rows(cells, team),
-        begun=team is not None and team.rank > 0,
-    )
-
-
-def _own_rows(cells: Cells, team: Team) -> slice:
-    """Cells whose estimates this process writes: whole chunks."""
-    bounds = [*cells.starts(), cells.n_cells]
-    own = team.share(len(bounds) - 1)
-    return slice(bounds[own.start], bounds[own.stop])
-
-
-def _help(model: GraphSCI, adata: AnnData, job: Job, team: Team) -> None:
-    """Write this process's part of the layers that the first one has made."""
-    cells = model.prepare(adata, **job.counts)
-    path = team.agreed(job.output)  # the first one says which temporary path it is
-    with _layer_writer(model, cells, job, path, team) as writer:
-        team.together(lambda: _write_blocks(model, adata, cells, job, writer, team=team))
-
-
-def _sparse_or_table(root: Any, layers: Mapping[str, str], job: Job) -> SparseLayers | TableWriter:
-    if job.genes is None:
-        assert job.drop_below is not None
-        return SparseLayers(
-            root, layers, below=job.drop_below, dtype=job.dtype, compression=job.compression
-        )
-    names = {name: f"{job.key_added}_{layer}" for name, layer in layers.items()}
-    return TableWriter(root, names, job.genes, dtype=job.dtype)
 
 
 def _summary(run: _Run, model: GraphSCI, adata: AnnData, cells: Cells) -> dict[str, Any]:
@@ -644,36 +464,9 @@ def _describe_data(cells: Cells, matrix: Any) -> dict[str, Any]:
     if not isinstance(cells.source, DiskCounts):
         return describe_counts(matrix)
     source = cells.source
-    return _description(source.shape, int(source.detected.sum()), source.n_entries, source.totals)
-
-
-def describe_counts(matrix: Any) -> dict[str, Any]:
-    """Shape, zeros and depth of a (cells, genes) matrix, read in blocks of cells."""
-    n_cells, n_genes = matrix.shape
-    depth, detected = np.zeros(n_cells), np.zeros(n_cells)
-    seen = np.zeros(n_genes, dtype=bool)
-    step = max(1, 2**22 // max(1, n_genes))
-    for start in range(0, n_cells, step):
-        block = matrix[start : start + step]
-        block = sparse.csr_matrix(block if sparse.issparse(block) else np.asarray(block))
-        depth[start : start + step] = np.asarray(block.sum(1), dtype=np.float64).ravel()
-        detected[start : start + step] = np.asarray((block != 0).sum(1)).ravel()
-        seen |= np.asarray((block != 0).sum(0)).ravel() > 0
-    return _description((n_cells, n_genes), int(seen.sum()), int(detected.sum()), depth)
-
-
-def _description(
-    shape: tuple[int, int], n_detected: int, n_entries: int, depth: NDArray[np.float64]
-) -> dict[str, Any]:
-    levels = np.quantile(depth, [0, 0.5, 1])
-    return {
-        "cells": shape[0],
-        "genes": shape[1],
-        "genes_detected": n_detected,
-        "zeros": float(1 - n_entries / max(1, shape[0] * shape[1])),
-        "total": float(depth.sum()),
-        "depth": dict(zip(("lowest", "median", "highest"), levels, strict=True)),
-    }
+    return depth_and_zeros(
+        source.shape, int(source.detected.sum()), source.n_entries, source.totals
+    )
 
 
 def peak_memory_mib() -> float | None:
@@ -684,99 +477,3 @@ def peak_memory_mib() -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
-
-
-# --- what a file holds ------------------------------------------------------------------
-
-
-def describe(
-    path: Path, *, layer: str | None = None, genes_in: io.GenesIn | None = None
-) -> dict[str, Any]:
-    """Say what a count file, an output or a model folder holds, as plain values."""
-    if path.is_dir() and (path / MODEL_RECORD).is_file():
-        return _describe_model(path)
-    adata = _open(path, genes_in)
-    matrix = adata.X if layer is None else adata.layers.get(layer)
-    found: dict[str, Any] = {"kind": "cells x genes", "path": str(path)}
-    if matrix is not None:
-        found["data"] = describe_counts(matrix)
-    try:
-        check = extract_counts if isinstance(matrix, CSCDataset) else open_counts
-        check(adata, layer=layer)
-        found["raw_counts"], found["problem"] = True, None
-    except (ValueError, TypeError) as error:
-        found["raw_counts"], found["problem"] = False, str(error)
-    for slot in ("layers", "obsm", "varm", "varp"):
-        found[slot] = list(getattr(adata, slot))
-    found["obs"] = list(adata.obs.columns)
-    found["runs"] = {
-        key: value
-        for key, value in adata.uns.items()
-        if isinstance(value, dict) and {"estimates", "config", "versions"} <= set(value)
-    }
-    return found
-
-
-def _open(path: Path, genes_in: io.GenesIn | None) -> AnnData:
-    """Read a file with its matrices left on disk where that is possible."""
-    name = path.name.lower()
-    on_disk = name.endswith(io.ANNDATA_SUFFIXES)
-    return io.read_counts(path, genes_in=genes_in, backed=on_disk)
-
-
-def _describe_model(path: Path) -> dict[str, Any]:
-    model = GraphSCI.load(path, device="cpu")
-    spec = model.fitted.spec
-    record = model.record(names=(), depth="own", scale="counts", level=None)
-    return {
-        "kind": "model",
-        "path": str(path),
-        "genes": len(spec.gene_names),
-        "first_genes": spec.gene_names[:5].tolist(),
-        "batches": list(spec.batch_names),
-        "gene_graph": {"source": spec.graph.source, "edges": spec.graph.n_edges},
-        "runs": {"model": record},
-    }
-
-
-def describe_in_words(found: dict[str, Any]) -> dict[str, str]:
-    """Turn the values of :func:`describe` into lines of a table."""
-    words = {"file": f"{found['path']} ({found['kind']})"}
-    if "data" in found:
-        data, depth = found["data"], found["data"]["depth"]
-        words["shape"] = (
-            f"{data['cells']:,} cells x {data['genes']:,} genes "
-            f"({data['genes_detected']:,} detected)"
-        )
-        words["zeros"] = f"{data['zeros']:.1%}"
-        words["depth"] = (
-            f"{depth['median']:,.0f} per cell (median), {depth['lowest']:,.0f} to "
-            f"{depth['highest']:,.0f}"
-        )
-    if "raw_counts" in found:
-        words["raw counts"] = "yes" if found["raw_counts"] else f"no: {found['problem']}"
-    if found["kind"] == "model":
-        words["genes"] = f"{found['genes']:,} ({', '.join(found['first_genes'])}, ...)"
-        graph = found["gene_graph"]
-        words["gene graph"] = f"{graph['source']}, {graph['edges']:,} edges"
-        words["batches"] = ", ".join(found["batches"]) or "none"
-    for slot in ("obs", "layers", "obsm", "varm", "varp"):
-        if found.get(slot):
-            words[slot] = ", ".join(found[slot])
-    for key, record in found["runs"].items():
-        words |= _run_in_words(key, record)
-    return words
-
-
-def _run_in_words(key: str, record: dict[str, Any]) -> dict[str, str]:
-    training = record["training"]
-    name = "trained" if key == "model" else f"run {key!r}"
-    words = {
-        name: f"preset {record['config']['preset']}, {record['likelihood']}, seed "
-        f"{record['seed']}, epoch {training['best_epoch']} of {training['epochs']}, graphsci "
-        f"{record['versions']['graphsci']}"
-    }
-    for estimate, said in record["estimates"].items():
-        words[f"  {estimate}"] = f"{said['meaning']}; {said['unit']}"
-    words["  verdict"] = record["verdict"].get("line", "not checked")
-    return words

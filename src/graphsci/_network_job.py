@@ -13,6 +13,7 @@ from graphsci import io
 from graphsci import network as nw
 from graphsci._keys import DEFAULT_KEY
 from graphsci.config import Config
+from graphsci.files import atomic_path, check_writable
 from graphsci.gene_graph import GeneGraph
 from graphsci.gene_sets import read_gene_sets
 from graphsci.imputer import GraphSCI
@@ -167,7 +168,7 @@ def run(
 def _check_paths(job: NetworkJob) -> None:
     for name, path in job.paths.items():
         try:
-            io.check_writable(path, suffixes=_OUTPUTS[name], overwrite=job.overwrite)
+            check_writable(path, suffixes=_OUTPUTS[name], overwrite=job.overwrite)
         except FileExistsError as error:
             raise FileExistsError(f"{error} (command line: --overwrite)") from None
     if len({path.resolve() for path in job.paths.values()}) < len(job.paths):
@@ -314,7 +315,7 @@ def _write(
 
 
 def _write_tsv(table: pd.DataFrame, path: Path) -> None:
-    with io.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         table.to_csv(temporary, sep="\t", index=False, float_format="%.6g")
 
 
@@ -327,5 +328,5 @@ def _draw(
 
     figure = Figure(figsize=(9, 8), layout="constrained")
     pl.gene_network(found, genes=genes, modules=modules, ax=figure.add_subplot())
-    with io.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:])

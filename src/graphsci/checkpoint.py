@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from graphsci.io import atomic_path
+from graphsci.files import atomic_path
 from graphsci.training import TrainingState
 
 #: Raised whenever the layout of the file changes.

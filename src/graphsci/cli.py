@@ -846,16 +846,16 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a file holds: shape, depth, whether these are raw counts; runs and verdicts."""
-    from graphsci import _job
+    from graphsci import _info
 
-    found = _job.describe(path, layer=layer, genes_in=genes_in)
+    found = _info.describe(path, layer=layer, genes_in=genes_in)
     if as_json:
         sys.stdout.write(json.dumps(found, indent=2, default=_plain) + "\n")
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, words in _job.describe_in_words(found).items():
+    for name, words in _info.describe_in_words(found).items():
         table.add_row(name, words)
     Console(highlight=False, markup=False).print(table)
 

@@ -17,6 +17,7 @@ from scipy import sparse
 
 from graphsci import _job, io
 from graphsci.config import Config
+from graphsci.files import atomic_path
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -131,7 +132,7 @@ def run(
     adata = load_counts() if data is None else None
     outcome = _job.impute(job, config, adata=adata, progress=progress, log=log)
     for picture in outcome.pictures:
-        with io.atomic_path(figures / f"{picture.name}.png") as temporary:
+        with atomic_path(figures / f"{picture.name}.png") as temporary:
             temporary.write_bytes(picture.png())
     return outcome
 

@@ -1,30 +1,22 @@
-"""Read count matrices; write results whole or not at all.
+"""Read count matrices; write an AnnData.
 
 Reading never guesses: the format follows from the file's name and is checked against its
-content, and a text table must come with its orientation. Writing goes to a temporary
-sibling that takes its place only when complete, so that an interrupted run leaves the old
-file or none. Large dense layers are streamed to disk in blocks of cells.
+content, and a text table must come with its orientation.
 """
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import difflib
 import gzip
 import inspect
-import json
 import logging
-import math
 import os
-import secrets
-import shutil
-import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, Self
+from typing import IO, Any, Literal, NamedTuple
 
 import anndata
 import h5py
@@ -36,22 +28,20 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.io import mmread
 
+from graphsci.files import ANNDATA_SUFFIXES, atomic_path, check_writable, is_zarr
+
 logger = logging.getLogger("graphsci")
 
 GenesIn = Literal["rows", "columns"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
-ANNDATA_SUFFIXES = (".h5ad", ".zarr")
 _READABLE = (
     ".h5ad, .zarr, 10x .h5, a 10x folder (matrix.mtx, barcodes.tsv, features.tsv or genes.tsv, "
     "each plain or .gz), .loom, .csv, .tsv, .txt (each plain or .gz)"
 )
 _GENE_EXPRESSION = "Gene Expression"
-_ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 _VALUES_PER_BLOCK = 2**22
 _SHOWN = 5  # names shown in messages
-#: Cells and genes of a chunk of a dense layer: the cells of a block of estimates, 4 MiB.
-_CHUNK = (500, 2_048)
 
 
 # what h5py, zarr, anndata, scipy, gzip and csv raise on damaged files
@@ -154,7 +144,7 @@ def _find_file(path: Path) -> _Source:
 
 
 def _find_folder(path: Path) -> _Source:
-    if path.suffix == ".zarr" or any((path / mark).exists() for mark in _ZARR_MARKS):
+    if path.suffix == ".zarr" or is_zarr(path):
         return _Source(path, ".zarr", _read_zarr)
     if _has_matrix(path, ""):
         return _Source(path, "10x folder", _read_10x_folder)
@@ -314,7 +304,7 @@ def size_in_memory(path: str | os.PathLike[str]) -> int | None:
     if name.endswith(".h5ad") and source.is_file():
         with suppress(OSError), h5py.File(source, "r") as file:
             return sum(_n_bytes(file[slot]) for slot in ("X", "layers", "raw") if slot in file)
-    if source.is_dir() and _is_zarr(source):
+    if source.is_dir() and is_zarr(source):
         group = zarr.open_group(source, mode="r")
         return sum(_n_bytes(group[slot]) for slot in ("X", "layers", "raw") if slot in group)
     return None
@@ -576,189 +566,7 @@ def _table_blocks(
             ) from error
 
 
-# --- writing whole or not at all ------------------------------------------------------
-
-
-def check_writable(
-    path: str | os.PathLike[str],
-    *,
-    suffixes: Sequence[str] | None = None,
-    overwrite: bool = True,
-) -> Path:
-    """Make sure, before any long work, that ``path`` can be written.
-
-    Parameters
-    ----------
-    path
-        File to write, or ``.zarr`` folder.
-    suffixes
-        Endings allowed, e.g. ``(".h5ad", ".zarr")``; any if None.
-    overwrite
-        Whether ``path`` may exist.
-
-    Returns
-    -------
-    Path
-        The same path.
-
-    Raises
-    ------
-    ValueError
-        The ending is not allowed.
-    FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError
-        What else stands in the way.
-    """
-    path = Path(path)
-    if suffixes is not None and not path.name.lower().endswith(tuple(suffixes)):
-        raise ValueError(
-            f"{path} ends in {path.suffix!r}, expected {' or '.join(suffixes)}. Rename the output."
-        )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"the folder {path.parent} does not exist, so {path.name} cannot be written there. "
-            f"Create it: mkdir -p {path.parent}"
-        )
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(
-            f"the folder {path.parent} may not be written by this user. Choose another output."
-        )
-    if path.exists():
-        _check_replaceable(path, overwrite)
-    return path
-
-
-def _check_replaceable(path: Path, overwrite: bool) -> None:
-    if not overwrite:
-        raise FileExistsError(f"{path} exists. Choose another output, or allow overwriting.")
-    if path.is_dir() and any(path.iterdir()) and not (_is_zarr(path) or _is_model(path)):
-        raise IsADirectoryError(
-            f"{path} is a folder but no zarr store, and will not be replaced. "
-            "Choose another output, or remove the folder yourself."
-        )
-
-
-def _is_zarr(path: Path) -> bool:
-    return any((path / mark).exists() for mark in _ZARR_MARKS)
-
-
-def _is_model(path: Path) -> bool:
-    return (path / "model.json").is_file() and (path / "model.safetensors").is_file()
-
-
-@contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary sibling of ``path`` that takes its place on success.
-
-    On an error (or Ctrl-C) the temporary file or folder is deleted and what was at ``path``
-    stays as it was.
-
-    Parameters
-    ----------
-    path
-        Final file or folder. The temporary one has the same endings.
-
-    Raises
-    ------
-    FileNotFoundError
-        The block ended without writing to the temporary path; or see :func:`check_writable`.
-    """
-    target = check_writable(path)
-    if target.is_symlink():
-        target = target.resolve()
-    temporary = target.with_name(f".tmp-{secrets.token_hex(4)}-{target.name}")
-    try:
-        yield temporary
-        if not temporary.exists():
-            raise FileNotFoundError(
-                f"nothing was written to {temporary}, the path that becomes {target}. "
-                "Write to the path that atomic_path yields."
-            )
-        _move(temporary, target)
-    finally:
-        _remove(temporary)
-
-
-def _move(source: Path, target: Path) -> None:
-    """Put ``source`` in the place of ``target``; folders need an intermediate step."""
-    if not target.is_dir():
-        os.replace(source, target)
-        return
-    old = target.with_name(f".old-{secrets.token_hex(4)}-{target.name}")
-    os.replace(target, old)
-    try:
-        os.replace(source, target)
-    except OSError:
-        os.replace(old, target)
-        raise
-    _remove(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: str | os.PathLike[str], obj: Any) -> None:
-    """Write JSON, whole or not at all.
-
-    Parameters
-    ----------
-    path
-        File to write.
-    obj
-        Built from dicts, sequences, strings, numbers, None, numpy scalars and arrays,
-        dataclasses, named tuples (written as objects) and paths.
-
-    Raises
-    ------
-    ValueError
-        A number is NaN or infinite, which JSON cannot hold; the message says where.
-    TypeError
-        Something else that JSON cannot hold.
-    """
-    text = json.dumps(_to_json(obj, "the object"), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
-
-
-def _to_json(obj: Any, where: str) -> Any:
-    """Return ``obj`` in terms of JSON's own types."""
-    if isinstance(obj, np.ndarray | np.generic):
-        obj = obj.tolist()
-    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        obj = {field.name: getattr(obj, field.name) for field in dataclasses.fields(obj)}
-    if isinstance(obj, tuple) and hasattr(obj, "_asdict"):
-        obj = obj._asdict()
-    if isinstance(obj, Mapping):
-        return {str(key): _to_json(value, f"{where}[{key!r}]") for key, value in obj.items()}
-    if isinstance(obj, list | tuple):
-        return [_to_json(value, f"{where}[{i}]") for i, value in enumerate(obj)]
-    if isinstance(obj, os.PathLike):
-        return os.fspath(obj)
-    return _to_json_scalar(obj, where)
-
-
-def _to_json_scalar(obj: Any, where: str) -> Any:
-    if obj is None or isinstance(obj, str | bool | int):
-        return obj
-    if not isinstance(obj, float):
-        raise TypeError(
-            f"{where} is a {type(obj).__name__}, expected what JSON can hold (dict, list, str, "
-            "number, bool, None). Convert it first."
-        )
-    if not math.isfinite(obj):
-        raise ValueError(
-            f"{where} is {obj}, expected a finite number: JSON has no NaN or infinity. "
-            "Use None for a value that is not known."
-        )
-    return obj
+# --- writing --------------------------------------------------------------------------
 
 
 def write_anndata(
@@ -788,273 +596,3 @@ def write_anndata(
         else:
             options = {"compression": compression, "convert_strings_to_categoricals": False}
             anndata.io.write_h5ad(temporary, adata, **options)
-
-
-# --- dense layers, block by block -----------------------------------------------------
-
-
-def stream_layers(
-    path: str | os.PathLike[str],
-    shape: tuple[int, int],
-    names: Sequence[str],
-    *,
-    dtype: str = "float32",
-    compression: str | None = None,
-    overwrite: bool = False,
-    embeddings: Mapping[str, int] | None = None,
-    rows: slice | None = None,
-    begun: bool = False,
-) -> LayerWriter:
-    """Add dense layers to a written ``.h5ad`` or ``.zarr``, a block of cells at a time.
-
-    Parameters
-    ----------
-    path
-        File written before, e.g. by :func:`write_anndata`. For an output that is whole or
-        not at all, write and stream inside one :func:`atomic_path`.
-    shape
-        (cells, genes), as in the file.
-    names
-        Layers to add.
-    dtype
-        Of the stored values.
-    compression
-        None or "gzip"; also "lzf" for ``.h5ad``, "zstd" for ``.zarr``.
-    overwrite
-        Whether layers of these names that the file has may be replaced.
-    embeddings
-        Arrays of ``obsm`` to write besides: name and number of columns; always float32.
-    rows
-        The rows that come through this writer, where several processes share a ``.zarr``; all
-        if None. Each process begins at a multiple of ``chunk_rows``, so that none writes into
-        another's chunk.
-    begun
-        Whether another process has made the layers already, which then are only filled.
-
-    Returns
-    -------
-    LayerWriter
-        A context manager.
-
-    Examples
-    --------
-    >>> with stream_layers(path, (n_cells, n_genes), ["denoised"]) as layers:  # doctest: +SKIP
-    ...     layers.write(0, {"denoised": block})
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}: write the AnnData first, then layers.")
-    if not path.name.lower().endswith(ANNDATA_SUFFIXES):
-        raise ValueError(f"{path} ends in {path.suffix!r}, expected .h5ad or .zarr.")
-    known = (None, "gzip", "zstd") if path.is_dir() else (None, "gzip", "lzf")
-    if compression not in known:
-        raise ValueError(
-            f"compression is {compression!r}, expected one of {', '.join(map(repr, known))} "
-            f"for {path.suffix}."
-        )
-    slots = {name: _Slot("layers", int(shape[1]), np.dtype(dtype)) for name in names}
-    for name, width in (embeddings or {}).items():
-        slots[name] = _Slot("obsm", width, np.dtype(np.float32))
-    writer = LayerWriter(path, shape, slots, compression, overwrite, begun=begun)
-    if rows is not None:
-        writer.expect(rows)
-    return writer
-
-
-class _Slot(NamedTuple):
-    """Where a streamed array goes, and what it is."""
-
-    group: str
-    width: int
-    dtype: np.dtype[Any]
-
-
-class LayerWriter:
-    """Streams dense layers into a file; made by :func:`stream_layers`.
-
-    Values are stored with anndata's encoding of dense arrays, so that the file opens with
-    ``anndata.read_h5ad`` or ``read_zarr``. Closing checks that every row was written once.
-
-    Attributes
-    ----------
-    chunk_rows
-        Rows stored together, with up to 2,048 columns. Compressed and zarr layers are written
-        fastest in blocks that start and end at its multiples.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        shape: tuple[int, int],
-        slots: Mapping[str, _Slot],
-        compression: str | None,
-        overwrite: bool,
-        *,
-        begun: bool = False,
-    ) -> None:
-        self.path = path
-        self._begun = begun
-        self.shape = (int(shape[0]), int(shape[1]))
-        self.slots = dict(slots)
-        self.chunk_rows = max(1, min(self.shape[0], _CHUNK[0]))
-        self._compression = compression
-        self._overwrite = overwrite
-        self._stack = ExitStack()
-        self._datasets: dict[str, Any] = {}
-        self._written = np.zeros(self.shape[0], dtype=bool)
-
-    def expect(self, rows: slice) -> None:
-        """Leave all other rows to other processes."""
-        if not self.path.is_dir():
-            raise ValueError(f"{self.path} is one file, expected a .zarr for several processes.")
-        start, stop, _ = rows.indices(self.shape[0])
-        if start % self.chunk_rows and start < stop:
-            raise ValueError(
-                f"got rows from {start}, expected a multiple of {self.chunk_rows}: two processes "
-                "would write into one chunk."
-            )
-        self._written[:start] = self._written[stop:] = True
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:  # closes the file if a check fails
-            root = self._open(stack)
-            if self._begun:
-                for name, slot in self.slots.items():
-                    self._datasets[name] = root[slot.group][name]
-                return self
-            self._check_root(root)
-            for name, slot in self.slots.items():
-                group = root.require_group(slot.group)
-                group.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
-                self._datasets[name] = self._create(group, name, slot)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._stack.close()
-        self._datasets = {}
-        if kind is None and not self._written.all():
-            missing = np.flatnonzero(~self._written)
-            raise ValueError(
-                f"{len(missing):,} of {self.shape[0]:,} rows of the layers in {self.path} were "
-                f"never written (first: {missing[0]}), expected all. Write every block of cells."
-            )
-
-    def write(self, start_row: int, blocks: Mapping[str, NDArray[Any]]) -> None:
-        """Write consecutive rows of every layer.
-
-        Parameters
-        ----------
-        start_row
-            Row of the first cell of the blocks.
-        blocks
-            For each layer an array (rows, genes), for each embedding (rows, its columns).
-        """
-        stop_row = start_row + self._check_blocks(start_row, blocks)
-        for name, block in blocks.items():
-            values = np.asarray(block, dtype=self.slots[name].dtype)
-            self._datasets[name][start_row:stop_row] = values
-        self._written[start_row:stop_row] = True
-
-    def _check_blocks(self, start_row: int, blocks: Mapping[str, NDArray[Any]]) -> int:
-        """Return the number of rows; refuse blocks that do not fit."""
-        if not self._datasets:
-            raise ValueError("the layers are closed; write inside `with stream_layers(...)`.")
-        if set(blocks) != set(self.slots):
-            raise ValueError(
-                f"got blocks for {sorted(blocks)}, expected one for each of {sorted(self.slots)}."
-            )
-        n_rows = len(next(iter(blocks.values())))
-        for name, block in blocks.items():
-            if np.shape(block) != (n_rows, self.slots[name].width):
-                raise ValueError(
-                    f"got a block of shape {np.shape(block)} for {name!r}, expected one shape "
-                    f"({n_rows}, {self.slots[name].width}) of the same rows for all."
-                )
-        rows = slice(start_row, start_row + n_rows)
-        if start_row < 0 or rows.stop > self.shape[0] or self._written[rows].any():
-            raise ValueError(
-                f"got rows {rows.start} to {rows.stop}, expected rows within 0 to {self.shape[0]} "
-                "that were not written before."
-            )
-        return n_rows
-
-    def _open(self, stack: ExitStack) -> Any:
-        """Return the root group, h5py's or zarr's, open for changes."""
-        if not self.path.is_dir():
-            return stack.enter_context(h5py.File(self.path, "r+"))
-        root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
-        if not self._begun:
-            stack.callback(refresh_summary, self.path)
-        return root
-
-    def _check_root(self, root: Any) -> None:
-        shape = tuple(_n_names(root[slot]) for slot in ("obs", "var"))
-        if shape != self.shape:
-            raise ValueError(
-                f"layers of shape {self.shape} do not fit {self.path}, which is "
-                f"{shape[0]:,} cells x {shape[1]:,} genes. Stream layers of the file's shape."
-            )
-        present = [name for name, at in self.slots.items() if name in root.get(at.group, ())]
-        if present and not self._overwrite:
-            raise ValueError(
-                f"{self.path} has layers {', '.join(map(repr, present))} already, expected none of "
-                "these names. Use another prefix, remove them, or allow overwriting."
-            )
-
-    def _create(self, group: Any, name: str, slot: _Slot) -> Any:
-        """Create one dense dataset with anndata's encoding."""
-        if name in group:
-            del group[name]
-        make = self._create_zarr if self.path.is_dir() else self._create_h5
-        dataset = make(group, name, (self.shape[0], slot.width), slot.dtype)
-        dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        return dataset
-
-    def _create_h5(
-        self, group: h5py.Group, name: str, shape: tuple[int, int], dtype: np.dtype[Any]
-    ) -> h5py.Dataset:
-        chunks = None if self._compression is None else self._chunks(shape)
-        return group.create_dataset(
-            name, shape, dtype, chunks=chunks, compression=self._compression
-        )
-
-    def _create_zarr(
-        self, group: zarr.Group, name: str, shape: tuple[int, int], dtype: np.dtype[Any]
-    ) -> Any:
-        return group.create_array(
-            name,
-            shape=shape,
-            dtype=dtype,
-            chunks=self._chunks(shape),
-            compressors=_zarr_codec(self._compression, group.metadata.zarr_format),
-        )
-
-    def _chunks(self, shape: tuple[int, int]) -> tuple[int, int]:
-        return self.chunk_rows, max(1, min(shape[1], _CHUNK[1]))
-
-
-def _n_names(frame: Any) -> int:
-    """Return the number of rows of an on-disk data frame."""
-    return int(frame[frame.attrs["_index"]].shape[0])
-
-
-def _zarr_codec(compression: str | None, zarr_format: int) -> dict[str, Any] | None:
-    """Return a compression as zarr's metadata writes it."""
-    if compression is None:
-        return None
-    level = 5 if compression == "gzip" else 3
-    if zarr_format == 2:
-        return {"id": compression, "level": level}
-    settings = {"level": level} | ({"checksum": False} if compression == "zstd" else {})
-    return {"name": compression, "configuration": settings}
-
-
-def refresh_summary(path: Path) -> None:
-    """Renew a zarr store's summary of its metadata, if it has one: else new layers stay unseen."""
-    if zarr.open_group(path, mode="r").metadata.consolidated_metadata is None:
-        return
-    with warnings.catch_warnings():
-        # zarr warns that the summary is not in its format 3; the store came with one
-        warnings.filterwarnings("ignore", message="Consolidated metadata")
-        zarr.consolidate_metadata(path)

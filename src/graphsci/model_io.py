@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from scipy import sparse
 
 from graphsci.config import Config
+from graphsci.files import atomic_path, write_json
 from graphsci.fitting import Fitted, ModelSpec, build_network
 from graphsci.gene_graph import GeneGraph
-from graphsci.io import atomic_path, write_json
 from graphsci.training import EpochRecord
 from graphsci.verdict import Score, Verdict
 

@@ -2,7 +2,7 @@
 
 What a run on disk writes: a copy of its input, element by element and the matrices in chunks,
 and beside it tables and sparse layers that grow a block of cells at a time. Dense layers are
-in :func:`graphsci.io.stream_layers`.
+in :func:`graphsci.layers.stream_layers`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import zarr
 from numpy.typing import NDArray
 from scipy import sparse
 
-from graphsci.io import refresh_summary
+from graphsci.layers import refresh_summary
 from graphsci.sources import CHUNK_CELLS, DiskMatrix, is_on_disk
 
 if TYPE_CHECKING:

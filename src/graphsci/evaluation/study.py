@@ -19,7 +19,6 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy import stats
 
-from graphsci import io
 from graphsci.evaluation import metrics
 from graphsci.evaluation._blocks import Floats, Prediction
 from graphsci.evaluation.clustering import evaluate_clustering
@@ -35,6 +34,7 @@ from graphsci.evaluation.false_signal import (
     false_positive_rate,
     mean_absolute_correlation,
 )
+from graphsci.files import atomic_path, write_json
 from graphsci.preprocessing import detected_genes
 
 Design = Literal["molecules", "entries", "cells", "depth"]
@@ -773,10 +773,10 @@ class Store:
         if self.folder is None:
             return
         self._cells(key).parent.mkdir(parents=True, exist_ok=True)
-        with io.atomic_path(self._cells(key)) as temporary:
+        with atomic_path(self._cells(key)) as temporary:
             np.save(temporary, run.per_cell)
         known = {"method": run.method, "seed": run.seed, "scores": run.scores}
-        io.write_json(self._json(key), {**known, **record})
+        write_json(self._json(key), {**known, **record})
 
     def _json(self, key: str) -> Path:
         assert self.folder is not None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from graphsci.io import atomic_path
+from graphsci.files import atomic_path
 from graphsci.network._optional import needed
 from graphsci.network._table import GeneNetwork
 

@@ -1,0 +1,143 @@
+"""What a count file, an output or a model folder holds: `graphsci info`, and a run's summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from anndata.abc import CSCDataset
+from numpy.typing import NDArray
+from scipy import sparse
+
+from graphsci import io
+from graphsci.files import ANNDATA_SUFFIXES
+from graphsci.imputer import GraphSCI
+from graphsci.model_io import RECORD as MODEL_RECORD
+from graphsci.preprocessing import extract_counts, open_counts
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def describe(
+    path: Path, *, layer: str | None = None, genes_in: io.GenesIn | None = None
+) -> dict[str, Any]:
+    """Say what a count file, an output or a model folder holds, as plain values."""
+    if path.is_dir() and (path / MODEL_RECORD).is_file():
+        return _describe_model(path)
+    adata = _open(path, genes_in)
+    matrix = adata.X if layer is None else adata.layers.get(layer)
+    found: dict[str, Any] = {"kind": "cells x genes", "path": str(path)}
+    if matrix is not None:
+        found["data"] = describe_counts(matrix)
+    try:
+        check = extract_counts if isinstance(matrix, CSCDataset) else open_counts
+        check(adata, layer=layer)
+        found["raw_counts"], found["problem"] = True, None
+    except (ValueError, TypeError) as error:
+        found["raw_counts"], found["problem"] = False, str(error)
+    for slot in ("layers", "obsm", "varm", "varp"):
+        found[slot] = list(getattr(adata, slot))
+    found["obs"] = list(adata.obs.columns)
+    found["runs"] = {
+        key: value
+        for key, value in adata.uns.items()
+        if isinstance(value, dict) and {"estimates", "config", "versions"} <= set(value)
+    }
+    return found
+
+
+def _open(path: Path, genes_in: io.GenesIn | None) -> AnnData:
+    """Read a file with its matrices left on disk where that is possible."""
+    name = path.name.lower()
+    on_disk = name.endswith(ANNDATA_SUFFIXES)
+    return io.read_counts(path, genes_in=genes_in, backed=on_disk)
+
+
+def _describe_model(path: Path) -> dict[str, Any]:
+    model = GraphSCI.load(path, device="cpu")
+    spec = model.fitted.spec
+    record = model.record(names=(), depth="own", scale="counts", level=None)
+    return {
+        "kind": "model",
+        "path": str(path),
+        "genes": len(spec.gene_names),
+        "first_genes": spec.gene_names[:5].tolist(),
+        "batches": list(spec.batch_names),
+        "gene_graph": {"source": spec.graph.source, "edges": spec.graph.n_edges},
+        "runs": {"model": record},
+    }
+
+
+def describe_in_words(found: dict[str, Any]) -> dict[str, str]:
+    """Turn the values of :func:`describe` into lines of a table."""
+    words = {"file": f"{found['path']} ({found['kind']})"}
+    if "data" in found:
+        data, depth = found["data"], found["data"]["depth"]
+        words["shape"] = (
+            f"{data['cells']:,} cells x {data['genes']:,} genes "
+            f"({data['genes_detected']:,} detected)"
+        )
+        words["zeros"] = f"{data['zeros']:.1%}"
+        words["depth"] = (
+            f"{depth['median']:,.0f} per cell (median), {depth['lowest']:,.0f} to "
+            f"{depth['highest']:,.0f}"
+        )
+    if "raw_counts" in found:
+        words["raw counts"] = "yes" if found["raw_counts"] else f"no: {found['problem']}"
+    if found["kind"] == "model":
+        words["genes"] = f"{found['genes']:,} ({', '.join(found['first_genes'])}, ...)"
+        graph = found["gene_graph"]
+        words["gene graph"] = f"{graph['source']}, {graph['edges']:,} edges"
+        words["batches"] = ", ".join(found["batches"]) or "none"
+    for slot in ("obs", "layers", "obsm", "varm", "varp"):
+        if found.get(slot):
+            words[slot] = ", ".join(found[slot])
+    for key, record in found["runs"].items():
+        words |= _run_in_words(key, record)
+    return words
+
+
+def _run_in_words(key: str, record: dict[str, Any]) -> dict[str, str]:
+    training = record["training"]
+    name = "trained" if key == "model" else f"run {key!r}"
+    words = {
+        name: f"preset {record['config']['preset']}, {record['likelihood']}, seed "
+        f"{record['seed']}, epoch {training['best_epoch']} of {training['epochs']}, graphsci "
+        f"{record['versions']['graphsci']}"
+    }
+    for estimate, said in record["estimates"].items():
+        words[f"  {estimate}"] = f"{said['meaning']}; {said['unit']}"
+    words["  verdict"] = record["verdict"].get("line", "not checked")
+    return words
+
+
+def describe_counts(matrix: Any) -> dict[str, Any]:
+    """Shape, zeros and depth of a (cells, genes) matrix, read in blocks of cells."""
+    n_cells, n_genes = matrix.shape
+    depth, detected = np.zeros(n_cells), np.zeros(n_cells)
+    seen = np.zeros(n_genes, dtype=bool)
+    step = max(1, 2**22 // max(1, n_genes))
+    for start in range(0, n_cells, step):
+        block = matrix[start : start + step]
+        block = sparse.csr_matrix(block if sparse.issparse(block) else np.asarray(block))
+        depth[start : start + step] = np.asarray(block.sum(1), dtype=np.float64).ravel()
+        detected[start : start + step] = np.asarray((block != 0).sum(1)).ravel()
+        seen |= np.asarray((block != 0).sum(0)).ravel() > 0
+    return depth_and_zeros((n_cells, n_genes), int(seen.sum()), int(detected.sum()), depth)
+
+
+def depth_and_zeros(
+    shape: tuple[int, int], n_detected: int, n_entries: int, depth: NDArray[np.float64]
+) -> dict[str, Any]:
+    """Say the same of totals: entries that are not zero, and molecules per cell (cells,)."""
+    levels = np.quantile(depth, [0, 0.5, 1])
+    return {
+        "cells": shape[0],
+        "genes": shape[1],
+        "genes_detected": n_detected,
+        "zeros": float(1 - n_entries / max(1, shape[0] * shape[1])),
+        "total": float(depth.sum()),
+        "depth": dict(zip(("lowest", "median", "highest"), levels, strict=True)),
+    }

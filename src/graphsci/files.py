@@ -1,0 +1,206 @@
+"""Files that are written whole or not at all.
+
+Writing goes to a temporary sibling that takes its place only when complete, so that an
+interrupted run leaves the old file or none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ANNDATA_SUFFIXES = (".h5ad", ".zarr")
+_ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+
+
+def check_writable(
+    path: str | os.PathLike[str],
+    *,
+    suffixes: Sequence[str] | None = None,
+    overwrite: bool = True,
+) -> Path:
+    """Make sure, before any long work, that ``path`` can be written.
+
+    Parameters
+    ----------
+    path
+        File to write, or ``.zarr`` folder.
+    suffixes
+        Endings allowed, e.g. ``(".h5ad", ".zarr")``; any if None.
+    overwrite
+        Whether ``path`` may exist.
+
+    Returns
+    -------
+    Path
+        The same path.
+
+    Raises
+    ------
+    ValueError
+        The ending is not allowed.
+    FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError
+        What else stands in the way.
+    """
+    path = Path(path)
+    if suffixes is not None and not path.name.lower().endswith(tuple(suffixes)):
+        raise ValueError(
+            f"{path} ends in {path.suffix!r}, expected {' or '.join(suffixes)}. Rename the output."
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"the folder {path.parent} does not exist, so {path.name} cannot be written there. "
+            f"Create it: mkdir -p {path.parent}"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(
+            f"the folder {path.parent} may not be written by this user. Choose another output."
+        )
+    if path.exists():
+        _check_replaceable(path, overwrite)
+    return path
+
+
+def _check_replaceable(path: Path, overwrite: bool) -> None:
+    if not overwrite:
+        raise FileExistsError(f"{path} exists. Choose another output, or allow overwriting.")
+    if path.is_dir() and any(path.iterdir()) and not (is_zarr(path) or _is_model(path)):
+        raise IsADirectoryError(
+            f"{path} is a folder but no zarr store, and will not be replaced. "
+            "Choose another output, or remove the folder yourself."
+        )
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a zarr store, of any format."""
+    return any((path / mark).exists() for mark in _ZARR_MARKS)
+
+
+def _is_model(path: Path) -> bool:
+    return (path / "model.json").is_file() and (path / "model.safetensors").is_file()
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary sibling of ``path`` that takes its place on success.
+
+    On an error (or Ctrl-C) the temporary file or folder is deleted and what was at ``path``
+    stays as it was.
+
+    Parameters
+    ----------
+    path
+        Final file or folder. The temporary one has the same endings.
+
+    Raises
+    ------
+    FileNotFoundError
+        The block ended without writing to the temporary path; or see :func:`check_writable`.
+    """
+    target = check_writable(path)
+    if target.is_symlink():
+        target = target.resolve()
+    temporary = target.with_name(f".tmp-{secrets.token_hex(4)}-{target.name}")
+    try:
+        yield temporary
+        if not temporary.exists():
+            raise FileNotFoundError(
+                f"nothing was written to {temporary}, the path that becomes {target}. "
+                "Write to the path that atomic_path yields."
+            )
+        _move(temporary, target)
+    finally:
+        _remove(temporary)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Put ``source`` in the place of ``target``; folders need an intermediate step."""
+    if not target.is_dir():
+        os.replace(source, target)
+        return
+    old = target.with_name(f".old-{secrets.token_hex(4)}-{target.name}")
+    os.replace(target, old)
+    try:
+        os.replace(source, target)
+    except OSError:
+        os.replace(old, target)
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Write JSON, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    obj
+        Built from dicts, sequences, strings, numbers, None, numpy scalars and arrays,
+        dataclasses, named tuples (written as objects) and paths.
+
+    Raises
+    ------
+    ValueError
+        A number is NaN or infinite, which JSON cannot hold; the message says where.
+    TypeError
+        Something else that JSON cannot hold.
+    """
+    text = json.dumps(_to_json(obj, "the object"), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def _to_json(obj: Any, where: str) -> Any:
+    """Return ``obj`` in terms of JSON's own types."""
+    if isinstance(obj, np.ndarray | np.generic):
+        obj = obj.tolist()
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        obj = {field.name: getattr(obj, field.name) for field in dataclasses.fields(obj)}
+    if isinstance(obj, tuple) and hasattr(obj, "_asdict"):
+        obj = obj._asdict()
+    if isinstance(obj, Mapping):
+        return {str(key): _to_json(value, f"{where}[{key!r}]") for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [_to_json(value, f"{where}[{i}]") for i, value in enumerate(obj)]
+    if isinstance(obj, os.PathLike):
+        return os.fspath(obj)
+    return _to_json_scalar(obj, where)
+
+
+def _to_json_scalar(obj: Any, where: str) -> Any:
+    if obj is None or isinstance(obj, str | bool | int):
+        return obj
+    if not isinstance(obj, float):
+        raise TypeError(
+            f"{where} is a {type(obj).__name__}, expected what JSON can hold (dict, list, str, "
+            "number, bool, None). Convert it first."
+        )
+    if not math.isfinite(obj):
+        raise ValueError(
+            f"{where} is {obj}, expected a finite number: JSON has no NaN or infinity. "
+            "Use None for a value that is not known."
+        )
+    return obj
