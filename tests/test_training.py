@@ -96,7 +96,7 @@ def test_batch_size(n_cells, asked, chosen):
         (2700, 128, 40),  # 21 steps an epoch
         (64, 32, 300),  # 2 steps an epoch, at least 600 in all
         (10, 32, 600),  # never less than one step
-        (128_000, 128, 20),  # 1,000 steps an epoch, at most 20,000 in all
+        (128_000, 128, 6),  # 1,000 steps an epoch, at most 6,000 in all
         (10**7, 128, 4),
     ],
 )
