@@ -170,6 +170,25 @@ def test_a_part_of_a_study_keeps_what_others_measured(suite, tmp_path):
     assert tables.with_earlier(found, path).value.tolist() == [0.5, 0.1]
 
 
+def test_ours_beside_the_best_peer_without_its_cells(suite):
+    """Of an earlier run the numbers are left, the losses of single cells are not."""
+    names = ["kind", "dataset", "cells", "method", "seed", "score", "value"]
+    runs = [
+        ("graphsci", 0, 0.2, 1.5),
+        ("graphsci", 1, 0.4, 1.0),
+        ("alra", 0, 0.1, 1.75),
+        ("saver", 1, 0.05, 0.5),
+        ("nothing", 0, 0.9, 0.1),
+    ]
+    rows = [
+        ("held-out", "a", 1200, method, seed, score, value)
+        for method, seed, *values in runs
+        for score, value in zip(("d2", "deviance"), values, strict=True)
+    ]
+    table = suite("tables").against_best(pd.DataFrame(rows, columns=names), []).splitlines()
+    assert table[-1] == "| a | 1,200 | 0.3000 (2) | alra | 0.1000 | 3.00 | -0.25 | - | - |"
+
+
 def test_a_pivot_marks_the_best_of_ours_and_the_peers(suite):
     tables = suite("tables")
     part = pd.DataFrame(

@@ -90,7 +90,7 @@ def write_truth(found: list[Record]) -> None:
     )
     failed.to_csv(RESULTS / "truth_failed.csv", index=False)
     text = ["# Study `truth`", "", heading(found, "truth") + _earlier(table[len(new) :]), ""]
-    text += [against_best(found), "", summary(table), ""]
+    text += [against_best(table, found), "", summary(table), ""]
     for name, score in SCORES.items():
         part = table[table.score == name]
         if len(part):
@@ -254,51 +254,68 @@ def _cell(cells: pd.DataFrame, method: str, column: str, score: Score, best: flo
     return f"{text} ± {sd:.{score.digits}f} ({n:.0f})" if n > 1 and score.digits else text
 
 
-def against_best(found: list[Record]) -> str:
-    """Return how ours compares with the best peer on held-out molecules, cell by cell."""
+def against_best(table: pd.DataFrame, found: list[Record]) -> str:
+    """Return how ours compares with the best peer on held-out molecules.
+
+    Parameters
+    ----------
+    table
+        All rows, those of an earlier run too.
+    found
+        Records at hand, with the losses of their cells.
+    """
     lines = [
         "## Held-out molecules: ours and the best peer of each data set",
         "",
-        "Paired over cells on the seeds that both have; SE over cells; a peer is any method that "
-        "is neither ours nor a control.",
+        "A peer is any method that is neither ours nor a control. The difference is over the seeds "
+        "that both have; SE over cells, paired, `-` where the cells of an earlier run are gone.",
         "",
         "| data set | cells | D2 ours (seeds) | best peer | its D2 | ratio | deviance per entry, "
         "ours - peer | in SE | D2 of pooling + posterior (control) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    runs = [r for r in found if r.kind == "held-out" and "held_out" in r.judged]
-    for dataset in dict.fromkeys(r.dataset for r in runs):
-        row = _against_best([r for r in runs if r.dataset == dataset])
-        if row:
+    runs = {(r.dataset, r.method, r.seed): r for r in found if r.kind == "held-out"}
+    held_out = table[table.kind == "held-out"]
+    for dataset, rows in held_out.groupby("dataset"):
+        if row := _against_best(str(dataset), rows, runs):
             lines.append(row)
     return "\n".join(lines)
 
 
-def _against_best(runs: list[Record]) -> str:
+def _against_best(
+    dataset: str, rows: pd.DataFrame, runs: dict[tuple[str, str, int], Record]
+) -> str:
     """Return one row of that table, or nothing if ours or every peer is missing."""
-    by: dict[str, dict[int, Record]] = {}
-    for r in runs:
-        by.setdefault(r.method, {})[r.seed] = r
-    peers = [name for name in by if METHODS[name].kind == "peer"]
-    if OURS not in by or not peers:
+    explained = rows[rows.score == "d2"].groupby("method").value.mean()
+    peers = [name for name in explained.index if METHODS[name.split("@")[0]].kind == "peer"]
+    if OURS not in explained or not peers:
         return ""
-
-    def d2(name: str, seeds: Iterable[int]) -> float:
-        return float(np.mean([by[name][seed].scores["d2"] for seed in seeds if seed in by[name]]))
-
-    best = max(peers, key=lambda name: d2(name, by[name]))
-    shared = sorted(set(by[OURS]) & set(by[best]))
-    losses = [[records.per_cell(by[name][s], "held_out") for s in shared] for name in (OURS, best)]
-    gap = study.paired(*losses)
-    own, theirs = d2(OURS, by[OURS]), d2(best, by[best])
-    control = "neighbour_pooling_posterior"
-    pooled = f"{d2(control, by[control]):.4f}" if control in by else "-"
-    ratio = f"{own / theirs:.2f}" if theirs > 0 else "-"
-    return (
-        f"| {runs[0].dataset} | {runs[0].shape[0]:,} | {own:.4f} ({len(by[OURS])}) | {best} "
-        f"| {theirs:.4f} | {ratio} | {gap.difference:+.2g} ± {gap.standard_error:.1g} "
-        f"| {gap.z:+.1f} | {pooled} |"
+    best = max(peers, key=lambda name: float(explained[name]))
+    deviance = rows[rows.score == "deviance"].pivot_table(
+        index="seed", columns="method", values="value"
     )
+    shared = deviance[[OURS, best]].dropna()
+    losses = [
+        [_losses(runs.get((dataset, name, seed))) for seed in shared.index] for name in (OURS, best)
+    ]
+    if losses[0] and all(loss is not None for loss in losses[0] + losses[1]):
+        gap = study.paired(*losses)
+        difference = f"{gap.difference:+.2g} ± {gap.standard_error:.1g} | {gap.z:+.1f}"
+    else:
+        difference = f"{(shared[OURS] - shared[best]).mean():+.2g} | -"
+    own, theirs = float(explained[OURS]), float(explained[best])
+    ratio = f"{own / theirs:.2f}" if theirs > 0 else "-"
+    pooled = explained.get("neighbour_pooling_posterior", np.nan)
+    n_seeds = rows[rows.method == OURS].seed.nunique()
+    return (
+        f"| {dataset} | {rows.cells.max():,} | {own:.4f} ({n_seeds}) "
+        f"| {best} | {theirs:.4f} | {ratio} | {difference} "
+        f"| {'-' if np.isnan(pooled) else f'{pooled:.4f}'} |"
+    )
+
+
+def _losses(record: Record | None) -> np.ndarray | None:
+    return None if record is None else records.per_cell(record, "held_out")
 
 
 def _failures(found: list[Record]) -> list[str]:
