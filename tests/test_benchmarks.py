@@ -187,6 +187,9 @@ def test_ours_beside_the_best_peer_without_its_cells(suite):
     ]
     table = suite("tables").against_best(pd.DataFrame(rows, columns=names), []).splitlines()
     assert table[-1] == "| a | 1,200 | 0.3000 (2) | alra | 0.1000 | 3.00 | -0.25 | - | - |"
+    apart = pd.DataFrame([r for r in rows if r[3:5] != ("graphsci", 0)], columns=names)
+    table = suite("tables").against_best(apart, []).splitlines()
+    assert table[-1] == "| a | 1,200 | 0.4000 (1) | alra | 0.1000 | 4.00 | - | - | - |"
 
 
 def test_a_pivot_marks_the_best_of_ours_and_the_peers(suite):

@@ -170,7 +170,7 @@ def test_another_version_is_refused(interrupted, toy, monkeypatch):
 
 def test_another_schema_is_refused(interrupted, toy, monkeypatch):
     monkeypatch.setattr(checkpoints, "SCHEMA_VERSION", 99)
-    with pytest.raises(ValueError, match="has checkpoint schema 1, this graphsci reads 99"):
+    with pytest.raises(ValueError, match="has checkpoint schema 2, this graphsci reads 99"):
         fit(toy, interrupted)
 
 

@@ -191,7 +191,7 @@ class Pair:
 @pytest.mark.parametrize("backed", [True, False])
 def test_a_shared_store_is_that_of_one_process(toy, tmp_path, monkeypatch, backed):
     monkeypatch.setattr("graphsci.imputer.CHUNK_CELLS", 50)  # 120 cells: chunks of 50, 50, 20
-    monkeypatch.setattr("graphsci.io._CHUNK", (25, 16))
+    monkeypatch.setattr("graphsci.layers._CHUNK", (25, 16))
     toy.X = sparse.csr_matrix(toy.X)
     io.write_anndata(toy, tmp_path / "in.zarr")
     graphsci.GraphSCI(max_epochs=2, check=False).fit(toy).save(tmp_path / "model")

@@ -1,5 +1,7 @@
 """The layers against dense algebra, hand-worked graphs, scipy's distributions, and laws."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -535,3 +537,42 @@ def test_a_cell_is_split_in_the_same_way_in_any_company():
     chosen = np.array([3, 11, 4])
     alone = gm.split_block(block_of(counts[chosen])._replace(keys=keys[chosen]), 0.5)[0]
     assert torch.equal(alone.dense(alone.counts, 9), together.dense(together.counts, 9)[chosen])
+
+
+def test_shares_by_hand():
+    """Three genes in two batches: a constant part each, and what is left by softmax."""
+    network = gm.CountNetwork(
+        gene_proportions=torch.tensor([0.5, 0.3, 0.2]),
+        n_latent=1,
+        n_hidden=2,
+        dropout_rate=0.0,
+        median_library=10.0,
+        n_batches=2,
+        zero_inflated=False,
+        neighbours=None,
+    ).eval()
+    with torch.no_grad():
+        network.loadings.copy_(torch.tensor([[0.0], [1.0], [2.0]]))
+        network.batch_offset[1] = torch.tensor([0.0, math.log(2), 0.0])
+    z, library, batch = (
+        torch.tensor([[1.0], [1.0]]),
+        torch.tensor([10.0, 10.0]),
+        torch.tensor([0, 1]),
+    )
+    share = lambda: network.decode(z, library, batch).mean.detach().numpy() / 10  # noqa: E731
+    rate = np.array([[0.5, 0.3 * math.e, 0.2 * math.e**2], [0.5, 0.6 * math.e, 0.2 * math.e**2]])
+    np.testing.assert_allclose(share(), rate / rate.sum(1, keepdims=True), rtol=1e-5)
+    weight = np.array([1.0, 0.5, 0.01])
+    network.weigh_state(torch.tensor(weight), torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64))
+    mean = np.array([[0.5, 0.3, 0.2], [0.5 / 1.3, 0.6 / 1.3, 0.2 / 1.3]])
+    left = (weight * mean).sum(1, keepdims=True)
+    part = weight * rate / (weight * rate).sum(1, keepdims=True)
+    np.testing.assert_allclose(share(), (1 - weight) * mean + left * part, rtol=1e-5)
+    np.testing.assert_allclose(share().sum(1), 1, rtol=1e-6)
+
+
+def test_weights_reach_a_network_on_another_device():
+    network = count_network(3).to("meta")
+    network.weigh_state(torch.ones(3, dtype=torch.float64), torch.full((3,), 1 / 3))
+    assert network.state_weight.is_meta
+    assert network.mean_share.is_meta

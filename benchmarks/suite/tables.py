@@ -274,7 +274,11 @@ def against_best(table: pd.DataFrame, found: list[Record]) -> str:
         "ours - peer | in SE | D2 of pooling + posterior (control) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    runs = {(r.dataset, r.method, r.seed): r for r in found if r.kind == "held-out"}
+    runs = {
+        (r.dataset, r.method, r.seed): r
+        for r in found
+        if r.kind == "held-out" and "held_out" in r.judged
+    }
     held_out = table[table.kind == "held-out"]
     for dataset, rows in held_out.groupby("dataset"):
         if row := _against_best(str(dataset), rows, runs):
@@ -287,7 +291,7 @@ def _against_best(
 ) -> str:
     """Return one row of that table, or nothing if ours or every peer is missing."""
     explained = rows[rows.score == "d2"].groupby("method").value.mean()
-    peers = [name for name in explained.index if METHODS[name.split("@")[0]].kind == "peer"]
+    peers = [name for name in explained.index if name in METHODS and METHODS[name].kind == "peer"]
     if OURS not in explained or not peers:
         return ""
     best = max(peers, key=lambda name: float(explained[name]))
@@ -302,7 +306,7 @@ def _against_best(
         gap = study.paired(*losses)
         difference = f"{gap.difference:+.2g} ± {gap.standard_error:.1g} | {gap.z:+.1f}"
     else:
-        difference = f"{(shared[OURS] - shared[best]).mean():+.2g} | -"
+        difference = f"{(shared[OURS] - shared[best]).mean():+.2g} | -" if len(shared) else "- | -"
     own, theirs = float(explained[OURS]), float(explained[best])
     ratio = f"{own / theirs:.2f}" if theirs > 0 else "-"
     pooled = explained.get("neighbour_pooling_posterior", np.nan)

@@ -42,7 +42,7 @@ class Keys(NamedTuple):
 
     @property
     def variation_p(self) -> str:
-        """``var``: p-value of predictable variation; genes above the level are constant."""
+        """``var``: p-value of predictable variation; a small one says that the gene varies."""
         return f"{self.key_added}_variation_p"
 
     def layer(self, estimate: str) -> str:

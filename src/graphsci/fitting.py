@@ -322,12 +322,12 @@ def _weigh_evidence(
     level = predictability.level_for(p_values, spec.config.variation_level)
     weights = predictability.state_weights(p_values, level)
     network.weigh_state(torch.from_numpy(weights), torch.from_numpy(spec.gene_proportions))
-    n_without = int((p_values > level).sum())
+    n_without = int((weights <= predictability.UNPROVEN).sum())
     if not n_without:
         return ()
     return (
         f"estimates: {n_without:,} of {len(p_values):,} genes show no predictable variation "
-        f"(score test, p > {level:.2g}) and keep their mean share in each cell, "
+        f"(score test at level {level:.2g}) and keep their mean share in each cell, "
         f"but for {predictability.UNPROVEN:.0%} of what was fitted",
     )
 

@@ -255,8 +255,8 @@ class GraphSCI:
 
         From a score test on molecules that the encoder did not see
         (:mod:`graphsci.predictability`). Genes above ``config.variation_level``, or the level that
-        the run's notes name, keep their mean share in every cell but for a trace. None for preset
-        ``paper``.
+        the run's notes name, and others without evidence keep their mean share in every cell but
+        for a trace. None for preset ``paper``.
         """
         values = self.fitted.p_values
         return None if values is None else pd.Series(values, index=self.gene_names)

@@ -400,17 +400,22 @@ class CountNetwork(nn.Module):
 
     @torch.no_grad()
     def weigh_state(self, weight: Tensor, gene_proportions: Tensor) -> None:
-        """Make the share of each gene a mean of one that follows the state and a constant one.
+        """Let genes follow the state of the cell in part; for the rest their share is constant.
+
+        With w the weights and p the mean shares of the batch, ::
+
+            rho_g = (1 - w_g) p_g + (sum_j w_j p_j) w_g e^l_g / (sum_j w_j e^l_j)
 
         Parameters
         ----------
         weight
-            (genes,) of the share that follows the state, in (0, 1].
+            (genes,) w, in (0, 1].
         gene_proportions
             (genes,) share of each gene in all molecules; the offsets of the batches move it.
         """
         self.state_weight.copy_(weight)
-        self.mean_share.copy_(torch.softmax(gene_proportions.log() + self.batch_offset, 1))
+        proportions = gene_proportions.to(self.batch_offset)
+        self.mean_share.copy_(torch.softmax(proportions.log() + self.batch_offset, 1))
 
     def encode(self, cells: CellBlock) -> Tensor:
         """Encode the molecules given, (cells, latent), standardised over the training cells."""

@@ -152,7 +152,8 @@ def evidence(p: Floats) -> Callable[[Floats], Floats]:
     density is that of the large p-values (Storey 2002, doi:10.1111/1467-9868.00346), here that
     beyond what chance makes of it; what a falling density has above it are genes that vary. The
     probability is 1 minus the local false-discovery rate (Efron 2001,
-    doi:10.1198/016214501753382129), interpolated between bins and 1 at p = 0.
+    doi:10.1198/016214501753382129), interpolated between the centres of bins; below the first
+    (.025) it rises in a straight line to 1 at p = 0.
 
     Parameters
     ----------
@@ -194,9 +195,9 @@ def state_weights(p: Floats, level: float) -> Floats:
     """Return how far the mean of each gene follows the state of the cell, (genes,) in (0, 1].
 
     The mean of two models, one in which the gene varies and one in which it does not, weighted
-    by their probabilities (:func:`evidence`). Above ``level`` the weight is ``UNPROVEN``, so little
-    that independent genes stay uncorrelated beside the noise of their own counts, and enough
-    for the order of the cells. With ``level`` 1 all weights are 1.
+    by their probabilities (:func:`evidence`). Above ``level``, or if the probability is less, the
+    weight is ``UNPROVEN``: so little that independent genes stay uncorrelated beside the noise of
+    their own counts, and enough for the order of the cells. With ``level`` 1 all weights are 1.
 
     Parameters
     ----------

@@ -72,7 +72,8 @@ def gene_coordinates(
 
     with c such that W has the size of (V - mean V) C^(1/2), and mu the mean count.
     The strength u_i . u_j is in (-1, 1). Genes whose variation could not be predicted have no
-    relations.
+    relations; of the others V is taken as fitted, whatever their weight in the estimates, since
+    chance is the concern of the false-discovery rate.
 
     Preset ``paper``: u = z_N, and eq. 18 turns u_i . u_j into a probability.
 
