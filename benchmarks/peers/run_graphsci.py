@@ -1,7 +1,7 @@
 """graphsci itself, through the same contract as the peers.
 
 Variants: ``default`` and ``paper``, the presets; ``default/estimate`` returns the estimate alone,
-as the peers do, where costs are compared. The check is off: held-out molecules of a study are
+as the peers do, where costs are compared; ``default/mean`` returns the estimate ``mean``. The check is off: held-out molecules of a study are
 seen by nothing that learns. Beside the expected count of a repeated measurement it returns
 ``denoised`` at the common depth, ``imputed`` and ``imputed_median`` as the count before dropout
 and, where the rate is Gamma, its standard deviation.
@@ -22,6 +22,11 @@ def estimate(counts, variant, seed):
     adata = AnnData(counts.astype(np.float32), var=names)
     preset, _, only = variant.partition("/")
     model = graphsci.GraphSCI(preset=preset, check=False, seed=seed).fit(adata)
+    if only == "mean":
+        return {
+            name: matrix(model, adata, "mean", depth)
+            for name, depth in (("estimate", "own"), ("common", "common"))
+        }
     blocks = list(expected_counts(model.fitted, Task(counts, counts, 1.0, seed)))
     found = {"estimate": np.concatenate([block.counts for block in blocks])}
     if only:
@@ -33,9 +38,13 @@ def estimate(counts, variant, seed):
         ("before_dropout", "imputed", "own"),
         ("before_dropout_median", "imputed_median", "own"),
     ):
-        parts = model.iterate_estimates(adata, estimates=[estimate], depth=depth)
-        found[name] = np.concatenate([block.values[estimate] for block in parts])
+        found[name] = matrix(model, adata, estimate, depth)
     return found
+
+
+def matrix(model, adata, estimate, depth):
+    parts = model.iterate_estimates(adata, estimates=[estimate], depth=depth)
+    return np.concatenate([block.values[estimate] for block in parts])
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ class Method(NamedTuple):
 _OURS_NOTE = "our implementation of the published algorithm"
 METHODS = {
     "graphsci": Method("run_graphsci.py", "", "default", "", "ours"),
+    "graphsci-mean": Method("run_graphsci.py", "", "default/mean", "the estimate `mean`", "ours"),
     "graphsci-paper": Method("run_graphsci.py", "", "paper", "the published equations", "ours"),
     "nothing": Method("run_control.py", "", "nothing", "control", "control"),
     "gene_mean": Method("run_control.py", "", "gene_mean", "control", "control"),
@@ -49,7 +50,8 @@ METHODS = {
 
 #: Modules and folders of the package that cannot change an estimate.
 _NO_NUMBERS = (
-    *("cli", "_cli_", "report", "pl", "_network_plots", "demo", "__main__", "_job"),
+    *("cli", "_cli_", "report", "pl", "_network_plots", "demo", "__main__", "_job", "_info"),
+    *("files", "layers"),
     *("evaluation", "network", "_evaluate_report", "simulation", "_splat_params"),
 )
 #: What a control is computed by: modules, and functions of a module that does much else.

@@ -16,7 +16,7 @@ from suite.methods import METHODS
 from suite.records import Record
 
 RESULTS = BENCHMARKS / "results"
-OURS = "graphsci"
+OURS, OURS_MEAN = "graphsci", "graphsci-mean"
 #: A difference is told from 0 at so many standard errors.
 CLEAR = 2.0
 
@@ -171,7 +171,7 @@ def _summary_rows(cells: pd.DataFrame, column: str, score: Score) -> list[str]:
     """Return one row for each of our estimates; none if ours or all peers are missing."""
     here = cells.xs(column, level="column")
     peers = [m for m in here.index if "@" not in m and METHODS[m].kind == "peer"]
-    ours = sorted((m for m in here.index if m.split("@")[0] == OURS), key=_place)
+    ours = sorted((m for m in here.index if m.split("@")[0] in (OURS, OURS_MEAN)), key=_place)
     if not peers:
         return []
 
