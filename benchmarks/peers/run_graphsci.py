@@ -1,10 +1,10 @@
 """graphsci itself, through the same contract as the peers.
 
 Variants: ``default`` and ``paper``, the presets; ``default/estimate`` returns the estimate alone,
-as the peers do, where costs are compared; ``default/mean`` returns the estimate ``mean``. The check is off: held-out molecules of a study are
-seen by nothing that learns. Beside the expected count of a repeated measurement it returns
-``denoised`` at the common depth, ``imputed`` and ``imputed_median`` as the count before dropout
-and, where the rate is Gamma, its standard deviation.
+as the peers do, where costs are compared; ``default/mean`` returns the estimate ``mean``. The check
+is off: held-out molecules of a study are seen by nothing that learns. Beside the expected count of
+a repeated measurement it returns ``denoised`` at the common depth, ``imputed`` and
+``imputed_median`` as the count before dropout and, where the rate is Gamma, its standard deviation.
 """
 
 import numpy as np
