@@ -3,6 +3,7 @@
 import importlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
@@ -168,6 +169,17 @@ def test_a_part_of_a_study_keeps_what_others_measured(suite, tmp_path):
     pd.DataFrame(earlier, columns=names).to_csv(path, index=False)
     found = pd.DataFrame([("held-out", "a", "alra", 1, 0.5)], columns=names)
     assert tables.with_earlier(found, path).value.tolist() == [0.5, 0.1]
+
+
+def test_a_part_of_a_study_keeps_what_failed_before(suite, tmp_path):
+    tables = suite("tables")
+    path = tmp_path / "failed.csv"
+    names = ["case", "method", "seed", "reason"]
+    earlier = [("held-out/a", "saver", 0, "too slow"), ("held-out/a", "alra", 0, "broken")]
+    pd.DataFrame(earlier, columns=names).to_csv(path, index=False)
+    again = SimpleNamespace(case="held-out/a", method="alra", seed=0, failed="")
+    found = tables.with_earlier_failures([again], path)
+    assert found.to_numpy().tolist() == [["held-out/a", "saver", 0, "too slow"]]
 
 
 def test_ours_beside_the_best_peer_without_its_cells(suite):

@@ -84,10 +84,7 @@ def write_truth(found: list[Record]) -> None:
     new = tidy(found)
     table = with_earlier(new, RESULTS / "truth.csv")
     table.to_csv(RESULTS / "truth.csv", index=False, float_format="%.6g")
-    failed = pd.DataFrame(
-        [(r.case, r.method, r.seed, r.failed) for r in found if r.failed],
-        columns=["case", "method", "seed", "reason"],
-    )
+    failed = with_earlier_failures(found, RESULTS / "truth_failed.csv")
     failed.to_csv(RESULTS / "truth_failed.csv", index=False)
     text = ["# Study `truth`", "", heading(found, "truth") + _earlier(table[len(new) :]), ""]
     text += [against_best(table, found), "", summary(table), ""]
@@ -95,7 +92,7 @@ def write_truth(found: list[Record]) -> None:
         part = table[table.score == name]
         if len(part):
             text += [f"## {score.title}", "", pivot(part, score), ""]
-    text += ["## Did not finish", "", *_failures(found), ""]
+    text += ["## Did not finish", "", *_failures(failed), ""]
     (RESULTS / "truth.md").write_text("\n".join(text))
     print(f"written: {RESULTS / 'truth.csv'}, {RESULTS / 'truth.md'}")
 
@@ -109,6 +106,21 @@ def with_earlier(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     earlier["value"] = pd.to_numeric(earlier.value)
     lacking = ~pd.MultiIndex.from_frame(earlier[run]).isin(pd.MultiIndex.from_frame(table[run]))
     return pd.concat([table, earlier[lacking]], ignore_index=True)
+
+
+def with_earlier_failures(found: list[Record], path: Path) -> pd.DataFrame:
+    """Return what failed, with the rows of a written table whose runs were not tried again."""
+    run = ["case", "method", "seed"]
+    tried = {(r.case, r.method, r.seed) for r in found}
+    failed = pd.DataFrame(
+        [(r.case, r.method, r.seed, r.failed) for r in found if r.failed],
+        columns=[*run, "reason"],
+    )
+    if not path.is_file():
+        return failed
+    earlier = pd.read_csv(path)
+    again = [key in tried for key in earlier[run].itertuples(index=False, name=None)]
+    return pd.concat([failed, earlier[~np.array(again, dtype=bool)]], ignore_index=True)
 
 
 def _earlier(rows: pd.DataFrame) -> str:
@@ -322,8 +334,8 @@ def _losses(record: Record | None) -> np.ndarray | None:
     return None if record is None else records.per_cell(record, "held_out")
 
 
-def _failures(found: list[Record]) -> list[str]:
-    failed = [f"- {r.case}, {r.method}, seed {r.seed}: {r.failed}" for r in found if r.failed]
+def _failures(table: pd.DataFrame) -> list[str]:
+    failed = [f"- {r.case}, {r.method}, seed {r.seed}: {r.reason}" for r in table.itertuples()]
     absent = [
         f"- {name}: not installed"
         for name, method in METHODS.items()
