@@ -541,24 +541,13 @@ def test_a_cell_is_split_in_the_same_way_in_any_company():
 
 def test_shares_by_hand():
     """Three genes in two batches: a constant part each, and what is left by softmax."""
-    network = gm.CountNetwork(
-        gene_proportions=torch.tensor([0.5, 0.3, 0.2]),
-        n_latent=1,
-        n_hidden=2,
-        dropout_rate=0.0,
-        median_library=10.0,
-        n_batches=2,
-        zero_inflated=False,
-        neighbours=None,
-    ).eval()
+    network = count_network(3, n_batches=2)
     with torch.no_grad():
-        network.loadings.copy_(torch.tensor([[0.0], [1.0], [2.0]]))
-        network.batch_offset[1] = torch.tensor([0.0, math.log(2), 0.0])
-    z, library, batch = (
-        torch.tensor([[1.0], [1.0]]),
-        torch.tensor([10.0, 10.0]),
-        torch.tensor([0, 1]),
-    )
+        network.loadings.copy_(torch.tensor([0.0, 1.0, 2.0])[:, None])
+        network.bias.copy_(torch.tensor([0.5, 0.3, 0.2]).log())
+        network.batch_offset.copy_(torch.tensor([[0.0, 0.0, 0.0], [0.0, math.log(2), 0.0]]))
+    z = torch.tensor([[1.0, 0.0, 0.0]]).expand(2, 3)
+    library, batch = torch.tensor([10.0, 10.0]), torch.tensor([0, 1])
     share = lambda: network.decode(z, library, batch).mean.detach().numpy() / 10  # noqa: E731
     rate = np.array([[0.5, 0.3 * math.e, 0.2 * math.e**2], [0.5, 0.6 * math.e, 0.2 * math.e**2]])
     np.testing.assert_allclose(share(), rate / rate.sum(1, keepdims=True), rtol=1e-5)

@@ -101,26 +101,29 @@ def with_earlier(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Add the rows of a written table whose runs the new one lacks."""
     if not path.is_file():
         return table
-    run = ["kind", "dataset", "method", "seed"]
-    earlier = pd.read_csv(path, keep_default_na=False)
+    earlier = _rows_of_other_runs(path, table[["kind", "dataset", "method", "seed"]])
     earlier["value"] = pd.to_numeric(earlier.value)
-    lacking = ~pd.MultiIndex.from_frame(earlier[run]).isin(pd.MultiIndex.from_frame(table[run]))
-    return pd.concat([table, earlier[lacking]], ignore_index=True)
+    return pd.concat([table, earlier], ignore_index=True)
 
 
 def with_earlier_failures(found: list[Record], path: Path) -> pd.DataFrame:
     """Return what failed, with the rows of a written table whose runs were not tried again."""
-    run = ["case", "method", "seed"]
-    tried = {(r.case, r.method, r.seed) for r in found}
-    failed = pd.DataFrame(
-        [(r.case, r.method, r.seed, r.failed) for r in found if r.failed],
-        columns=[*run, "reason"],
+    tried = pd.DataFrame(
+        [(r.case, r.method, r.seed, r.failed) for r in found],
+        columns=["case", "method", "seed", "reason"],
     )
+    failed = tried[tried.reason != ""]
     if not path.is_file():
         return failed
-    earlier = pd.read_csv(path)
-    again = [key in tried for key in earlier[run].itertuples(index=False, name=None)]
-    return pd.concat([failed, earlier[~np.array(again, dtype=bool)]], ignore_index=True)
+    earlier = _rows_of_other_runs(path, tried[["case", "method", "seed"]])
+    return pd.concat([failed, earlier], ignore_index=True)
+
+
+def _rows_of_other_runs(path: Path, runs: pd.DataFrame) -> pd.DataFrame:
+    """Read a written table without the rows of ``runs``, one a row, by its columns."""
+    earlier = pd.read_csv(path, keep_default_na=False)
+    known = pd.MultiIndex.from_frame(runs)
+    return earlier[~pd.MultiIndex.from_frame(earlier[list(runs)]).isin(known)].copy()
 
 
 def _earlier(rows: pd.DataFrame) -> str:
@@ -170,9 +173,8 @@ def summary(table: pd.DataFrame) -> str:
         if score.title.startswith(("CPU", "Peak", "Coverage")) or not len(part):
             continue
         part = part.assign(column=_columns(part))
-        is_peer = part.method.map(lambda method: METHODS[method.split("@")[0]].kind == "peer")
         runs = pd.MultiIndex.from_frame(part[["column", "seed"]])
-        part = part[runs.isin(runs[is_peer.to_numpy()])]
+        part = part[runs.isin(runs[part.method.map(_is_peer).to_numpy()])]
         cells = part.groupby(["method", "column"]).value.agg(["mean", "count"])
         for column in dict.fromkeys(part.column):
             lines += _summary_rows(cells, column, score)
@@ -182,7 +184,7 @@ def summary(table: pd.DataFrame) -> str:
 def _summary_rows(cells: pd.DataFrame, column: str, score: Score) -> list[str]:
     """Return one row for each of our estimates; none if ours or all peers are missing."""
     here = cells.xs(column, level="column")
-    peers = [m for m in here.index if "@" not in m and METHODS[m].kind == "peer"]
+    peers = [method for method in here.index if _is_peer(method)]
     ours = sorted((m for m in here.index if m.split("@")[0] in (OURS, OURS_MEAN)), key=_place)
     if not peers:
         return []
@@ -233,6 +235,11 @@ def _place(method: str) -> tuple[int, str]:
 
 def _is_control(method: str) -> bool:
     return METHODS[method.split("@")[0]].kind == "control"
+
+
+def _is_peer(method: str) -> bool:
+    """Whether a row is a peer's own; a variant of its estimate is none."""
+    return method in METHODS and METHODS[method].kind == "peer"
 
 
 def _columns(part: pd.DataFrame) -> pd.Series:
@@ -303,7 +310,7 @@ def _against_best(
 ) -> str:
     """Return one row of that table, or nothing if ours or every peer is missing."""
     explained = rows[rows.score == "d2"].groupby("method").value.mean()
-    peers = [name for name in explained.index if name in METHODS and METHODS[name].kind == "peer"]
+    peers = [name for name in explained.index if _is_peer(name)]
     if OURS not in explained or not peers:
         return ""
     best = max(peers, key=lambda name: float(explained[name]))
