@@ -202,6 +202,26 @@ def test_softmax_loss_is_the_plain_expression(monkeypatch, zero_inflated, entrie
 
 
 @pytest.mark.parametrize("zero_inflated", [False, True])
+def test_an_empty_cell_says_nothing(zero_inflated):
+    """All molecules of a cell may be held out: its library is 0, and 0 / 0 would be nan."""
+    _, _, thinned = block(seed=4)
+    mean, theta, curve = factors()
+    keep = thinned.rows != 2
+    thinned = lk.ThinnedBlock(*(part[keep] for part in thinned[:4]), thinned.fraction)
+    library = mean.library.detach().clone()
+    library[2] = 0.0
+    others = torch.arange(5) != 2
+    rows = thinned.rows - (thinned.rows > 2).long()
+    results = []
+    for cells, thin in ((slice(None), thinned), (others, thinned._replace(rows=rows))):
+        part = mean._replace(z=mean.z[cells], library=library[cells])
+        loss = lk.softmax_loss(part, theta, curve if zero_inflated else None, thin)
+        results.append((loss, *torch.autograd.grad(loss, (mean.z, mean.loadings, mean.bias, theta))))
+    torch.testing.assert_close(*results)
+    assert (results[0][1][2] == 0).all()
+
+
+@pytest.mark.parametrize("zero_inflated", [False, True])
 def test_softmax_loss_has_right_gradients(monkeypatch, zero_inflated):
     monkeypatch.setattr(lk, "_ENTRIES_IN_CACHE", 8)
     _, _, thinned = block()

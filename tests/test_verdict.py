@@ -29,7 +29,7 @@ def test_line_when_it_helps():
     assert BETTER.line() == (
         "Imputation helps here: better than every simple method. Poisson deviance of 12,345 "
         "held-out molecules 0.4000 against 0.4200 pooling 30 neighbours, 0.5000 gene means, "
-        "0.9000 doing nothing; 20.0% below gene means."
+        "0.9000 doing nothing; 20.0% lower than gene means."
     )
 
 
@@ -46,7 +46,7 @@ def test_line_when_in_doubt():
 def test_line_when_it_harms():
     assert not WORSE.passed
     assert WORSE.line().startswith(
-        "Do not use this imputation: pooling 30 neighbours predicted this data better. Poisson"
+        "Do not use this imputation: pooling 30 neighbours predicted these data better. Poisson"
     )
 
 
@@ -54,22 +54,22 @@ def test_a_significant_defeat_is_not_called_doubtful():
     """The lowest deviance is noisy (z = 1), the second lowest is surely better (z = 5)."""
     lost = verdict(0.45, (0.9, -50.0), (0.43, 5.0), (0.42, 1.0))
     assert lost.line().startswith(
-        "Do not use this imputation: gene means predicted this data better. Poisson deviance"
+        "Do not use this imputation: gene means predicted these data better. Poisson deviance"
     )
 
 
 def test_every_significantly_better_method_is_named_best_first():
     lost = verdict(0.55, (0.9, -50.0), (0.5, 9.0), (0.45, 12.0))
     assert lost.line() == (
-        "Do not use this imputation: pooling 30 neighbours and gene means predicted this data "
+        "Do not use this imputation: pooling 30 neighbours and gene means predicted these data "
         "better. Poisson deviance of 12,345 held-out molecules 0.5500 against 0.4500 pooling 30 "
-        "neighbours, 0.5000 gene means, 0.9000 doing nothing; 10.0% above gene means."
+        "neighbours, 0.5000 gene means, 0.9000 doing nothing; 10.0% higher than gene means."
     )
 
 
 def test_a_loss_against_gene_means_reads_as_one():
     lost = verdict(0.55, (0.9, -50.0), (0.5, 9.0), (0.6, -3.0))
-    assert lost.line().endswith("; 10.0% above gene means.")
+    assert lost.line().endswith("; 10.0% higher than gene means.")
     assert "-10.0%" not in lost.line()
 
 

@@ -60,8 +60,9 @@ if TYPE_CHECKING:
 
 #: Fewest cells whose held-out molecules can say when to stop; below, all of them decide.
 _FEWEST_DECIDING_CELLS = 20
-#: Fewest cells whose scores can be compared: their spread gives the standard error.
-_FEWEST_JUDGING_CELLS = 3
+#: Fewest cells whose scores can be compared. Their spread gives the standard error, which five
+#: cells of pure noise underrate now and then by more than Student's t allows for.
+_FEWEST_JUDGING_CELLS = 10
 #: Fewest cells for a correlation.
 _FEWEST_GRAPH_CELLS = 3
 #: Random halvings of the molecules behind the test of a gene's variation. With one, which genes
@@ -615,8 +616,9 @@ def _objective(
             validation=sample.cells[sample.deciding],
         )
     held_out = None
-    if split.held_out is not None and len(sample.deciding):
-        deciding = sample.deciding
+    deciding = sample.deciding
+    deciding = deciding[split.sample_kept[deciding].getnnz(axis=1) > 0]
+    if split.held_out is not None and len(deciding):
         held_out = training.HeldOut(
             split.sample_kept[deciding],
             split.held_out[deciding],

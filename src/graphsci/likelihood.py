@@ -495,7 +495,7 @@ def _nb_pass_(logits: Tensor, library: Tensor, theta: Tensor, thinned: ThinnedBl
         log_ratio += _sum_log1p_(b.mul_(1 - f))
         a.mul_(factor)
         by_library[piece] += a.sum(1)
-        by_library[piece] /= library[piece]
+        by_library[piece] /= library[piece].clamp_min(SMALLEST_MEAN)  # 0 / 0 in empty cells
         torch.addcmul(a, mu, by_library[piece, None], value=-1, out=mu)
     mean.view(-1).index_add_(0, flat, by_log_mean)
     theta64 = theta.double()
@@ -549,7 +549,7 @@ def _zinb_pass_(
         by_theta += zero.by_theta
         by_curve += zero.by_curve
         by_library[piece] += zero.by_log_mean.sum(1)
-        by_library[piece] /= library[piece]
+        by_library[piece] /= library[piece].clamp_min(SMALLEST_MEAN)  # 0 / 0 in empty cells
         torch.addcmul(zero.by_log_mean, mu, by_library[piece, None], value=-1, out=mu)
     mean.view(-1).index_add_(0, flat, by_log_mean)
     return _Pass(loss, by_theta, by_curve, by_library)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
+from scipy import sparse, stats
 
 from graphsci.evaluation import controls
 from graphsci.evaluation.metrics import (
@@ -20,8 +20,9 @@ OURS = "graphsci denoised"
 GENE_MEANS = "gene means"
 POOLING = "pooling 30 neighbours"
 NOTHING = "doing nothing"
-#: A difference counts if it is this many standard errors (over cells) from 0.
-SIGNIFICANT = 2.0
+#: A difference counts if chance exceeds it less often than this in one direction; with many cells
+#: that is two standard errors.
+CHANCE = 0.0228
 
 _SIMPLE: dict[str, Callable[..., Any]] = {
     NOTHING: controls.nothing,
@@ -53,9 +54,14 @@ class Verdict(NamedTuple):
         return next(score for score in self.scores if score.method == method)
 
     @property
+    def significant(self) -> float:
+        """Standard errors from 0 that count: a quantile of Student's t, for the error is estimated."""
+        return float(stats.t.isf(CHANCE, self.n_cells - 1))
+
+    @property
     def beaten(self) -> tuple[str, ...]:
         """Simple methods that ours beats significantly."""
-        return tuple(score.method for score in self.scores[1:] if score.z < -SIGNIFICANT)
+        return tuple(score.method for score in self.scores[1:] if score.z < -self.significant)
 
     @property
     def passed(self) -> bool:
@@ -68,14 +74,14 @@ class Verdict(NamedTuple):
         against = ", ".join(f"{s.deviance:.4f} {s.method}" for s in rest)
         numbers = (
             f"Poisson deviance of {self.n_molecules:,} held-out molecules {ours.deviance:.4f} "
-            f"against {against}; {abs(ours.d2):.1%} {'below' if ours.d2 >= 0 else 'above'} "
-            "gene means"
+            f"against {against}; {abs(ours.d2):.1%} {'lower' if ours.d2 >= 0 else 'higher'} "
+            "than gene means"
         )
         if self.passed:
             return f"Imputation helps here: better than every simple method. {numbers}."
-        better = " and ".join(s.method for s in rest if s.z > SIGNIFICANT)
+        better = " and ".join(s.method for s in rest if s.z > self.significant)
         if better:
-            return f"Do not use this imputation: {better} predicted this data better. {numbers}."
+            return f"Do not use this imputation: {better} predicted these data better. {numbers}."
         unbeaten = " and ".join(s.method for s in rest if s.method not in self.beaten)
         return f"Doubtful: no better than {unbeaten}, within the error. {numbers}."
 
