@@ -5,8 +5,8 @@ import pytest
 from scipy import sparse
 
 from graphsci.zero_inflation import (
+    CLEAR_SHARE,
     FEWEST_CELLS,
-    SHARE,
     ZeroInflation,
     detect_zero_inflation,
 )
@@ -35,6 +35,7 @@ def test_negative_binomial_counts_are_nb(theta):
     found = detect(simulate(theta=theta))
     assert found.likelihood == "nb"
     assert found.evidence < 1.0
+    assert found.clear < CLEAR_SHARE
     assert found.n_genes > 50
     assert found.n_cells == 300
 
@@ -52,7 +53,7 @@ def test_dropout_is_seen(n_types):
     found = detect(dropped)
     assert found.likelihood == "zinb"
     assert found.evidence > 3
-    assert found.share > SHARE
+    assert found.share > 0.1
 
 
 def test_dropout_that_depends_on_the_mean_is_seen():
@@ -60,6 +61,16 @@ def test_dropout_that_depends_on_the_mean_is_seen():
     counts = simulate(theta=8.0, level=4.0)
     chance = 1 / (1 + np.maximum(counts.mean(0), 1e-3))
     assert detect(counts * (np.random.default_rng(2).random(counts.shape) > chance)).zero_inflated
+
+
+def test_dropout_of_few_genes_at_depth_is_seen():
+    """Nine genes of ten are so deep that next to nothing of theirs is dropped."""
+    counts = simulate(theta=8.0, n_genes=200, level=60.0)
+    counts[:, :20] = simulate(theta=8.0, n_genes=20, level=3.0, seed=5)
+    chance = 1 / (1 + np.maximum(counts.mean(0), 1e-3))
+    found = detect(counts * (np.random.default_rng(2).random(counts.shape) > chance))
+    assert found.share <= 0.02
+    assert found.likelihood == "zinb"
 
 
 def test_more_dropout_is_a_larger_share():
@@ -77,7 +88,7 @@ def test_few_cells_are_nb_for_that_reason(n_cells):
     dropped = simulate(n_cells=n_cells) * (np.random.default_rng(1).random((n_cells, 80)) > 0.5)
     for counts in (simulate(n_cells=n_cells), mixed, dropped):
         found = detect(counts)
-        assert found == ZeroInflation(0.0, 0.0, 0, n_cells)
+        assert found == ZeroInflation(0.0, 0.0, 0.0, 0, n_cells)
         assert found.likelihood == "nb"
         assert found.reason() == (
             f"likelihood nb: {n_cells} cells are too few to tell dropout from cell types "
@@ -89,7 +100,7 @@ def test_empty_cells_do_not_count():
     counts = simulate(n_cells=FEWEST_CELLS)
     assert detect(counts).n_genes > 0
     counts[3] = 0
-    assert detect(counts) == ZeroInflation(0.0, 0.0, 0, FEWEST_CELLS - 1)
+    assert detect(counts) == ZeroInflation(0.0, 0.0, 0.0, 0, FEWEST_CELLS - 1)
     more = simulate(n_cells=FEWEST_CELLS + 10)
     more[3] = 0
     assert detect(more).n_cells == FEWEST_CELLS + 9
@@ -108,13 +119,15 @@ def test_the_seed_decides():
 
 
 def test_reasons():
-    assert ZeroInflation(9.1, 0.2, 500, 900).reason() == (
+    assert ZeroInflation(9.1, 0.2, 0.5, 500, 900).reason() == (
         "likelihood zinb: zeros exceed what a negative binomial predicts (dropout gains 9.1 in "
-        "likelihood ratio a gene, by chance 0.5, zinb above 1.7; median share dropped 20%, zinb "
-        "above 5%; 500 genes)"
+        "likelihood ratio a gene, by chance 0.5, zinb above 1.7; it is clear in 50% of 500 genes, "
+        "by chance 2%, zinb above 10%; median share dropped 20%)"
     )
-    assert "likelihood nb: zeros match what" in ZeroInflation(0.4, 0.0, 9, 600).reason()
-    assert "99 cells are too few" in ZeroInflation(0.0, 0.0, 0, 99).reason()
+    few = ZeroInflation(9.1, 0.0, 0.05, 9, 600).reason()
+    assert "likelihood nb: zeros exceed what" in few and "choose zinb yourself" in few
+    assert "likelihood nb: zeros match what" in ZeroInflation(0.4, 0.0, 0.02, 9, 600).reason()
+    assert "99 cells are too few" in ZeroInflation(0.0, 0.0, 0.0, 0, 99).reason()
 
 
 def test_the_likelihoods_are_those_of_the_model():

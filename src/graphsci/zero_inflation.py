@@ -18,9 +18,11 @@ SMALLEST_MEAN = 0.5
 #: chi-square of one degree of freedom. At most 0.8 on 13 sets of molecule counts and on simulated
 #: NB counts of theta 0.3 to 10,000, at least 3.5 on reads and on Splat with dropout.
 EVIDENCE = 1.7
-#: Median over genes of the share of entries dropped. At most 0.02 on those molecule counts, at
-#: least 0.15 with dropout: evidence grows with the number of cells, this does not.
-SHARE = 0.05
+#: A gene's likelihood ratio that speaks for itself: by chance 2 % of the genes exceed it.
+CLEAR_GAIN = 4.0
+#: Share of genes above it. At most 0.03 on 11 sets of molecule counts, at least 0.32 on Splat with
+#: dropout, also where most genes are so deep that their median entry drops 2 %.
+CLEAR_SHARE = 0.1
 #: Shares of entries dropped and inverse dispersions whose likelihoods are compared.
 _SHARES = np.array([0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5])
 _THETAS = np.geomspace(0.1, 100.0, 13)
@@ -42,13 +44,14 @@ class ZeroInflation(NamedTuple):
 
     evidence: float  #: mean over genes of 2 log(likelihood of ZINB / of NB)
     share: float  #: median over genes of the share of entries dropped
+    clear: float  #: share of the genes whose ratio exceeds :data:`CLEAR_GAIN`
     n_genes: int  #: genes looked at
     n_cells: int  #: cells looked at
 
     @property
     def zero_inflated(self) -> bool:
-        """Whether dropout is both certain and large enough to matter."""
-        return self.evidence > EVIDENCE and self.share > SHARE
+        """Whether dropout is certain, and seen in more than a few genes."""
+        return self.evidence > EVIDENCE and self.clear > CLEAR_SHARE
 
     @property
     def likelihood(self) -> str:
@@ -67,13 +70,19 @@ class ZeroInflation(NamedTuple):
                 "likelihood nb: no gene has enough counts to tell dropout from sampling "
                 f"(mean of {SMALLEST_MEAN} or more per cell)"
             )
-        verb = "exceed" if self.zero_inflated else "match"
-        return (
-            f"likelihood {self.likelihood}: zeros {verb} what a negative binomial predicts "
-            f"(dropout gains {self.evidence:.1f} in likelihood ratio a gene, by chance 0.5, zinb "
-            f"above {EVIDENCE}; median share dropped {self.share:.0%}, zinb above {SHARE:.0%}; "
-            f"{self.n_genes} genes)"
+        numbers = (
+            f"dropout gains {self.evidence:.1f} in likelihood ratio a gene, by chance 0.5, zinb "
+            f"above {EVIDENCE}; it is clear in {self.clear:.0%} of {self.n_genes} genes, by chance "
+            f"2%, zinb above {CLEAR_SHARE:.0%}; median share dropped {self.share:.0%}"
         )
+        if self.zero_inflated:
+            return f"likelihood zinb: zeros exceed what a negative binomial predicts ({numbers})"
+        if self.evidence > EVIDENCE or self.clear > CLEAR_SHARE:
+            return (
+                "likelihood nb: zeros exceed what a negative binomial predicts, but in too few "
+                f"genes or by too little for dropout; choose zinb yourself for reads ({numbers})"
+            )
+        return f"likelihood nb: zeros match what a negative binomial predicts ({numbers})"
 
 
 def detect_zero_inflation(counts: sparse.csr_matrix, *, seed: int = 0) -> ZeroInflation:
@@ -83,7 +92,7 @@ def detect_zero_inflation(counts: sparse.csr_matrix, *, seed: int = 0) -> ZeroIn
     theta of a grid gives x_c the distribution ZINB(s_c m / (1 - pi), theta, pi), whose mean is
     s_c m whatever pi. The best pi = 0 is compared with the best of all. Only genes with m above
     0.5 in a group count. ZINB is chosen if the mean likelihood ratio exceeds :data:`EVIDENCE`
-    and the median of the best pi exceeds :data:`SHARE`.
+    and the share of genes with one above :data:`CLEAR_GAIN` exceeds :data:`CLEAR_SHARE`.
 
     Parameters
     ----------
@@ -96,7 +105,7 @@ def detect_zero_inflation(counts: sparse.csr_matrix, *, seed: int = 0) -> ZeroIn
     library = library_sizes(counts)
     cells = np.flatnonzero(library > 0)
     if len(cells) < FEWEST_CELLS:
-        return ZeroInflation(0.0, 0.0, 0, len(cells))
+        return ZeroInflation(0.0, 0.0, 0.0, 0, len(cells))
     if len(cells) > _MOST_CELLS:
         cells = np.sort(rng.choice(cells, _MOST_CELLS, replace=False))
     counts = counts[cells]
@@ -107,10 +116,12 @@ def detect_zero_inflation(counts: sparse.csr_matrix, *, seed: int = 0) -> ZeroIn
     ]
     n_genes = len(np.unique(np.concatenate([fit.genes for fit in fits]))) if fits else 0
     if n_genes == 0:
-        return ZeroInflation(0.0, 0.0, 0, len(cells))
+        return ZeroInflation(0.0, 0.0, 0.0, 0, len(cells))
+    ratios = 2 * np.concatenate([fit.gain for fit in fits])
     return ZeroInflation(
-        evidence=2 * float(np.mean(np.concatenate([fit.gain for fit in fits]))),
+        evidence=float(ratios.mean()),
         share=float(np.median(np.concatenate([fit.share for fit in fits]))),
+        clear=float((ratios > CLEAR_GAIN).mean()),
         n_genes=n_genes,
         n_cells=len(cells),
     )
