@@ -80,9 +80,26 @@ def test_embedding_draws_every_cell_twice(results, color):
         assert left.collections[0].get_clim() == right.collections[0].get_clim()
 
 
+def test_embedding_draws_a_row_of_maps_for_each_of_a_list_of_colors(results):
+    figure = pl.embedding(
+        results, color=["group", "gene3"], method="tsne", figure=Figure(layout="constrained")
+    )
+    groups, gene = figure.axes[:2], figure.axes[2:]
+    assert groups[1].get_legend().get_title().get_text() == "group"
+    (bar,) = gene[1].child_axes
+    assert bar.get_ylabel() == "gene3, log(1 + counts)"
+    for above, below in zip(groups, gene, strict=True):  # each side is mapped once
+        points = [np.vstack([c.get_offsets() for c in ax.collections]) for ax in (above, below)]
+        np.testing.assert_array_equal(*(p[np.lexsort(p.T)] for p in points))
+
+
 def test_embedding_refuses_what_it_cannot_draw(results):
     with pytest.raises(ValueError, match="neither a column of obs"):
         pl.embedding(results, color="nonsense", figure=Figure())
+    with pytest.raises(ValueError, match=r"nor a gene \(similar: gene3, "):
+        pl.embedding(results, color=["group", "GENE3"], figure=Figure())
+    with pytest.raises(ValueError, match="color: got an empty list"):
+        pl.embedding(results, color=[], figure=Figure())
     with pytest.raises(ValueError, match="expected 'umap' or 'tsne'"):
         pl.embedding(results, method="pca", figure=Figure())
     with pytest.raises(ValueError, match=r"no layer 'mean'; layers present: 'rate', 'denoised'"):
@@ -91,11 +108,41 @@ def test_embedding_refuses_what_it_cannot_draw(results):
         pl.embedding(results, key="other", figure=Figure())
 
 
+def groups_of(number):
+    """So many groups, each larger than the next."""
+    return pd.Series([f"g{i:02d}" for i in range(number) for _ in range(number - i)])
+
+
+@pytest.mark.parametrize("number", [6, 7, 18])
+def test_groups_have_colors_of_their_own(number):
+    marks = pl._marks(groups_of(number), {})
+    assert len({color for color, _ in marks.values()}) == number
+    assert {marker for _, marker in marks.values()} == {"o"}
+
+
 def test_groups_beyond_the_palette_change_marker_and_the_rest_are_grey():
-    groups = pd.Series([f"g{i:02d}" for i in range(30) for _ in range(30 - i)])
-    marks = pl._marks(groups)
-    assert len(set(marks.values())) == len(marks) == 25
+    assert len(set(pl._marks(groups_of(19), {}).values())) == 19
+    marks = pl._marks(groups_of(80), {})
+    assert len(set(marks.values())) == len(marks) == 73
     assert marks["other"][0] == pl.GREY
+
+
+def test_groups_have_the_colors_that_scanpy_left(results):
+    adata = results.copy()
+    adata.obs["group"] = adata.obs["group"].astype("category")
+    names = list(adata.obs["group"].cat.categories)
+    adata.uns["group_colors"] = np.array(["#123456", *["red"] * (len(names) - 1)])
+    marks = pl._marks(adata.obs["group"], pl._scanpy_colors(adata, "group"))
+    assert marks[names[0]] == ("#123456", "o")
+    for unusable in (["red"], ["nonsense"] * len(names)):  # as scanpy does: too few, or none
+        adata.uns["group_colors"] = unusable
+        assert pl._scanpy_colors(adata, "group") == {}
+
+
+def test_a_group_called_other_is_drawn(ax):
+    groups = pd.Series(["other", "other", "a"])
+    pl._paint_groups(ax, np.zeros((3, 2)), groups=groups, marks=pl._marks(groups, {}))
+    assert ax.get_legend_handles_labels()[1] == ["other (2)", "a (1)"]
 
 
 def test_an_estimate_is_brought_to_the_counts_scale_by_its_record(draw, trained):
@@ -132,8 +179,10 @@ def test_expression_shows_the_median_of_each_group(results):
     expected = [np.median(values[(results.obs["group"] == name).to_numpy()]) for name in names]
     medians = figure.axes[0].get_lines()[-1].get_ydata()
     np.testing.assert_allclose(medians, expected)
-    with pytest.raises(ValueError, match="nothing, expected names of genes"):
-        pl.expression(results, ["nothing"], "group", figure=figure)
+    with pytest.raises(ValueError, match=r"has no Gene7 \(similar: gene7, .*\), nothing\."):
+        pl.expression(results, ["gene1", "Gene7", "nothing"], "group", figure=figure)
+    with pytest.raises(ValueError, match="genes: got an empty list"):
+        pl.expression(results, [], "group", figure=figure)
     with pytest.raises(ValueError, match="groupby: obs has no column 'x'"):
         pl.expression(results, "gene1", "x", figure=figure)
 

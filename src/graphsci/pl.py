@@ -2,12 +2,13 @@
 
 Each takes an optional ``ax`` or ``figure`` to draw on, and otherwise makes one with pyplot, so
 that notebooks show it. None calls ``plt.show`` or changes a global setting. Colours are those
-of Okabe and Ito, which most colour-blind people can tell apart; beyond six groups the marker
-changes as well.
+of Okabe and Ito, which most colour-blind people can tell apart; more than six groups have those
+of matplotlib's tab20, and beyond these the marker changes as well.
 """
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.colors import is_color_like, to_hex
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import sparse, special
@@ -36,9 +38,17 @@ _Draw = TypeVar("_Draw", bound=Callable[..., Any])
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 GREY, INK = "#9A9A9A", "#222222"
 GROUP_COLORS = (BLUE, ORANGE, GREEN, RED, "#56B4E9", "#CC79A7")
+#: For more groups: tab20 without its greys, the strong colours first.
+MANY_GROUP_COLORS = tuple(
+    to_hex(matplotlib.colormaps["tab20"](i))
+    for i in (*range(0, 20, 2), *range(1, 20, 2))
+    if i not in (14, 15)
+)
 GROUP_MARKERS = ("o", "^", "s", "D")
 _COLOR_MAP = "cividis"
 _OTHER = "other"
+_LEGEND_ROWS = 18  #: groups that fit beside a panel
+_LEGEND_POINT = 45  #: area of a point in a legend, however small those of the cells are
 #: Entries drawn in a scatter or density of all cells x genes; more would only cost time.
 _SHOWN_ENTRIES = 200_000
 
@@ -268,7 +278,7 @@ def _variable_genes(common: _Common, n_genes: int) -> NDArray[np.int64]:
 def embedding(
     adata: AnnData,
     *,
-    color: str | None = None,
+    color: str | Sequence[str] | None = None,
     layer: str = "denoised",
     counts_layer: str | None = None,
     library_key: str | None = None,
@@ -289,7 +299,9 @@ def embedding(
     adata
         Counts with results.
     color
-        Column of ``obs`` (groups or numbers), or a gene; the library size if None.
+        Column of ``obs`` (groups or numbers), or a gene, or a list of them, a row of maps each;
+        the library size if None. Groups have the colours of ``uns[color + "_colors"]`` where
+        scanpy left them.
     layer
         The estimate; its scale is read from the run record.
     counts_layer
@@ -313,16 +325,21 @@ def embedding(
         "Counts": np.log1p(common.counts(genes)),
         layer.capitalize(): np.log1p(common.estimate(layer, genes)),
     }
-    paints = _paints(adata, common, color, layer)
-    figure = _figure(figure, (10.5, 4.4))
-    axes = figure.subplots(1, 2)
+    colors = [color] if color is None or isinstance(color, str) else list(color)
+    if not colors:
+        raise ValueError("color: got an empty list, expected columns of obs or genes.")
+    paints = [_paints(adata, common, color, layer) for color in colors]
     name = {"umap": "UMAP", "tsne": "t-SNE"}[_checked_method(method)]
-    for ax, paint, (title, values) in zip(axes, paints, sides.items(), strict=True):
-        paint(ax, _map(values, method, n_pcs, seed))
-        ax.set(title=title, xlabel=f"{name} 1", ylabel=f"{name} 2", xticks=[], yticks=[])
-        ax.spines[["top", "right"]].set_visible(False)
-    is_gene = color in adata.var_names and color not in adata.obs
-    _legend(figure, axes, f"{color}, log(1 + counts)" if is_gene else color)
+    maps = {title: _map(values, method, n_pcs, seed) for title, values in sides.items()}
+    figure = _figure(figure, (10.5, 4.4 * len(colors)))
+    grid = figure.subplots(len(colors), 2, squeeze=False)
+    for axes, color, pair in zip(grid, colors, paints, strict=True):
+        for ax, paint, (title, points) in zip(axes, pair, maps.items(), strict=True):
+            paint(ax, points)
+            ax.set(title=title, xlabel=f"{name} 1", ylabel=f"{name} 2", xticks=[], yticks=[])
+            ax.spines[["top", "right"]].set_visible(False)
+        is_gene = color in adata.var_names and color not in adata.obs
+        _legend(figure, axes, f"{color}, log(1 + counts)" if is_gene else color)
     return figure
 
 
@@ -367,7 +384,8 @@ def _paints(
     if color in adata.obs:
         column = adata.obs[color]
         if not is_numeric(column):
-            return (functools.partial(_paint_groups, groups=column),) * 2
+            marks = _marks(column, _scanpy_colors(adata, color))
+            return (functools.partial(_paint_groups, groups=column, marks=marks),) * 2
         numbers = column.to_numpy(dtype=np.float64)
         return (functools.partial(_paint_numbers, numbers=numbers, limits=_limits(numbers)),) * 2
     if color in adata.var_names:
@@ -380,8 +398,15 @@ def _paints(
         return counts, estimate
     raise ValueError(
         f"color: {color!r} is neither a column of obs ({', '.join(adata.obs.columns) or 'none'}) "
-        "nor a gene."
+        f"nor a gene{_similar(color, adata.var_names)}."
     )
+
+
+def _similar(name: str, names: pd.Index) -> str:
+    """Names that differ in little, or in case."""
+    folded = {known.casefold(): known for known in names.astype(str)}
+    near = difflib.get_close_matches(name.casefold(), folded, n=3)
+    return f" (similar: {', '.join(folded[other] for other in near)})" if near else ""
 
 
 def is_numeric(column: pd.Series) -> bool:
@@ -414,10 +439,14 @@ def _paint_numbers(
     )
 
 
-def _paint_groups(ax: Axes, points: Values, *, groups: pd.Series) -> None:
-    names, marks = groups.astype(str).to_numpy(), _marks(groups)
+def _paint_groups(
+    ax: Axes, points: Values, *, groups: pd.Series, marks: Mapping[str, tuple[str, str]]
+) -> None:
+    names = groups.astype(str).to_numpy()
     for name, (color, marker) in marks.items():
-        own = names == name if name != _OTHER else ~np.isin(names, list(marks))
+        own = names == name
+        if name == _OTHER:
+            own |= ~np.isin(names, list(marks))
         ax.scatter(
             points[own, 0],
             points[own, 1],
@@ -431,22 +460,41 @@ def _paint_groups(ax: Axes, points: Values, *, groups: pd.Series) -> None:
         )
 
 
-def _marks(groups: pd.Series) -> dict[str, tuple[str, str]]:
+def _scanpy_colors(adata: AnnData, name: str) -> dict[str, str]:
+    """Colour of each group of a column, where scanpy left one for each of its categories."""
+    column, colors = adata.obs[name], adata.uns.get(f"{name}_colors", ())
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return {}
+    categories = column.cat.categories.astype(str)
+    usable = len(colors) >= len(categories) and all(map(is_color_like, colors))
+    return dict(zip(categories, colors, strict=False)) if usable else {}
+
+
+def _marks(groups: pd.Series, palette: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each group, the most frequent first; the rest are one, grey."""
     names = groups.astype(str).value_counts().index.tolist()
-    looks = [(color, marker) for marker in GROUP_MARKERS for color in GROUP_COLORS]
+    if palette:
+        return {name: (palette.get(name, GREY), GROUP_MARKERS[0]) for name in names}
+    colors = GROUP_COLORS if len(names) <= len(GROUP_COLORS) else MANY_GROUP_COLORS
+    looks = [(color, marker) for marker in GROUP_MARKERS for color in colors]
     marks = dict(zip(names, looks, strict=False))
     return marks | ({_OTHER: (GREY, ".")} if len(names) > len(looks) else {})
 
 
 def _legend(figure: Figure, axes: Any, label: str | None) -> None:
-    """One legend or colour bar for all panels, at the right."""
+    """One legend or colour bar for a row of panels, at its right."""
     handles, labels = axes[-1].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, title=label, loc="outside right upper", markerscale=1.8)
+        columns = -(-len(handles) // _LEGEND_ROWS)
+        legend = axes[-1].legend(
+            handles, labels, title=label, loc="upper left", bbox_to_anchor=(1, 1), ncols=columns
+        )
+        for handle in legend.legend_handles:
+            handle.set_sizes([_LEGEND_POINT])
     else:
         text = "log10(library size / median)" if label is None else label
-        figure.colorbar(axes[-1].collections[0], ax=list(axes), label=text)
+        bar = axes[-1].inset_axes((1.04, 0, 0.05, 1))
+        figure.colorbar(axes[-1].collections[0], cax=bar, label=text)
 
 
 # --- genes ------------------------------------------------------------------------------
@@ -480,9 +528,11 @@ def expression(
         Where to draw; a new one if None.
     """
     genes = [genes] if isinstance(genes, str) else list(genes)
-    unknown = [gene for gene in genes if gene not in adata.var_names]
-    if unknown or not genes:
-        raise ValueError(f"genes: {', '.join(unknown) or 'none given'}, expected names of genes.")
+    unknown = [f"{g}{_similar(g, adata.var_names)}" for g in genes if g not in adata.var_names]
+    if unknown:
+        raise ValueError(f"genes: adata.var_names has no {', '.join(unknown)}.")
+    if not genes:
+        raise ValueError("genes: got an empty list, expected names of genes.")
     if groupby not in adata.obs:
         raise ValueError(f"groupby: obs has no column {groupby!r}.")
     common = _Common.of(adata, counts_layer, library_key, key)
