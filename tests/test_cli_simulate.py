@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -66,6 +67,18 @@ def test_bad_parameters_are_named(tmp_path, options, message):
     said = run("sim-t2", "-o", tmp_path / "sim.h5ad", *options, exit_code=cli.BAD_INPUT)
     assert message in said
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_simulated_can_be_imputed(tmp_path):
+    source = tmp_path / "sim.h5ad"
+    run("sim-t2", "-o", source, *SMALL)
+    with h5py.File(source) as file:
+        assert "raw" not in file
+    options = ("--max-epochs", "2", "--threads", "1", "--no-check")
+    args = ["impute", str(source), "-o", str(tmp_path / "out.h5ad"), *options]
+    result = CliRunner().invoke(cli.app, args)
+    assert result.exit_code == 0, result.stderr
+    assert anndata.read_h5ad(tmp_path / "out.h5ad").layers["denoised"].shape == (60, 40)
 
 
 def test_outputs_are_checked_before_the_work(tmp_path):

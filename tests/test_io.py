@@ -69,6 +69,25 @@ def test_anndata_round_trip(tmp_path, adata, counts, name, as_dense, backed):
         read.file.close()
 
 
+@pytest.mark.parametrize("name", ["a.h5ad", "a.zarr"])
+def test_backed_without_x(tmp_path, adata, counts, name):
+    adata.layers["counts"] = adata.X
+    del adata.X
+    io.write_anndata(adata, tmp_path / name)
+    read = io.read_counts(tmp_path / name, backed=True)
+    assert read.X is None
+    np.testing.assert_array_equal(dense(read.layers["counts"][:]), counts)
+
+
+def test_size_in_memory_of_a_null_element(tmp_path, adata):
+    """anndata's own write_elem, unlike its write_h5ad, stores a raw that is None."""
+    values = np.asarray(dense(adata.X), dtype=np.float32)
+    with h5py.File(tmp_path / "a.h5ad", "w") as file:
+        anndata.io.write_elem(file, "/", AnnData(values))
+        assert file["raw"].shape is None
+    assert io.size_in_memory(tmp_path / "a.h5ad") == values.nbytes
+
+
 def test_backed_needs_anndata(tmp_path, adata):
     path = tmp_path / "a.csv"
     adata.to_df().to_csv(path)

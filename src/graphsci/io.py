@@ -244,6 +244,8 @@ def _read_h5ad(source: _Source, genes_in: GenesIn | None, backed: bool) -> AnnDa
                 f"{source.path} is HDF5 but no AnnData: it holds {_first(list(file))}, expected "
                 f"obs and var.{_content_hint(file)}"
             )
+        # anndata leaves X alone on disk; without one, a backed AnnData fails where X is asked for
+        backed = backed and "X" in file
     return anndata.read_h5ad(source.path, backed="r" if backed else None)
 
 
@@ -313,7 +315,7 @@ def size_in_memory(path: str | os.PathLike[str]) -> int | None:
 def _n_bytes(element: Any) -> int:
     """Bytes of an array, or of all arrays in a group."""
     if not hasattr(element, "keys"):
-        return int(np.prod(element.shape)) * element.dtype.itemsize
+        return int(element.nbytes)  # 0 for an element that is null, such as no raw
     return sum(_n_bytes(element[key]) for key in element)
 
 

@@ -397,6 +397,7 @@ def _write_file(
         if index == 0:
             first = AnnData(sp.csr_matrix((1, 1)))  # for the groups that a file must have
             write_elem(file, "/", first)
+            file.pop("raw", None)  # anndata writes an empty one for None
             write_elem(file, "obs", _obs(cells, params))
             write_elem(file, "var", _var(genes, params))
             write_elem(file, "uns", _uns(params, seed))
