@@ -312,6 +312,15 @@ def test_table_with_numbers_for_names(tmp_path, counts):
     np.testing.assert_array_equal(dense(read.X), counts)
 
 
+@pytest.mark.parametrize("genes_in", ["rows", "columns"])
+def test_table_without_row_names(tmp_path, adata, genes_in):
+    adata.to_df().to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(
+        io.FileFormatError, match=r"numbers \(.*\) under 'g0' in its first column.*index=False"
+    ):
+        io.read_counts(tmp_path / "a.csv", genes_in=genes_in)
+
+
 def test_table_keeps_values_beyond_float32(tmp_path):
     (tmp_path / "a.csv").write_text(",g0,g1\nc0,16777217,0\nc1,0,1\n")
     read = io.read_counts(tmp_path / "a.csv", genes_in="columns")
@@ -348,7 +357,9 @@ def test_orientation_for_what_needs_none(tmp_path, adata):
         (",g0,g1\nc0,1,2\nc1,1\n", r"Expected a name and 2 numbers in each row"),
         (",g0,g1\nc0,1,2\nc1,1,2,3\n", r"Expected a name and 2 numbers in each row"),
         (",g0,g1,g2,g3\nc0,1,2\n", r"5 fields in its first line and 3 in its second"),
-        ("\tg0\tg1\nc0\t1\t2\n", r"values separated by a comma. Name the file .csv for commas"),
+        ("\tg0\tg1\nc0\t1\t2\n", r"separated by a comma. It looks separated by tabs: .* .tsv"),
+        (";g0;g1\nc0;1;2\n", r"separated by a comma. It looks separated by semicolons: export"),
+        ("g0\n1\n", r"1 fields in its second line, .* Name the file .csv for commas"),
         ("", r"0 fields in its second line"),
     ],
 )

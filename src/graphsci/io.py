@@ -490,7 +490,7 @@ def _transposed_csr(dataset: h5py.Dataset) -> sparse.csr_matrix:
 def _read_table(source: _Source, genes_in: GenesIn | None, backed: bool) -> AnnData:
     """Read a text table in blocks of rows; it is never dense as a whole."""
     separator = "," if ".csv" in source.path.name.lower() else "\t"
-    columns = _table_columns(source, separator)
+    corner, columns = _table_header(source, separator)
     if genes_in is None:
         raise FileFormatError(_orientation_question(source, separator, columns))
     rows: list[str] = []
@@ -498,6 +498,7 @@ def _read_table(source: _Source, genes_in: GenesIn | None, backed: bool) -> AnnD
     for frame in _table_blocks(source, separator, len(columns), rows):
         rows += frame.index.tolist()
         blocks.append(sparse.csr_matrix(frame.to_numpy()))
+    _check_row_names(source, corner, rows)
     matrix = sparse.vstack(blocks, format="csr")
     if genes_in == "rows":
         matrix, rows, columns = matrix.T, columns, rows
@@ -511,8 +512,8 @@ def _open_text(path: Path) -> IO[str]:
     return file
 
 
-def _table_columns(source: _Source, separator: str) -> list[str]:
-    """Return the names of the columns; the header may lack the corner field, as R writes it."""
+def _table_header(source: _Source, separator: str) -> tuple[str, list[str]]:
+    """Return the corner field, which may be lacking as R writes it, and the columns' names."""
     with _open_text(source.path) as file:
         lines = csv.reader(file, delimiter=separator)
         header, first = next(lines, []), next(filter(None, lines), [])
@@ -520,14 +521,45 @@ def _table_columns(source: _Source, separator: str) -> list[str]:
     if len(first) < 2:
         raise FileFormatError(
             f"{source.path} has {len(first)} fields in its second line, expected a row name and "
-            f"values separated by {shown}. Name the file .csv for commas, .tsv for tabs."
+            f"values separated by {shown}. {_separator_hint(''.join(first))}"
         )
     if len(header) not in (len(first), len(first) - 1):
         raise FileFormatError(
             f"{source.path} has {len(header)} fields in its first line and {len(first)} in its "
             f"second, expected as many (or one less, without a corner field), separated by {shown}."
         )
-    return header[len(header) - len(first) + 1 :]
+    corner = header.pop(0) if len(header) == len(first) else ""
+    return corner, header
+
+
+def _separator_hint(line: str) -> str:
+    """Say what separates a line, if not what the name of the file says."""
+    if "\t" in line:
+        return "It looks separated by tabs: name the file .tsv."
+    if ";" in line:
+        return "It looks separated by semicolons: export it with commas, or with tabs as .tsv."
+    if "," in line:
+        return "It looks separated by commas: name the file .csv."
+    return "Name the file .csv for commas, .tsv for tabs."
+
+
+def _check_row_names(source: _Source, corner: str, rows: Sequence[str]) -> None:
+    """Refuse a first column of numbers under a name: it may be data, where names are expected."""
+    if corner and rows and all(map(_is_number, rows)):
+        raise FileFormatError(
+            f"{source.path} has numbers ({_first(rows)}) under {corner!r} in its first column, "
+            "expected the names of the rows. Write the table with its row names (in pandas "
+            "without index=False); if these numbers are the names, leave the first field of the "
+            "first line empty."
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _orientation_question(source: _Source, separator: str, columns: list[str]) -> str:
