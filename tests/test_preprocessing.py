@@ -133,6 +133,22 @@ def test_nothing_to_report():
     assert data.batch_names == ()
 
 
+def rounded(values, depth):
+    return np.rint(values / values.sum(1, keepdims=True) * depth)
+
+
+@pytest.mark.parametrize("depth", [1e4, 1e6])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_rounded_counts_of_one_depth_are_told(tmp_path, depth, on_disk):
+    values = np.random.default_rng(0).poisson(3.0, (40, 200)) * np.arange(1, 41)[:, None]
+    AnnData(csr(rounded(values, depth))).write_h5ad(tmp_path / "a.h5ad")
+    adata = read_h5ad(tmp_path / "a.h5ad", backed="r" if on_disk else None)
+    (note,) = pp.open_counts(adata).notes
+    assert note.startswith("Practically all cells have one library size (")
+    assert not pp.extract_counts(AnnData(values)).notes
+    assert not pp.extract_counts(AnnData(rounded(values, depth)[:10])).notes  # few, by chance
+
+
 def test_fractional_counts_on_request():
     data = pp.extract_counts(make_adata(COUNTS * 0.75), allow_fractional=True)
     np.testing.assert_array_equal(data.counts.toarray(), COUNTS * 0.75)
@@ -186,8 +202,24 @@ def test_missing_batch_values():
 def test_a_batch_for_each_cell():
     adata = make_adata()
     adata.obs["n_counts"] = [0.5, 2.0, 3.0]
-    with pytest.raises(ValueError, match=r"a different value in each of the 3 cells"):
+    with pytest.raises(ValueError, match=r"a value of its own in 3 of 3 cells"):
         pp.extract_counts(adata, batch_key="n_counts")
+
+
+def test_nearly_a_batch_for_each_cell():
+    adata = AnnData(poisson((300, 20)))
+    adata.obs["depth"] = np.r_[np.arange(287), np.zeros(13, dtype=int)].astype(str)
+    with pytest.raises(ValueError, match=r"a value of its own in 286 of 300 cells.*--batch-key"):
+        pp.extract_counts(adata, batch_key="depth")
+
+
+def test_small_batches_are_named():
+    adata = AnnData(poisson((60, 20)))
+    adata.obs["batch"] = np.repeat(["large", "tiny", "small"], [41, 9, 10])
+    (note,) = pp.extract_counts(adata, batch_key="batch").notes
+    assert note.startswith("Batch column 'batch': 1 of 3 batches have fewer than 10 cells (tiny)")
+    adata.obs["batch"] = np.repeat(["a", "b", "c"], [40, 10, 10])
+    assert not pp.extract_counts(adata, batch_key="batch").notes
 
 
 # --- what is refused ------------------------------------------------------------------
@@ -304,7 +336,7 @@ def test_refusal_points_to_counts_elsewhere():
     with pytest.raises(
         ValueError,
         match=r"layers present: 'counts', 'scaled'. Whole numbers are in layer='counts'. "
-        r"Choose .*adata.raw looks like counts: use adata.raw.to_adata\(\)",
+        r"Choose .*adata.raw looks like counts: use adata.raw.to_adata\(\); for the command line",
     ):
         pp.extract_counts(adata)
     with pytest.raises(ValueError, match=r"Whole numbers are in layer='counts'."):

@@ -42,6 +42,13 @@ MAX_EXACT_COUNT = 2**24
 _VALUES_PER_BLOCK = 2**22  # dense or stored values looked at in one go
 _SAMPLE_ROWS = 200  # rows looked at to guess what refused values are; never to accept them
 _SHOWN = 5  # names shown in messages
+#: Library sizes are one if 5 % and 95 % of the cells are this near, relative to the median: counts
+#: rounded at a depth of 10,000 or more are, sequenced cells differ several-fold.
+_ONE_DEPTH, _MIN_CELLS_OF_ONE_DEPTH = 0.02, 20
+#: A batch of fewer cells hardly teaches its offsets.
+_SMALL_BATCH = 10
+#: From this share of cells with a batch of their own the column is no batch.
+_SINGLE_CELLS = 0.9
 
 
 #: Counts as a matrix in memory, or as a source that is read in rows.
@@ -128,8 +135,7 @@ def extract_counts(
     opened = _open(adata, layer, batch_key, min_cells)
     counts, found = _to_checked_csr(opened.matrix)
     _check_values(found, opened, adata, layer, counts, allow_fractional)
-    silent = ~detected_cells(counts, min_counts=0), ~detected_genes(counts)
-    return _count_data(opened, counts, found, *silent)
+    return _count_data(opened, counts, found, library_sizes(counts), ~detected_genes(counts))
 
 
 def open_counts(
@@ -164,7 +170,7 @@ def open_counts(
     counts = DiskCounts(
         matrix, n_entries=scan.n_entries, totals=scan.totals, detected=scan.detected
     )
-    return _count_data(opened, counts, scan.found, scan.totals == 0, ~scan.detected)
+    return _count_data(opened, counts, scan.found, scan.totals, ~scan.detected)
 
 
 class _Opened(NamedTuple):
@@ -192,11 +198,18 @@ def _open(adata: AnnData, layer: str | None, batch_key: str | None, min_cells: i
 
 
 def _count_data(
-    opened: _Opened, counts: Any, found: _Found, empty_cells: Mask, undetected_genes: Mask
+    opened: _Opened,
+    counts: Any,
+    found: _Found,
+    totals: NDArray[np.float64],
+    undetected_genes: Mask,
 ) -> CountData[Any]:
-    notes = opened.notes + _describe(
-        found, empty_cells, opened.cell_names, undetected_genes, opened.gene_names
-    )
+    empty_cells = totals == 0
+    notes = [
+        *opened.notes,
+        *_one_depth(totals),
+        *_describe(found, empty_cells, opened.cell_names, undetected_genes, opened.gene_names),
+    ]
     return CountData(
         counts,
         opened.cell_names,
@@ -315,12 +328,27 @@ def _extract_batch(
     names = tuple(str(name) for name in categories.categories)
     if len(names) == 1:
         return None, (), [f"Batch column {batch_key!r} has one level ({names[0]}): not used."]
-    if len(names) == len(column) > 2:
+    codes = np.asarray(categories.codes, dtype=np.int64)
+    sizes = np.bincount(codes)
+    n_single = int((sizes == 1).sum())
+    if len(codes) > 2 and n_single > _SINGLE_CELLS * len(codes):
         raise ValueError(
-            f"batch column {batch_key!r} has a different value in each of the {len(column):,} "
+            f"batch column {batch_key!r} has a value of its own in {n_single:,} of {len(codes):,} "
             "cells, expected a few groups of cells. Choose another `batch_key` (`--batch-key`)."
         )
-    return np.asarray(categories.codes, dtype=np.int64), names, []
+    return codes, names, _small_batches(batch_key, names, sizes)
+
+
+def _small_batches(batch_key: str, names: tuple[str, ...], sizes: NDArray[np.int64]) -> list[str]:
+    """Return a warning if batches have too few cells to learn their offsets from."""
+    small = [name for name, size in zip(names, sizes, strict=True) if size < _SMALL_BATCH]
+    if not small:
+        return []
+    return [
+        f"Batch column {batch_key!r}: {len(small):,} of {len(names):,} batches have fewer than "
+        f"{_SMALL_BATCH} cells ({_first(small)}), too few to learn a batch's offsets from. Merge "
+        "them, or choose another `batch_key` (`--batch-key`)."
+    ]
 
 
 def _batch_column(adata: AnnData, batch_key: str) -> pd.Series:
@@ -554,7 +582,11 @@ def _where_counts_may_be(adata: AnnData, layer: str | None) -> str:
     if len(adata.layers):
         text += " Choose the one with raw counts: `layer=` (`--layer`)."
     if adata.raw is not None and _looks_like_counts(adata.raw.X):
-        text += " adata.raw looks like counts: use adata.raw.to_adata()."
+        text += (
+            " adata.raw looks like counts: use adata.raw.to_adata(); for the command line write "
+            'them to a file: python -c "import graphsci; '
+            "graphsci.read_counts('IN').raw.to_adata().write_h5ad('counts.h5ad')\"."
+        )
     elif not good:
         text += " Bring the counts as they were before any normalisation."
     return text
@@ -568,6 +600,23 @@ def _looks_like_counts(matrix: Any) -> bool:
     values = rows.data if sparse.issparse(rows) else np.asarray(rows).ravel()
     found = _inspect_values(values)
     return found.maximum > 0 and not (found.n_not_finite or found.n_negative or found.n_fractional)
+
+
+def _one_depth(totals: NDArray[np.float64]) -> list[str]:
+    """Return a warning if practically all cells have one library size, as no sequencer gives."""
+    sizes = totals[totals > 0]
+    if len(sizes) < _MIN_CELLS_OF_ONE_DEPTH:
+        return []
+    low, median, high = np.quantile(sizes, [0.05, 0.5, 0.95])
+    if high - low > _ONE_DEPTH * median:
+        return []
+    return [
+        f"Practically all cells have one library size ({low:,.0f} to {high:,.0f}): these look "
+        "like rounded CPM, or counts normalised to a common depth otherwise, and not like raw "
+        "counts; expected a library size of its own for each cell. Estimates, intervals and the "
+        "verdict take every unit for a molecule: bring the counts as they were before any "
+        "normalisation. Only cells that were down-sampled to one depth are right as they are."
+    ]
 
 
 def _describe(
