@@ -401,6 +401,26 @@ def test_help_needs_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("command", "exit_code"),
+    [
+        (("impute", "counts.h5ad", "-o", "out.csv"), cli.BAD_INPUT),
+        (("apply", "model", "counts.h5ad", "-o", "out.csv"), cli.BAD_INPUT),
+        (("info", "counts.h5ad"), 0),
+    ],
+)
+def test_what_needs_no_torch_does_not_wait_for_it(counts, command, exit_code):
+    code = (
+        "import sys, graphsci.cli\n"
+        f"try: graphsci.cli.app({command})\n"
+        "except SystemExit as ended: print('ended', ended.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=counts.parent, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith(f"ended {exit_code} False\n")
+
+
 def test_python_m_graphsci_runs():
     command = [sys.executable, "-m", "graphsci", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -468,6 +488,31 @@ def test_info_says_why_values_are_no_counts(tmp_path, draw):
     assert found["raw_counts"] is False
     assert found["problem"]
     assert found["data"]["cells"] == 120
+
+
+@pytest.mark.parametrize("name", ["a.h5ad", "a.zarr"])
+def test_info_of_files_without_x_or_cells(tmp_path, draw, name):
+    toy = draw()
+    toy.layers["counts"] = toy.X
+    del toy.X
+    io.write_anndata(toy, tmp_path / name)
+    _, said = run("info", tmp_path / name)
+    assert "no: adata.X is empty (None)" in said
+    _, said = run("info", tmp_path / name, "--layer", "counts")
+    assert "raw counts yes" in said
+    io.write_anndata(draw()[:0].copy(), tmp_path / name)
+    _, said = run("info", tmp_path / name)
+    assert "0 cells x 60 genes" in said
+    assert "expected at least 1 cells and 2 genes" in said
+
+
+def test_info_of_one_cell_and_of_notes(tmp_path, draw):
+    io.write_anndata(draw()[:1].copy(), tmp_path / "one.h5ad")
+    _, said = run("info", tmp_path / "one.h5ad")
+    assert "raw counts yes" in said
+    io.write_anndata(draw(), tmp_path / "all.h5ad")
+    _, said = run("info", tmp_path / "all.h5ad")
+    assert "notes Cells without any count: 1 (cell7)" in said
 
 
 # --- the demo ---------------------------------------------------------------------------

@@ -238,7 +238,7 @@ def test_another_programs_estimate_of_the_kept_counts_is_scored(source, tmp_path
         (("--held-out", "other"), "other"),
         (("--protocol", "eye"), "protocol: got 'eye', expected one of tsne-kmeans"),
         (("--design", "all", "--depth", "1e9"), "thinning cannot deepen"),
-        (("--level", "1.5"), "level: got 1.5"),
+        (("--level", "1.5"), "Invalid value for '--level'"),
         (("--design", "cells", "--labels", "group"), "clustering is scored with the designs"),
         (("--design", "cells", "--shuffled-genes", "5"), "false signal needs the designs"),
         (("--design", "cells", "--write-split", "x.h5ad"), "has no one file of kept and held"),

@@ -82,7 +82,10 @@ def evaluate(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repeat with this many seeds.")] = 1,
     level: Annotated[
-        float, typer.Option(help="Level of the interval whose coverage is measured.")
+        float,
+        typer.Option(
+            min=1e-6, max=1 - 1e-6, help="Level of the interval whose coverage is measured."
+        ),
     ] = 0.9,
     protocol: Annotated[
         str,

@@ -1,4 +1,7 @@
-"""What a count file, an output or a model folder holds: `graphsci info`, and a run's summary."""
+"""What a count file, an output or a model folder holds: `graphsci info`, and a run's summary.
+
+Only what is about models imports torch, which takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci import io
-from graphsci.files import ANNDATA_SUFFIXES
-from graphsci.imputer import GraphSCI
-from graphsci.model_io import RECORD as MODEL_RECORD
+from graphsci.files import ANNDATA_SUFFIXES, is_zarr
 from graphsci.preprocessing import extract_counts, open_counts
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def describe(
     path: Path, *, layer: str | None = None, genes_in: io.GenesIn | None = None
 ) -> dict[str, Any]:
     """Say what a count file, an output or a model folder holds, as plain values."""
-    if path.is_dir() and (path / MODEL_RECORD).is_file():
+    if path.is_dir() and not is_zarr(path) and _is_model(path):
         return _describe_model(path)
     adata = _open(path, genes_in)
     matrix = adata.X if layer is None else adata.layers.get(layer)
@@ -33,8 +34,9 @@ def describe(
         found["data"] = describe_counts(matrix)
     try:
         check = extract_counts if isinstance(matrix, CSCDataset) else open_counts
-        check(adata, layer=layer)
+        data = check(adata, layer=layer, min_cells=1)  # as few as a model is applied to
         found["raw_counts"], found["problem"] = True, None
+        found["notes"] = list(data.notes)
     except (ValueError, TypeError) as error:
         found["raw_counts"], found["problem"] = False, str(error)
     for slot in ("layers", "obsm", "varm", "varp"):
@@ -55,7 +57,15 @@ def _open(path: Path, genes_in: io.GenesIn | None) -> AnnData:
     return io.read_counts(path, genes_in=genes_in, backed=on_disk)
 
 
+def _is_model(path: Path) -> bool:
+    from graphsci.model_io import RECORD
+
+    return (path / RECORD).is_file()
+
+
 def _describe_model(path: Path) -> dict[str, Any]:
+    from graphsci.imputer import GraphSCI
+
     model = GraphSCI.load(path, device="cpu")
     spec = model.fitted.spec
     record = model.record(names=(), depth="own", scale="counts", level=None)
@@ -91,6 +101,8 @@ def describe_in_words(found: dict[str, Any]) -> dict[str, str]:
         graph = found["gene_graph"]
         words["gene graph"] = f"{graph['source']}, {graph['edges']:,} edges"
         words["batches"] = ", ".join(found["batches"]) or "none"
+    if found.get("notes"):
+        words["notes"] = " ".join(found["notes"])
     for slot in ("obs", "layers", "obsm", "varm", "varp"):
         if found.get(slot):
             words[slot] = ", ".join(found[slot])
@@ -132,7 +144,7 @@ def depth_and_zeros(
     shape: tuple[int, int], n_detected: int, n_entries: int, depth: NDArray[np.float64]
 ) -> dict[str, Any]:
     """Say the same of totals: entries that are not zero, and molecules per cell (cells,)."""
-    levels = np.quantile(depth, [0, 0.5, 1])
+    levels = np.quantile(depth, [0, 0.5, 1]) if len(depth) else np.zeros(3)
     return {
         "cells": shape[0],
         "genes": shape[1],

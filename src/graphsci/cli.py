@@ -27,6 +27,7 @@ from rich.table import Table
 
 from graphsci import __version__
 from graphsci.config import Config, option_names, preset, read_config
+from graphsci.files import ANNDATA_SUFFIXES, check_writable
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -655,6 +656,7 @@ def impute(
 ) -> None:
     """Train on the raw counts in IN and write OUT: IN with estimates of its expression."""
     chosen = build_config(options, config)
+    check_writable(output, suffixes=ANNDATA_SUFFIXES)  # before the slow import of torch
     checkpoint = checkpoint or output.with_name(output.name + ".checkpoint")
     if _launched(devices, checkpoint):
         return
@@ -745,6 +747,7 @@ def apply(
     quiet: Quiet = False,
 ) -> None:
     """Write estimates for the cells in IN with a model trained before; genes match by name."""
+    check_writable(output, suffixes=ANNDATA_SUFFIXES)  # before the slow import of torch
     if _launched(devices):
         return
     from graphsci import _job, distributed
