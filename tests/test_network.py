@@ -6,7 +6,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
-from anndata import AnnData
+from anndata import AnnData, read_h5ad
 from matplotlib import pyplot
 from scipy import sparse, stats
 from sklearn.metrics import average_precision_score
@@ -494,6 +494,36 @@ def test_tl(model, data):
     found = tl.gene_network(adata, model, n_neighbors=5, control=False)
     assert adata.uns["graphsci_network"]["edges"] is found.edges
     assert "graphsci_module" in adata.var
+    assert (adata.varp["graphsci_graph"] != model.gene_graph.adjacency).nnz == 0
+
+
+def test_tl_leaves_what_impute_wrote(model, data):
+    from graphsci import tl
+
+    adata = model.impute(data, copy=True)
+    adata.varp["graphsci_graph"] = graph = sparse.csr_matrix((80, 80), dtype=np.float32)
+    tl.gene_network(adata, model, n_neighbors=5, control=False, modules=False)
+    assert adata.varp["graphsci_graph"] is graph
+
+
+def test_a_stored_network_is_the_one_that_was_written(refined, model, data, tmp_path):
+    adata, modules = data.copy(), nw.find_modules(refined.confident(0.9))
+    nw.annotate_network(adata, refined, modules=modules, model=model)
+    adata.write_h5ad(tmp_path / "out.h5ad")
+    adata = read_h5ad(tmp_path / "out.h5ad")
+    found = nw.stored_network(adata)
+    pd.testing.assert_frame_equal(found.edges, refined.edges, check_dtype=False)
+    assert found.gene_names.tolist() == refined.gene_names.tolist()
+    assert (found.parameters, found.notes) == (refined.parameters, refined.notes)
+    written = dict(zip(modules["gene"], modules["module"], strict=True))
+    stored = nw.stored_modules(adata)
+    assert dict(zip(stored["gene"], stored["module"], strict=True)) == written
+    part = nw.stored_network(adata[:, :10])
+    assert set(part.edges["gene_a"]) | set(part.edges["gene_b"]) <= set(data.var_names[:10])
+    assert part.adjacency().shape == (10, 10)
+    assert nw.stored_modules(data) is None
+    with pytest.raises(ValueError, match=r"no network 'x_network'; it has 'graphsci_network'"):
+        nw.stored_network(adata, "x")
 
 
 # --- around genes, and comparison -------------------------------------------------------
@@ -505,6 +535,21 @@ def test_around_keeps_the_strongest_partners():
     assert _pairs(found.edges) == [("a", "b"), ("a", "c"), ("b", "c")]
     with pytest.raises(ValueError, match="'x' not among the 5 genes"):
         network_of(edges, list("abcde")).around(["x"])
+
+
+def test_around_gives_each_gene_its_turn():
+    """A gene of weak relations keeps partners and edges beside one of strong ones."""
+    names = ["weak", "w", *(f"s{i}" for i in range(10))]
+    edges = [(names[i], names[j], 0.9 - 0.01 * j) for i in range(2, 12) for j in range(i + 1, 12)]
+    network = network_of([*edges, ("w", "weak", 0.1)], names)
+    found = network.around(["s0", "weak"], max_genes=5)
+    assert set(found.gene_names) == {"s0", "s1", "s2", "weak", "w"}
+    assert _pairs(found.edges.tail(1)) == [("w", "weak")]
+    few = network.around(["s0", "weak"], max_genes=5, max_edges=2)
+    assert _pairs(few.edges) == [("s0", "s1"), ("w", "weak")]
+    ax = pl.gene_network(network, genes="weak", max_edges=1)
+    assert ax.get_title("left") == "2 genes, 1 edges"
+    pyplot.close("all")
 
 
 def test_comparison_by_hand():
@@ -590,6 +635,12 @@ def test_pictures(refined, model, data):
     assert len(ax.texts) <= 12
     assert "80 genes connected" in pl.network_degree(refined).get_title("left")
     adata = model.impute(data, copy=True)
+    nw.annotate_network(adata, refined, modules=modules)
+    assert "80 genes connected" in pl.network_degree(adata).get_title("left")
+    again = pl.gene_network(adata, genes=["g0", "g31"], max_genes=12)
+    assert again.get_title("left") == ax.get_title("left")
+    labels = [[text.get_text() for text in a.get_legend().get_texts()] for a in (ax, again)]
+    assert labels[0] == labels[1] != []
     figure = pl.module_heatmap(adata, modules)
     image = figure.axes[0].images[0].get_array()
     np.testing.assert_allclose(np.diag(image), 1, atol=1e-6)
@@ -600,6 +651,9 @@ def test_pictures_refuse(refined, data):
     with pytest.raises(ValueError, match="max_genes: got 500, expected 2 to 80"):
         pl.gene_network(refined, max_genes=500)
     nothing = refined._replace(edges=refined.edges.head(0))
+    for draw in (pl.gene_network, pl.network_degree):
+        with pytest.raises(ValueError, match="no network 'graphsci_network'; it has nothing"):
+            draw(data)
     with pytest.raises(ValueError, match="no edge to draw"):
         pl.gene_network(nothing)
     with pytest.raises(ValueError, match="no edge, so no degrees"):

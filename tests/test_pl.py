@@ -7,7 +7,14 @@ import pytest
 from anndata import AnnData
 from matplotlib.figure import Figure
 
-from graphsci import pl
+from graphsci import pl, tl
+
+
+def test_only_plots_are_offered():
+    """Completion in a notebook lists what pl and tl are for."""
+    assert dir(tl) == ["gene_network", "impute"]
+    assert "embedding" in dir(pl)
+    assert all(getattr(pl, name).__module__.startswith("graphsci.") for name in dir(pl))
 
 
 @pytest.fixture

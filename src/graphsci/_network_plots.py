@@ -27,13 +27,14 @@ HEATMAP_GENES = 240
 
 @pl._styled
 def gene_network(
-    network: GeneNetwork,
+    network: AnnData | GeneNetwork,
     *,
     genes: Sequence[str] = (),
     modules: pd.DataFrame | None = None,
     max_genes: int = 50,
     max_edges: int = 150,
     seed: int = 0,
+    key: str = pl.DEFAULT_KEY,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw a network around chosen genes, coloured by module.
@@ -41,15 +42,17 @@ def gene_network(
     Parameters
     ----------
     network
-        From ``network.refine_network``.
+        An AnnData that ``graphsci.tl.gene_network`` wrote to, or what it returned.
     genes
         Drawn with their strongest partners; the ends of the strongest edges if none.
     modules
-        From ``network.find_modules``.
+        From ``network.find_modules``; those of an AnnData if None.
     max_genes, max_edges
-        Genes and strongest edges that are drawn.
+        Genes and edges that are drawn: the strongest, those of ``genes`` first.
     seed
         Of the layout.
+    key
+        Name of the run in an AnnData.
     ax
         Where to draw; a new figure if None.
 
@@ -61,8 +64,13 @@ def gene_network(
     nx = _networkx()
     if not 2 <= max_genes <= MOST_GENES:
         raise ValueError(f"max_genes: got {max_genes}, expected 2 to {MOST_GENES}.")
-    chosen = network.around(genes, max_genes=max_genes) if len(genes) else network
-    edges = _strongest_edges(chosen.edges, max_genes, max_edges)
+    found, stored = _network(network, key)
+    modules = stored if modules is None else modules
+    genes = [genes] if isinstance(genes, str) else list(genes)
+    if genes:
+        edges = found.around(genes, max_genes=max_genes, max_edges=max_edges).edges
+    else:
+        edges = _strongest_edges(found.edges, max_genes, max_edges)
     if edges.empty:
         raise ValueError("the network has no edge to draw; lower min_confidence or add genes.")
     graph = nx.Graph()
@@ -142,22 +150,28 @@ def module_heatmap(
 
 
 @pl._styled
-def network_degree(network: GeneNetwork, *, ax: Axes | None = None) -> Axes:
-    """Draw the share of genes with at least so many edges, on logarithmic axes."""
-    ends = network.edges[["gene_a", "gene_b"]].to_numpy().ravel()
+def network_degree(
+    network: AnnData | GeneNetwork, *, key: str = pl.DEFAULT_KEY, ax: Axes | None = None
+) -> Axes:
+    """Draw the share of genes with at least so many edges, on logarithmic axes.
+
+    ``network`` and ``key`` are as in :func:`gene_network`.
+    """
+    found, _ = _network(network, key)
+    ends = found.edges[["gene_a", "gene_b"]].to_numpy().ravel()
     degree = pd.Series(ends).value_counts().to_numpy()
     if not len(degree):
         raise ValueError("the network has no edge, so no degrees to draw.")
     ax = pl._axes(ax)
     ordered = np.sort(degree)
-    share = 100 * np.arange(len(ordered), 0, -1) / len(network.gene_names)
+    share = 100 * np.arange(len(ordered), 0, -1) / len(found.gene_names)
     ax.step(ordered, share, where="post", color=pl.BLUE)
     ax.set(
         xscale="log",
         yscale="log",
         xlabel="edges of a gene, at least",
         ylabel="genes (% of all)",
-        title=f"{network.n_edges:,} edges, {len(degree):,} of {len(network.gene_names):,} genes "
+        title=f"{found.n_edges:,} edges, {len(degree):,} of {len(found.gene_names):,} genes "
         "connected",
     )
     for axis in (ax.xaxis, ax.yaxis):
@@ -165,6 +179,15 @@ def network_degree(network: GeneNetwork, *, ax: Axes | None = None) -> Axes:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
     return ax
+
+
+def _network(result: Any, key: str) -> tuple[GeneNetwork, pd.DataFrame | None]:
+    """Return a network, and its modules if they are stored with it."""
+    from graphsci.network import stored_modules, stored_network
+
+    if not hasattr(result, "uns"):
+        return result, None
+    return stored_network(result, key), stored_modules(result, key)
 
 
 def _networkx() -> Any:

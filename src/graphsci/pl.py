@@ -31,6 +31,21 @@ if TYPE_CHECKING:
     from graphsci.imputer import GraphSCI
     from graphsci.verdict import Verdict
 
+__all__ = [
+    "dispersion",
+    "dropout_curve",
+    "embedding",
+    "expression",
+    "gene_graph_degree",
+    "gene_network",
+    "mean_variance",
+    "module_heatmap",
+    "network_degree",
+    "training_curve",
+    "uncertainty",
+    "verdict",
+]
+
 Method = Literal["umap", "tsne"]
 Values = NDArray[np.floating]
 _Draw = TypeVar("_Draw", bound=Callable[..., Any])
@@ -759,7 +774,7 @@ def gene_graph_degree(
     Parameters
     ----------
     result
-        An imputed AnnData, or a model.
+        An AnnData with a gene graph, of ``graphsci.tl.impute`` or ``gene_network``, or a model.
     key
         Name of the run in an AnnData.
     ax
@@ -789,12 +804,15 @@ def _adjacency(result: Any, key: str) -> sparse.csr_matrix:
     if slot not in result.varp:
         raise ValueError(
             f"adata.varp has no gene graph {slot!r}; it has "
-            f"{', '.join(map(repr, result.varp)) or 'nothing'}. Name the run: key=..."
+            f"{', '.join(map(repr, result.varp)) or 'nothing'}. Run graphsci.tl.impute or "
+            "graphsci.tl.gene_network first, or name the run: key=..."
         )
     return sparse.csr_matrix(result.varp[slot])
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 # pictures of refined networks have a module of their own, which uses what is above
-from graphsci._network_plots import gene_network as gene_network  # noqa: E402
-from graphsci._network_plots import module_heatmap as module_heatmap  # noqa: E402
-from graphsci._network_plots import network_degree as network_degree  # noqa: E402
+from graphsci._network_plots import gene_network, module_heatmap, network_degree  # noqa: E402

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from graphsci.network import GeneNetwork
 
+__all__ = ["gene_network", "impute"]
+
 
 def impute(
     adata: AnnData,
@@ -129,13 +131,17 @@ def gene_network(
     Returns
     -------
     GeneNetwork
-        Written are ``varp[key_added + "_network"]`` (strengths), ``uns`` of that name (the table
-        of edges with its evidence) and ``var[key_added + "_module"]``.
+        Written are ``varp[key_added + "_network"]`` (strengths), ``uns`` of that name (a
+        dictionary: ``edges``, the table with its evidence; ``parameters``; ``notes``) and
+        ``var[key_added + "_module"]``; ``network.stored_network(adata)`` reads it back. What the
+        model learned of genes, its gene graph included, is written as :func:`impute` does,
+        unless ``adata`` has its results under the same key.
 
     Examples
     --------
     >>> network = graphsci.tl.gene_network(adata, seed=0)
     >>> network.edges.head()
+    >>> graphsci.pl.gene_network(adata, genes=["LYZ"])
     """
     from graphsci import network as nw
 
@@ -152,5 +158,9 @@ def gene_network(
     )
     trusted = found.confident(min_confidence) if control else found
     groups = nw.find_modules(trusted) if modules else None
-    nw.annotate_network(adata, found, modules=groups, key_added=key_added)
+    nw.annotate_network(adata, found, modules=groups, model=model, key_added=key_added)
     return found
+
+
+def __dir__() -> list[str]:
+    return __all__

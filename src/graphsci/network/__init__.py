@@ -19,11 +19,18 @@ docs/network.md has the reasons and the measurements.
 ``posterior``  correlation over draws from the posterior
 ``modules``    modules, hubs, enrichment
 ``comparison`` precision and recall against a known network
-``files``      TSV, GraphML, CX2, cyjs, SIF
+``files``      TSV, CSV, GraphML, CX2, cyjs, SIF
 =============  ===================================================================
 """
 
-from graphsci.network._table import EDGE_COLUMNS, GeneNetwork, annotate_network, network_slot
+from graphsci.network._table import (
+    EDGE_COLUMNS,
+    GeneNetwork,
+    annotate_network,
+    network_slot,
+    stored_modules,
+    stored_network,
+)
 from graphsci.network.comparison import compare_networks
 from graphsci.network.files import to_cx2, to_networkx, write_network
 from graphsci.network.modules import enrich_modules, find_modules
@@ -57,6 +64,8 @@ __all__ = [
     "networks_by_label",
     "posterior_correlation",
     "refine_network",
+    "stored_modules",
+    "stored_network",
     "to_cx2",
     "to_networkx",
     "train_control",

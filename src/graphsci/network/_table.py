@@ -10,10 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from graphsci._keys import DEFAULT_KEY
+from graphsci._keys import DEFAULT_KEY, keys
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from graphsci.imputer import GraphSCI
 
 #: The columns of an edge table, in order.
 EDGE_COLUMNS = (
@@ -85,8 +87,13 @@ class GeneNetwork(NamedTuple):
         kept = self.edges["confidence"] >= min_confidence
         return self._replace(edges=self.edges[kept].reset_index(drop=True))
 
-    def around(self, genes: Sequence[str], *, max_genes: int = 50) -> GeneNetwork:
+    def around(
+        self, genes: Sequence[str], *, max_genes: int = 50, max_edges: int | None = None
+    ) -> GeneNetwork:
         """Keep chosen genes, their strongest partners up to ``max_genes``, and edges among them.
+
+        The chosen genes take turns, so that one with weaker relations has partners too, and
+        edges if only ``max_edges`` are kept.
 
         Raises
         ------
@@ -103,17 +110,32 @@ class GeneNetwork(NamedTuple):
             )
         chosen = dict.fromkeys(wanted)
         touching = self.edges[self.edges["gene_a"].isin(wanted) | self.edges["gene_b"].isin(wanted)]
+        touching = _by_turns(touching, wanted)
         for pair in zip(touching["gene_a"], touching["gene_b"], strict=True):
             if len(chosen | dict.fromkeys(pair)) <= max_genes:
                 chosen |= dict.fromkeys(pair)
         inside = self.edges["gene_a"].isin(chosen) & self.edges["gene_b"].isin(chosen)
+        edges = _by_turns(self.edges[inside], wanted).iloc[:max_edges].sort_index()
         names = self.gene_names[np.isin(self.gene_names, list(chosen))]
-        return self._replace(edges=self.edges[inside].reset_index(drop=True), gene_names=names)
+        return self._replace(edges=edges.reset_index(drop=True), gene_names=names)
+
+
+def _by_turns(edges: pd.DataFrame, genes: Sequence[str]) -> pd.DataFrame:
+    """Order ranked edges: the first of each of these genes, their second ones, ..., the others."""
+    turn = np.full(len(edges), len(edges))
+    for gene in genes:
+        own = np.flatnonzero((edges["gene_a"] == gene) | (edges["gene_b"] == gene))
+        turn[own] = np.minimum(turn[own], np.arange(len(own)))
+    return edges.iloc[np.argsort(turn, kind="stable")]
 
 
 def network_slot(key_added: str = DEFAULT_KEY) -> str:
-    """Name of the network in ``varp``."""
+    """Name of the network in ``varp`` and ``uns``."""
     return f"{key_added}_network"
+
+
+def _module_column(key_added: str) -> str:
+    return f"{key_added}_module"
 
 
 def annotate_network(
@@ -121,12 +143,28 @@ def annotate_network(
     network: GeneNetwork,
     *,
     modules: pd.DataFrame | None = None,
+    model: GraphSCI | None = None,
     key_added: str = DEFAULT_KEY,
 ) -> None:
-    """Write ``varp[key_added + "_network"]``, the table to ``uns`` and modules to ``var``.
+    """Write a network where :func:`stored_network` finds it again.
 
-    Genes that the network does not have get no edges; ``var[key_added + "_module"]`` is -1
-    outside of modules.
+    Written are ``varp[key_added + "_network"]``, the matrix of strengths, and ``uns`` of that
+    name, a dictionary of ``edges`` (the table), ``parameters`` and ``notes``.
+
+    Parameters
+    ----------
+    adata
+        Genes that the network does not have get no edges.
+    network
+        From :func:`~graphsci.network.refine_network`.
+    modules
+        From :func:`~graphsci.network.find_modules`; written to ``var[key_added + "_module"]``,
+        -1 outside of modules.
+    model
+        That the network is of. What it learned of genes, its gene graph included, is written as
+        ``graphsci.tl.impute`` does, unless ``adata`` has a run of this name.
+    key_added
+        Name of the run.
     """
     position = pd.Index(network.gene_names).get_indexer(adata.var_names)
     known = np.flatnonzero(position >= 0)
@@ -143,4 +181,44 @@ def annotate_network(
     if modules is not None:
         module = modules.set_index("gene")["module"]
         values = module.reindex(adata.var_names).fillna(-1).to_numpy(dtype=np.int64)
-        adata.var[f"{key_added}_module"] = values
+        adata.var[_module_column(key_added)] = values
+    slots = keys(key_added)
+    if model is not None and slots.uns not in adata.uns:
+        model.annotate_genes(adata, slots)
+
+
+def stored_network(adata: AnnData, key_added: str = DEFAULT_KEY) -> GeneNetwork:
+    """Return the network that :func:`annotate_network` wrote, also after a file was read.
+
+    Its genes are those of ``adata``: in a part of the genes, edges to others are left out.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    slot = network_slot(key_added)
+    if slot not in adata.uns:
+        raise ValueError(
+            f"adata.uns has no network {slot!r}; it has "
+            f"{', '.join(map(repr, adata.uns)) or 'nothing'}. Run graphsci.tl.gene_network first, "
+            "or give the key of its run."
+        )
+    record = adata.uns[slot]
+    edges = record["edges"]
+    inside = edges["gene_a"].isin(adata.var_names) & edges["gene_b"].isin(adata.var_names)
+    return GeneNetwork(
+        edges[inside].reset_index(drop=True),
+        np.asarray(adata.var_names, dtype=np.str_),
+        dict(record["parameters"]),
+        tuple(map(str, record["notes"])),
+    )
+
+
+def stored_modules(adata: AnnData, key_added: str = DEFAULT_KEY) -> pd.DataFrame | None:
+    """Return ``gene`` and ``module`` as :func:`annotate_network` wrote them, None without any."""
+    column = _module_column(key_added)
+    if column not in adata.var:
+        return None
+    found = adata.var[column][adata.var[column] >= 0]
+    return pd.DataFrame({"gene": found.index, "module": found.to_numpy()})
