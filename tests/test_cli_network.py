@@ -43,7 +43,7 @@ def test_from_counts_to_every_file(folder, tmp_path):
         *(folder / "counts.h5ad", "-o", tmp_path / "edges.tsv", *SHORT),
         *("--graphml", tmp_path / "net.graphml", "--cyjs", tmp_path / "net.cyjs"),
         *("--sif", tmp_path / "net.sif", "--h5ad", tmp_path / "net.h5ad"),
-        *("--modules", tmp_path / "modules.tsv", "--gene-sets", folder / "sets.gmt"),
+        *("--modules", tmp_path / "modules.csv", "--gene-sets", folder / "sets.gmt"),
         *("--enrichment", tmp_path / "enriched.tsv", "--prior", folder / "prior.tsv"),
         *("--picture", tmp_path / "net.png", "--min-confidence", "0.8"),
         *("--cx2", tmp_path / "net.cx2", "--label-key", "type"),
@@ -56,14 +56,16 @@ def test_from_counts_to_every_file(folder, tmp_path):
     assert "false-discovery rate" in said
     graph = nx.read_graphml(tmp_path / "net.graphml")
     assert graph.number_of_edges() == len(edges)
-    matrix = anndata.read_h5ad(tmp_path / "net.h5ad").varp["graphsci_network"]
+    written = anndata.read_h5ad(tmp_path / "net.h5ad")
+    matrix = written.varp["graphsci_network"]
     assert matrix.nnz == 2 * len(edges)
     assert abs(matrix - matrix.T).max() == 0
+    assert written.varp["graphsci_graph"].nnz > 0
     assert json.loads((tmp_path / "net.cx2").read_text())[0]["CXVersion"] == "2.0"
     labels = pd.read_csv(tmp_path / "labels.tsv", sep="\t")
     assert list(labels["label"].unique()) == ["even", "odd"]
     assert "edges by label: even " in said
-    modules = pd.read_csv(tmp_path / "modules.tsv", sep="\t")
+    modules = pd.read_csv(tmp_path / "modules.csv")
     assert modules["hub_rank"].min() == 1
     enriched = pd.read_csv(tmp_path / "enriched.tsv", sep="\t")
     assert enriched.loc[0, "gene_set"] == "first"
@@ -72,9 +74,9 @@ def test_from_counts_to_every_file(folder, tmp_path):
 
 
 def test_from_a_model_around_genes(folder, tmp_path):
-    out = tmp_path / "edges.tsv"
+    out = tmp_path / "edges.csv"
     run(folder / "model", "-o", out, "--genes", "g0,g20", "--max-genes", "12")
-    edges = pd.read_csv(out, sep="\t")
+    edges = pd.read_csv(out)
     assert {"g0", "g20"} <= set(edges["gene_a"]) | set(edges["gene_b"])
     assert len(set(edges["gene_a"]) | set(edges["gene_b"])) <= 12
     assert edges["confidence"].isna().all()
@@ -112,7 +114,7 @@ def test_training_with_a_known_network(folder, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("MODEL", "-o", "x.csv"), "must end in|ending|\\.tsv"),
+        (("MODEL", "-o", "x.txt"), r"expected \.tsv or \.csv"),
         (("MODEL", "-o", "x.tsv", "--min-confidence", "0.9"), "needs a control"),
         (("MODEL", "-o", "x.tsv", "--n-models", "2"), "give the counts instead of a model"),
         (("MODEL", "-o", "x.tsv", "--h5ad", "y.h5ad"), "--h5ad needs counts"),
@@ -136,7 +138,7 @@ def test_bad_requests_are_one_line(folder, tmp_path, words, said):
     names = {"MODEL": folder / "model", "COUNTS": folder / "counts.h5ad"}
     names |= {"SETS": folder / "sets.gmt", "HUMAN": tmp_path / "human.tsv"}
     before = sorted(tmp_path.iterdir())
-    outputs = ("x.tsv", "x.csv", "y.h5ad", "y.tsv")
+    outputs = ("x.tsv", "x.txt", "y.h5ad", "y.tsv")
     args = [names.get(word, tmp_path / word if word in outputs else word) for word in words]
     heard = run(*args, exit_code=2)
     assert "graphsci: error:" in heard

@@ -430,10 +430,11 @@ def test_missing_package_is_named(monkeypatch):
 
 def test_files_read_back(refined, tmp_path):
     modules = nw.find_modules(refined.confident(0.9))
-    for ending in ("tsv", "graphml", "cx2", "cyjs", "sif"):
+    for ending in ("tsv", "csv", "graphml", "cx2", "cyjs", "sif"):
         write_network(refined, tmp_path / f"net.{ending}", modules=modules)
     table = pd.read_csv(tmp_path / "net.tsv", sep="\t")
     assert _pairs(table) == _pairs(refined.edges)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "net.csv"), table)
     graphml = nx.read_graphml(tmp_path / "net.graphml")
     cyjs = nx.cytoscape_graph(json.loads((tmp_path / "net.cyjs").read_text()))
     expected = to_networkx(refined, modules)

@@ -23,7 +23,7 @@ Source = Annotated[
     ),
 ]
 Edges = Annotated[
-    Path, typer.Option("--output", "-o", metavar="EDGES.tsv", help="Ranked table of edges.")
+    Path, typer.Option("--output", "-o", metavar="EDGES.tsv|csv", help="Ranked table of edges.")
 ]
 Data = Annotated[
     Path | None,
@@ -43,19 +43,19 @@ H5ad = Annotated[
     typer.Option(metavar="OUT.h5ad", help="Write the counts with the network in varp."),
 ]
 Modules = Annotated[
-    Path | None, typer.Option(metavar="FILE.tsv", help="Write modules (Leiden) with hub genes.")
+    Path | None, typer.Option(metavar="FILE.tsv|csv", help="Write modules (Leiden) with hub genes.")
 ]
 GeneSets = Annotated[
     Path | None, typer.Option(metavar="FILE.gmt", help="Test the modules for these gene sets.")
 ]
 Enrichment = Annotated[
-    Path | None, typer.Option(metavar="FILE.tsv", help="Where the tests of --gene-sets go.")
+    Path | None, typer.Option(metavar="FILE.tsv|csv", help="Where the tests of --gene-sets go.")
 ]
 LabelKey = Annotated[
     str | None, typer.Option(help="Column of obs: one more network for each group of cells.")
 ]
 LabelEdges = Annotated[
-    Path | None, typer.Option(metavar="FILE.tsv", help="Where the networks of --label-key go.")
+    Path | None, typer.Option(metavar="FILE.tsv|csv", help="Where the networks of --label-key go.")
 ]
 Priors = Annotated[
     list[Path] | None,

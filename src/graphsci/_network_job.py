@@ -19,6 +19,7 @@ from graphsci.gene_sets import read_gene_sets
 from graphsci.imputer import GraphSCI
 from graphsci.known_networks import read_known_networks
 from graphsci.model_io import RECORD
+from graphsci.network.files import write_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,17 +29,18 @@ if TYPE_CHECKING:
 MODULE_CONFIDENCE = 0.9  #: modules rest on edges of which a tenth may be chance
 #: Seeds of further models are this far from the first, so that they meet no other run's.
 _SEED_STEP = 1000
+_TABLES = (".tsv", ".csv")
 #: Outputs, and the endings they may have.
 _OUTPUTS: dict[str, tuple[str, ...]] = {
-    "output": (".tsv",),
+    "output": _TABLES,
     "graphml": (".graphml",),
     "cx2": (".cx2",),
     "cyjs": (".cyjs",),
     "sif": (".sif",),
     "h5ad": io.ANNDATA_SUFFIXES,
-    "modules": (".tsv",),
-    "enrichment": (".tsv",),
-    "label_edges": (".tsv",),
+    "modules": _TABLES,
+    "enrichment": _TABLES,
+    "label_edges": _TABLES,
     "picture": (".png", ".pdf", ".svg"),
 }
 
@@ -299,24 +301,26 @@ def _write(
     """Write what describes the whole network, whatever genes are shown."""
     modules = findings.modules
     if job.h5ad is not None and adata is not None:
-        nw.annotate_network(adata, findings.network, modules=modules, key_added=job.key_added)
+        nw.annotate_network(
+            adata, findings.network, modules=modules, model=model, key_added=job.key_added
+        )
         io.write_anndata(adata, job.h5ad)
     if job.modules is not None and modules is not None:
-        _write_tsv(modules, job.modules)
+        _write_table(modules, job.modules)
     if job.enrichment is not None and modules is not None and sets is not None:
         enriched = nw.enrich_modules(modules, sets, background=model.gene_names)
-        _write_tsv(enriched, job.enrichment)
+        _write_table(enriched, job.enrichment)
     if job.label_edges is not None:
         tables = [
             network.edges.assign(label=label)[["label", *network.edges.columns]]
             for label, network in findings.by_label.items()
         ]
-        _write_tsv(pd.concat(tables), job.label_edges)
+        _write_table(pd.concat(tables), job.label_edges)
 
 
-def _write_tsv(table: pd.DataFrame, path: Path) -> None:
+def _write_table(table: pd.DataFrame, path: Path) -> None:
     with atomic_path(path) as temporary:
-        table.to_csv(temporary, sep="\t", index=False, float_format="%.6g")
+        write_table(table, temporary)
 
 
 def _draw(

@@ -1,4 +1,4 @@
-"""A gene network on disk: TSV, GraphML, Cytoscape's CX2 and .cyjs, and SIF."""
+"""A gene network on disk: TSV, CSV, GraphML, Cytoscape's CX2 and .cyjs, and SIF."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def write_network(
     network
         To be written; genes without an edge are left out.
     path
-        ``.tsv``: the edge table. ``.graphml`` (Cytoscape, Gephi, networkx), ``.cx2``
-        (Cytoscape 3.10 and newer, Cytoscape Web, NDEx) and ``.cyjs`` (Cytoscape): edges with all
-        evidence, genes with module, degree and hub rank. ``.sif``: gene, ``positive`` or
-        ``negative``, gene.
+        ``.tsv`` (tabs) and ``.csv`` (commas): the edge table. ``.graphml`` (Cytoscape, Gephi,
+        networkx), ``.cx2`` (Cytoscape 3.10 and newer, Cytoscape Web, NDEx) and ``.cyjs``
+        (Cytoscape): edges with all evidence, genes with module, degree and hub rank. ``.sif``:
+        gene, ``positive`` or ``negative``, gene.
     modules
         From :func:`~graphsci.network.find_modules`.
 
@@ -52,6 +52,12 @@ def write_network(
         raise ValueError(f"{path}: got the ending {path.suffix!r}, expected {', '.join(SUFFIXES)}.")
     with atomic_path(path) as temporary:
         writer(network, modules, temporary)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table with commas to ``.csv``, with tabs otherwise."""
+    separator = "," if path.suffix.lower() == ".csv" else "\t"
+    table.to_csv(path, sep=separator, index=False, float_format="%.6g")
 
 
 def to_networkx(network: GeneNetwork, modules: pd.DataFrame | None = None) -> Any:
@@ -138,8 +144,8 @@ def _declared(values: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     return {name: {"d": _CX2_TYPES[kind]} for name, kind in kinds.items()}
 
 
-def _tsv(network: GeneNetwork, modules: pd.DataFrame | None, path: Path) -> None:
-    network.edges.to_csv(path, sep="\t", index=False, float_format="%.6g")
+def _table(network: GeneNetwork, modules: pd.DataFrame | None, path: Path) -> None:
+    write_table(network.edges, path)
 
 
 def _graphml(network: GeneNetwork, modules: pd.DataFrame | None, path: Path) -> None:
@@ -162,7 +168,8 @@ def _sif(network: GeneNetwork, modules: pd.DataFrame | None, path: Path) -> None
 
 
 _WRITERS: Mapping[str, Callable[[GeneNetwork, pd.DataFrame | None, Path], None]] = {
-    ".tsv": _tsv,
+    ".tsv": _table,
+    ".csv": _table,
     ".graphml": _graphml,
     ".cx2": _cx2,
     ".cyjs": _cyjs,
