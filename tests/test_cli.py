@@ -159,7 +159,7 @@ def test_names_of_the_run_and_of_layers_can_be_chosen(counts, tmp_path):
     after = anndata.read_h5ad(out)
     assert {"b_denoised", "b_denoised_sd"} < set(after.layers)
     assert {"X_second"} == set(after.obsm)
-    assert after.uns["second"]["estimates"]["denoised"]["unit"].startswith("log(1 + counts)")
+    assert after.uns["second"]["estimates"]["b_denoised"]["unit"].startswith("log(1 + counts)")
     assert after.uns["mine"]["kept"] == 1
 
 

@@ -78,6 +78,34 @@ def test_copy_leaves_the_original_alone(trained, toy):
     assert not toy.varm
 
 
+def test_a_second_run_describes_its_own_numbers_and_leaves_what_the_first_one_said(trained, toy):
+    model = trained("nb")
+    model.impute(toy, layer="rate", allow_fractional=True)
+    model.impute(toy, scale="log1p", depth="common", prefix="l_")
+    model.impute(toy, genes=["gene3"], depth="common")
+    said = toy.uns["graphsci"]["estimates"]
+    assert {name: (entry["depth"], entry["scale"]) for name, entry in said.items()} == {
+        "denoised": ("own", "counts"),
+        "denoised_sd": ("own", "counts"),
+        "l_denoised": ("common", "log1p"),
+        "l_denoised_sd": ("common", "log1p"),
+        "graphsci_denoised": ("common", "counts"),
+        "graphsci_denoised_sd": ("common", "counts"),
+    }
+    del toy.layers["denoised"]
+    model.impute(toy, scale="log1p", prefix="l_")
+    said = toy.uns["graphsci"]["estimates"]
+    assert "denoised" not in said
+    assert said["l_denoised"]["depth"] == "own"
+
+
+def test_the_record_says_where_the_counts_were(trained, toy):
+    assert trained("nb").impute(toy, copy=True).uns["graphsci"]["counts"] == "X"
+    toy.layers["counts"] = toy.X
+    out = trained("nb").impute(toy, layer="counts", copy=True)
+    assert out.uns["graphsci"]["counts"] == "layers/counts"
+
+
 def test_key_and_prefix_keep_two_runs_apart(trained, toy):
     trained("nb").impute(toy, key_added="first", prefix="a_")
     trained("paper").impute(toy, key_added="second", prefix="b_")
@@ -207,7 +235,9 @@ def test_unknown_genes_keep_their_counts_are_nan_else_and_change_nothing(trained
     aliens[3, 0] = 0
     extra = AnnData(aliens, toy.obs, pd.DataFrame(index=["alien0", "alien1"]))
     both = anndata.concat([extra, toy], axis=1, merge="first")
-    out, alone = (impute(trained, name, data, interval=0.9) for data in (both, toy))
+    with pytest.warns(UserWarning, match=r"2 genes are not in the model's training data \(alien0"):
+        out = impute(trained, name, both, interval=0.9)
+    alone = impute(trained, name, toy, interval=0.9)
     truth = np.where(aliens > 0, aliens, np.nan)
     for layer in (*ALL, "denoised_sd", "denoised_lower", "denoised_upper"):
         if layer == "imputed":
@@ -610,6 +640,19 @@ def test_a_one_sided_gene_graph_is_made_symmetric(toy):
 
 
 # --- errors ---------------------------------------------------------------------------
+
+
+def test_the_model_describes_itself(trained):
+    assert repr(GraphSCI(seed=3)) == "GraphSCI(seed=3), not trained"
+    assert "preset='paper'" in repr(GraphSCI(preset="paper"))
+    said = repr(trained("nb"))
+    assert "nb, trained on 59 genes, epoch" in said
+    assert trained("nb").verdict.line() in said
+
+
+def test_a_dictionary_is_no_configuration():
+    with pytest.raises(TypeError, match=r"config: got dict, expected a graphsci.Config; single"):
+        GraphSCI({"max_epochs": 2})
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,9 @@ def test_there_is_no_pickle(trained, tmp_path):
 def test_a_model_can_be_saved_again_and_nothing_is_left_behind(trained, tmp_path):
     folder = saved(trained, tmp_path)
     first = (folder / model_io.WEIGHTS).read_bytes()
-    trained("paper").save(folder)
+    with pytest.raises(FileExistsError, match="model exists"):
+        trained("paper").save(folder)
+    trained("paper").save(folder, overwrite=True)
     assert (folder / model_io.WEIGHTS).read_bytes() != first
     assert GraphSCI.load(folder).config.preset == "paper"
     assert os.listdir(tmp_path) == ["model"]
@@ -139,8 +141,16 @@ def test_a_folder_with_other_things_is_not_replaced(trained, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter1.txt").write_text("words")
     with pytest.raises(OSError, match="thesis is a folder"):
-        trained("nb").save(tmp_path / "thesis")
+        trained("nb").save(tmp_path / "thesis", overwrite=True)
     assert (tmp_path / "thesis/chapter1.txt").read_text() == "words"
+
+
+def test_notes_beside_a_model_are_not_lost(trained, tmp_path):
+    folder = saved(trained, tmp_path)
+    (folder / "notes.txt").write_text("words")
+    with pytest.raises(OSError, match="model is a folder with more than a zarr store or a model"):
+        trained("nb").save(folder, overwrite=True)
+    assert (folder / "notes.txt").read_text() == "words"
 
 
 # --- errors ---------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def make_summary(model, verdict: dict, **changes) -> dict:
     depth = {"lowest": 0.0, "median": 10.0, "highest": 20.0}
     summary = {
         "input": "counts.h5ad",
-        "outputs": {"imputed": "out.zarr"},
+        "outputs": {"output": "out.zarr"},
         "data": {
             "cells": 1200,
             "genes": 60,
@@ -36,6 +36,7 @@ def make_summary(model, verdict: dict, **changes) -> dict:
             "depth": depth,
         },
         "slots": {"denoised": 'layers["denoised"]', "denoised_sd": 'layers["denoised_sd"]'},
+        "units": {name: said["unit"] for name, said in record["estimates"].items()},
         "key_added": "graphsci",
         "gene_match": "59 of 59 genes matched by name.",
         "notes": ["a note"],

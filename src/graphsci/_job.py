@@ -99,11 +99,13 @@ class Job:
         """Where the results go in the AnnData."""
         return keys(self.key_added, prefix=self.prefix)
 
+    def stored(self, name: str) -> str:
+        """Name of a matrix where it is stored."""
+        return self.slots.layer(name) if self.genes is None else self.slots.table(name)
+
     def slot(self, name: str) -> str:
         """Where a matrix goes, as Python would write it."""
-        if self.genes is None:
-            return f'layers["{self.slots.layer(name)}"]'
-        return f'obsm["{self.key_added}_{self.slots.layer(name)}"]'
+        return f'{"layers" if self.genes is None else "obsm"}["{self.stored(name)}"]'
 
 
 class Outcome(NamedTuple):
@@ -402,7 +404,7 @@ def _finish(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None
         write_estimates(model, adata, cells, job, team)
         if job.model is not None:
             log(f"writing {job.model}")
-            model.save(job.model)
+            model.save(job.model, overwrite=job.overwrite)
     summary = _summary(run, model, adata, cells)
     pictures: list[report.Picture] = []
     if job.report is not None and small is not None:
@@ -425,13 +427,14 @@ def _summary(run: _Run, model: GraphSCI, adata: AnnData, cells: Cells) -> dict[s
     job, record = run.job, adata.uns[run.job.slots.uns]
     graph = model.gene_graph
     matrix = adata.X if job.layer is None else adata.layers[job.layer]
-    outputs = {"imputed": job.output, "model": job.model, "report": job.report, "json": job.json}
+    outputs = {"output": job.output, "model": job.model, "report": job.report, "json": job.json}
     return {
         "graphsci": __version__,
         "input": str(job.source),
         "outputs": {name: str(path) for name, path in outputs.items() if path is not None},
         "data": _describe_data(cells, matrix),
         "slots": {name: job.slot(name) for name in job.names},
+        "units": {name: record["estimates"][job.stored(name)]["unit"] for name in job.names},
         "key_added": job.key_added,
         "gene_match": cells.match.summary(),
         "gene_graph": {"source": graph.source, "edges": graph.n_edges, "genes": graph.n_genes},

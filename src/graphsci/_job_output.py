@@ -11,7 +11,7 @@ import anndata
 
 from graphsci import io
 from graphsci.files import atomic_path
-from graphsci.imputer import ALL, Cells, GraphSCI, Request
+from graphsci.imputer import ALL, Cells, GraphSCI, Request, keep_earlier_estimates
 from graphsci.layers import LayerWriter, stream_layers
 from graphsci.sources import DiskCounts
 from graphsci.streams import (
@@ -47,13 +47,7 @@ def write_estimates(
         io.write_anndata(adata, job.output)
         return
     model.annotate(
-        adata,
-        cells,
-        slots,
-        names=job.names,
-        depth=job.depth,
-        scale=job.scale,
-        level=job.interval,
+        adata, cells, slots, stored=job.stored, names=job.names, layer=job.layer, **_scale(job)
     )
     for name in map(slots.layer, job.names):  # replaced: the check before training allowed it
         if name in adata.layers:
@@ -66,13 +60,19 @@ def write_estimates(
             add_elements(temporary, {f"uns/{slots.uns}": adata.uns[slots.uns]})
 
 
+def _scale(job: Job) -> dict[str, Any]:
+    """Arguments that say what a number in the estimates means."""
+    return {"depth": job.depth, "scale": job.scale, "level": job.interval}
+
+
 def _extend_copy(
     model: GraphSCI, adata: AnnData, cells: Cells, job: Job, team: Team | None
 ) -> None:
     """Copy the input's file and add the results to the copy, a block of cells at a time."""
     slots = job.slots
-    record = model.record(names=job.names, depth=job.depth, scale=job.scale, level=job.interval)
+    record = model.record(names=job.names, stored=job.stored, layer=job.layer, **_scale(job))
     record["gene_match"] = cells.match.summary()
+    keep_earlier_estimates(record, adata, slots)
     genes = anndata.AnnData(obs=adata.obs.iloc[:0].copy(), var=adata.var.copy())
     model.annotate_genes(genes, slots)
     elements: dict[str, Any] = {
@@ -182,8 +182,8 @@ def _sparse_or_table(root: Any, layers: Mapping[str, str], job: Job) -> SparseLa
         return SparseLayers(
             root, layers, below=job.drop_below, dtype=job.dtype, compression=job.compression
         )
-    names = {name: f"{job.key_added}_{layer}" for name, layer in layers.items()}
-    return TableWriter(root, names, job.genes, dtype=job.dtype)
+    tables = {name: job.slots.table(name) for name in layers}
+    return TableWriter(root, tables, job.genes, dtype=job.dtype)
 
 
 def is_shared(job: Job) -> bool:

@@ -49,6 +49,10 @@ class Keys(NamedTuple):
         """``layers``: an estimate, e.g. ``denoised`` or ``denoised_sd``."""
         return f"{self.prefix}{estimate}"
 
+    def table(self, estimate: str) -> str:
+        """``obsm``: an estimate of chosen genes."""
+        return f"{self.key_added}_{self.layer(estimate)}"
+
 
 def keys(key_added: str = DEFAULT_KEY, *, prefix: str = "") -> Keys:
     """Return the slots of the run named ``key_added``."""

@@ -317,8 +317,9 @@ def _tell(
             soft_wrap=True,
         )
     for note in [note for note in outcome.summary["notes"] if note not in said]:
-        console.print(f"note: {note}", soft_wrap=True)
-    console.print(_summary_table(outcome.summary))
+        of_training = not trained_here and note in record["notes"]
+        console.print(f"{'training' if of_training else 'note'}: {note}", soft_wrap=True)
+    console.print(_summary_table(outcome.summary, matched=not trained_here))
     line = verdict.get("line", "No verdict: these estimates were not checked.")
     if not trained_here:
         line = f"Checked on the model's training data: {line}"
@@ -326,7 +327,8 @@ def _tell(
     console.print(line, style=style, soft_wrap=True)
 
 
-def _summary_table(summary: Mapping[str, Any]) -> Table:
+def _summary_table(summary: Mapping[str, Any], *, matched: bool) -> Table:
+    """What was done; ``matched`` names the genes' match, which says nothing of training data."""
     data, record, seconds = summary["data"], summary["record"], summary["seconds"]
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
@@ -337,7 +339,8 @@ def _summary_table(summary: Mapping[str, Any]) -> Table:
         f"{data['cells']:,} cells x {data['genes']:,} genes, {data['zeros']:.1%} zeros, median "
         f"depth {data['depth']['median']:,.0f}",
     )
-    table.add_row("genes", summary["gene_match"])
+    if matched:
+        table.add_row("genes", summary["gene_match"])
     training = record["training"]
     table.add_row(
         "model",
@@ -345,7 +348,7 @@ def _summary_table(summary: Mapping[str, Any]) -> Table:
         f"of {training['epochs']}, seed {record['seed']}",
     )
     for name, slot in summary["slots"].items():
-        table.add_row(slot, record["estimates"][name]["unit"])
+        table.add_row(slot, summary["units"][name])
     for name, path in summary["outputs"].items():
         table.add_row(name, path)
     memory = summary["peak_memory_mib"]

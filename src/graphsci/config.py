@@ -48,7 +48,7 @@ class Config:
         0.3, "An edge needs an absolute correlation above this (paper: 0.3).", low=0.0, high=1.0
     )
     graph_top_k: int = _option(
-        20, "Keep at most this many strongest edges per gene; 0 keeps all.", low=0
+        20, "Keep an edge that is among this many strongest of either of its genes; 0 keeps all.", low=0
     )
     network_weight: float = _option(
         1.0,
@@ -156,6 +156,11 @@ class Config:
                 f"graphsci.preset({changes['preset']!r}) to get that preset's sizes."
             )
         return dataclasses.replace(self, **changes)
+
+    def changes(self) -> dict[str, Any]:
+        """Return the fields that differ from those of the preset ``default``."""
+        usual = PRESETS["default"].to_dict()
+        return {name: value for name, value in self.to_dict().items() if value != usual[name]}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, for JSON."""

@@ -76,7 +76,7 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{path} exists. Choose another output, or allow overwriting.")
     if path.is_dir() and any(path.iterdir()) and not (is_zarr(path) or _is_model(path)):
         raise IsADirectoryError(
-            f"{path} is a folder but no zarr store, and will not be replaced. "
+            f"{path} is a folder with more than a zarr store or a model, and will not be replaced. "
             "Choose another output, or remove the folder yourself."
         )
 
@@ -87,7 +87,8 @@ def is_zarr(path: Path) -> bool:
 
 
 def _is_model(path: Path) -> bool:
-    return (path / "model.json").is_file() and (path / "model.safetensors").is_file()
+    """Whether a folder holds a saved model and nothing else, so that nothing else is lost."""
+    return {entry.name for entry in path.iterdir()} == {"model.json", "model.safetensors"}
 
 
 @contextmanager

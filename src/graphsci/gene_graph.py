@@ -284,8 +284,8 @@ def noise_corrected_graph(
         "caution": caution,
     }
     note = (
-        f"gene graph: {len(residuals.genes):,} of {len(names):,} genes vary by significantly more "
-        "than sampling noise and can have edges"
+        f"gene graph: of {len(residuals.genes):,} of {len(names):,} genes the variation beyond "
+        "sampling noise is known well enough for edges; genes of few cells need more cells"
     )
     return GeneGraph(_symmetric(edges, len(names)), names, "noise_corrected", parameters, (note,))
 

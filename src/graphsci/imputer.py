@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,7 @@ from graphsci import fitting, training
 from graphsci._keys import DEFAULT_KEY, Keys, keys
 from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config, preset
+from graphsci.files import check_writable
 from graphsci.gene_graph import GeneGraph, graph_from_edges, graph_from_matrix
 from graphsci.gene_sets import match_symbols
 from graphsci.io import available_memory
@@ -131,11 +133,26 @@ class GraphSCI:
 
     def __init__(self, config: Config | None = None, **options: Any) -> None:
         if config is None:
-            config = preset(options.pop("preset", "default"), **options)
-        elif options:
-            config = config.replace(**options)
-        self.config = config
+            config = preset(options.pop("preset", "default"))
+        if not isinstance(config, Config):
+            raise TypeError(
+                f"config: got {type(config).__name__}, expected a graphsci.Config; single options "
+                "are keywords: GraphSCI(max_epochs=20)."
+            )
+        self.config = config.replace(**options)
         self._fitted: fitting.Fitted | None = None
+
+    def __repr__(self) -> str:
+        changed = self.config.changes()
+        options = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+        if self._fitted is None:
+            return f"GraphSCI({options}), not trained"
+        spec, line = self.fitted.spec, self.fitted.verdict and self.fitted.verdict.line()
+        return (
+            f"GraphSCI({options}), {spec.likelihood}, trained on {len(spec.gene_names):,} genes, "
+            f"epoch {self.fitted.best_epoch} of {len(self.fitted.history)}\n"
+            f"{line or 'Not checked against held-out molecules.'}"
+        )
 
     # -- training ----------------------------------------------------------------------------
 
@@ -294,8 +311,8 @@ class GraphSCI:
         adata
             Raw counts; genes are matched by name, in any order. ``X`` is never changed.
         estimates
-            Any of ``mean``, ``denoised`` and ``imputed``; see :mod:`graphsci.estimates`.
-            ``denoised`` brings ``denoised_sd``.
+            Any of ``mean``, ``denoised``, ``imputed`` and ``imputed_median``; see
+            :mod:`graphsci.estimates`. ``denoised`` brings ``denoised_sd``.
         genes
             Estimate these genes only. They land in
             ``obsm[key_added + "_" + prefix + estimate]`` as tables (cells, chosen genes) instead
@@ -327,16 +344,25 @@ class GraphSCI:
         - ``varm[key_added]``, ``varp[key_added + "_graph"]``: gene embedding and graph;
         - ``var[key_added + "_inverse_dispersion"]``, ``var[key_added + "_variation_p"]``: theta,
           and the p-value of predictable variation;
-        - ``uns[key_added]``: what each number means, with parameters, versions and verdict.
+        - ``uns[key_added]``: what each number means, with parameters, versions and verdict of
+          this run; what an earlier run under the same key said of estimates that it left under
+          other names stays. Estimates of another model deserve a ``key_added`` of their own.
+
+        Warns
+        -----
+        UserWarning
+            If the model knows nothing of some expressed genes, which then are NaN.
         """
         request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
         slots, names = keys(key_added, prefix=prefix), request.names
+        stored = slots.layer if genes is None else slots.table
         if genes is None:
             request.refuse_overwriting(layer, slots)
         cells = self.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
         columns = request.columns
+        self._warn_of_unknown_genes(cells, columns)
         _refuse_more_than_memory(4 * adata.n_obs * len(columns) * len(names))
         adata = adata.copy() if copy else adata
         values = {name: np.empty((adata.n_obs, len(columns)), np.float32) for name in names}
@@ -345,12 +371,22 @@ class GraphSCI:
                 values[name][block.start : block.start + len(part)] = part
         for name in names:
             if genes is None:
-                adata.layers[slots.layer(name)] = values[name]
+                adata.layers[stored(name)] = values[name]
             else:
-                adata.obsm[f"{key_added}_{slots.layer(name)}"] = pd.DataFrame(
+                adata.obsm[stored(name)] = pd.DataFrame(
                     values[name], index=adata.obs_names, columns=adata.var_names[columns]
                 )
-        self.annotate(adata, cells, slots, names=names, depth=depth, scale=scale, level=interval)
+        self.annotate(
+            adata,
+            cells,
+            slots,
+            names=names,
+            stored=stored,
+            depth=depth,
+            scale=scale,
+            level=interval,
+            layer=layer,
+        )
         return adata if copy else None
 
     def iterate_estimates(
@@ -396,8 +432,12 @@ class GraphSCI:
 
     # -- files -------------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> None:
-        """Write the model to a folder: safetensors and JSON, complete or not at all."""
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the model to a folder: safetensors and JSON, complete or not at all.
+
+        With ``overwrite`` it may replace a saved model, but no folder that holds more.
+        """
+        check_writable(path, overwrite=overwrite)
         save_model(self.fitted, path, versions=versions())
 
     @classmethod
@@ -417,15 +457,21 @@ class GraphSCI:
         slots: Keys,
         *,
         names: Sequence[str],
+        stored: Callable[[str], str],
         depth: es.Depth,
         scale: es.Scale,
         level: float | None,
+        layer: str | None,
     ) -> None:
         """Write everything but the estimates: embeddings, graph, dispersions, run record."""
         adata.obsm[slots.latent] = self._latent(cells)
         self.annotate_genes(adata, slots)
-        adata.uns[slots.uns] = self.record(names=names, depth=depth, scale=scale, level=level)
-        adata.uns[slots.uns]["gene_match"] = cells.match.summary()
+        record = self.record(
+            names=names, stored=stored, depth=depth, scale=scale, level=level, layer=layer
+        )
+        record["gene_match"] = cells.match.summary()
+        keep_earlier_estimates(record, adata, slots)
+        adata.uns[slots.uns] = record
 
     def annotate_genes(self, adata: AnnData, slots: Keys) -> None:
         """Write gene embedding, graph and dispersions for the genes of ``adata``."""
@@ -453,13 +499,26 @@ class GraphSCI:
                 adata.var[name] = np.where(known, values.to_numpy()[position], np.nan)
 
     def record(
-        self, *, names: Sequence[str], depth: es.Depth, scale: es.Scale, level: float | None
+        self,
+        *,
+        names: Sequence[str],
+        depth: es.Depth,
+        scale: es.Scale,
+        level: float | None,
+        stored: Callable[[str], str] = str,
+        layer: str | None = None,
     ) -> dict[str, Any]:
-        """The run record that travels with every output, as plain values."""
+        """The run record that travels with every output, as plain values.
+
+        ``stored`` says under which name an estimate is stored, ``layer`` where the counts were.
+        """
         fitted = self.fitted
         scales = es.describe_scale(depth, scale, median_library=fitted.spec.common_depth)
         return {
-            "estimates": {name: {"meaning": es.MEANINGS[name], **scales} for name in names},
+            "estimates": {
+                stored(name): {"meaning": es.MEANINGS[name], **scales} for name in names
+            },
+            "counts": "X" if layer is None else f"layers/{layer}",
             **({} if level is None else {"interval_level": level}),
             "config": fitted.spec.config.to_dict(),
             "seed": fitted.spec.config.seed,
@@ -498,6 +557,20 @@ class GraphSCI:
         measured = match.positions >= 0
         share = 1.0 if measured.all() else float(spec.gene_proportions[measured].sum(dtype=float))
         return Cells(data.counts, data.gene_names, batch, share, match)
+
+    def _warn_of_unknown_genes(self, cells: Cells, columns: NDArray[np.int64]) -> None:
+        """Say that genes which the model never saw have no estimate."""
+        wanted = set(cells.gene_names[columns])
+        known = {*self.fitted.spec.gene_names, *self.fitted.spec.undetected}
+        unknown = [name for name in cells.match.extra if name in wanted and name not in known]
+        if unknown:
+            warnings.warn(
+                f"{len(unknown):,} genes are not in the model's training data "
+                f"({', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''}): their estimates "
+                "are NaN, but for 'imputed', which keeps the counts. Choose genes=..., or train on "
+                "data that have them.",
+                stacklevel=3,
+            )
 
     def _row_blocks(self, cells: Cells, chunks: slice = ALL) -> Iterator[_Rows]:
         device = next(self.fitted.network.parameters()).device
@@ -628,6 +701,17 @@ def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
     found = {name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES}
     return {**found, "python": platform.python_version()}
+
+
+def keep_earlier_estimates(record: dict[str, Any], adata: AnnData, slots: Keys) -> None:
+    """Add to a record what an earlier one says of estimates that are still in ``adata``."""
+    earlier = adata.uns.get(slots.uns)
+    if not isinstance(earlier, Mapping):
+        return
+    present = {*adata.layers, *adata.obsm}
+    for name, said in earlier.get("estimates", {}).items():
+        if name in present:
+            record["estimates"].setdefault(name, said)
 
 
 def _chosen(predicted: Any, dense: torch.Tensor, genes: NDArray[np.int64]) -> tuple[Any, Any]:

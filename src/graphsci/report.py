@@ -369,10 +369,10 @@ def _stopped_words(training: Mapping[str, Any]) -> str:
 
 def loading_lines(summary: Mapping[str, Any]) -> list[str]:
     """Python that opens the results of a run."""
-    path = summary["outputs"]["imputed"]
+    path = summary["outputs"]["output"]
     reader = "read_zarr" if path.endswith(".zarr") else "read_h5ad"
     name = next(iter(summary["slots"]))
-    unit = summary["record"]["estimates"][name]["unit"]
+    unit = summary["units"][name]
     return [
         "import anndata",
         f'adata = anndata.{reader}("{path}")',
