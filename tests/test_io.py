@@ -533,7 +533,9 @@ def test_check_writable(tmp_path, monkeypatch):
 def test_a_folder_of_something_else_is_never_replaced(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.png").touch()
-    with pytest.raises(IsADirectoryError, match="more than a zarr store or a model, and will not be replaced"):
+    with pytest.raises(
+        IsADirectoryError, match="more than a zarr store or a model, and will not be replaced"
+    ):
         check_writable(tmp_path / "photos")
 
 

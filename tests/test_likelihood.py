@@ -216,7 +216,9 @@ def test_an_empty_cell_says_nothing(zero_inflated):
     for cells, thin in ((slice(None), thinned), (others, thinned._replace(rows=rows))):
         part = mean._replace(z=mean.z[cells], library=library[cells])
         loss = lk.softmax_loss(part, theta, curve if zero_inflated else None, thin)
-        results.append((loss, *torch.autograd.grad(loss, (mean.z, mean.loadings, mean.bias, theta))))
+        results.append(
+            (loss, *torch.autograd.grad(loss, (mean.z, mean.loadings, mean.bias, theta)))
+        )
     torch.testing.assert_close(*results)
     assert (results[0][1][2] == 0).all()
 

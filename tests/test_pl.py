@@ -167,6 +167,20 @@ def test_an_estimate_is_brought_to_the_counts_scale_by_its_record(draw, trained)
         np.testing.assert_allclose(other, ratio * drawn[0], rtol=2e-4, atol=1e-6)
 
 
+def test_counts_are_read_where_the_run_found_them(draw, trained):
+    """Scanpy's habit: counts in a layer, X log-normalised."""
+    toy = draw()
+    toy.layers["counts"] = toy.X.copy()
+    toy.X = np.log1p(toy.X)
+    trained("nb").impute(toy, layer="counts")
+    common = pl._Common.of(toy, None, None, "graphsci")
+    library = toy.layers["counts"].sum(1)
+    np.testing.assert_allclose(common.size_factors, library / np.median(library[library > 0]), rtol=1e-6)
+    np.testing.assert_allclose(
+        common.counts([3]), toy.layers["counts"][:, [3]] / common.size_factors[:, None], rtol=1e-6
+    )
+
+
 def test_library_sizes_may_come_from_obs(results):
     part = results[:, :30].copy()
     part.obs["library"] = results.X.sum(1)

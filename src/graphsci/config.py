@@ -48,7 +48,9 @@ class Config:
         0.3, "An edge needs an absolute correlation above this (paper: 0.3).", low=0.0, high=1.0
     )
     graph_top_k: int = _option(
-        20, "Keep an edge that is among this many strongest of either of its genes; 0 keeps all.", low=0
+        20,
+        "Keep an edge that is among this many strongest of either of its genes; 0 keeps all.",
+        low=0,
     )
     network_weight: float = _option(
         1.0,

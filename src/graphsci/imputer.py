@@ -515,9 +515,7 @@ class GraphSCI:
         fitted = self.fitted
         scales = es.describe_scale(depth, scale, median_library=fitted.spec.common_depth)
         return {
-            "estimates": {
-                stored(name): {"meaning": es.MEANINGS[name], **scales} for name in names
-            },
+            "estimates": {stored(name): {"meaning": es.MEANINGS[name], **scales} for name in names},
             "counts": "X" if layer is None else f"layers/{layer}",
             **({} if level is None else {"interval_level": level}),
             "config": fitted.spec.config.to_dict(),

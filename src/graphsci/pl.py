@@ -244,6 +244,12 @@ def _library(adata: AnnData, counts_layer: str | None, library_key: str | None) 
     return adata.obs[library_key].to_numpy(dtype=np.float64)
 
 
+def _layer_of_counts(adata: AnnData, key: str) -> str | None:
+    """Where a run found the counts; None for ``X``, also without a run."""
+    place = str(adata.uns.get(key, {}).get("counts", "X"))
+    return place.removeprefix("layers/") if place.startswith("layers/") else None
+
+
 class _Common(NamedTuple):
     """Brings counts and estimates to the same depth, on the count scale."""
 
@@ -256,6 +262,8 @@ class _Common(NamedTuple):
     def of(
         cls, adata: AnnData, counts_layer: str | None, library_key: str | None, key: str
     ) -> _Common:
+        if counts_layer is None:
+            counts_layer = _layer_of_counts(adata, key)
         library = _library(adata, counts_layer, library_key)
         median = float(np.median(library[library > 0])) if (library > 0).any() else 1.0
         return cls(adata, counts_layer, np.where(library > 0, library / median, 1.0), key)
@@ -320,7 +328,7 @@ def embedding(
     layer
         The estimate; its scale is read from the run record.
     counts_layer
-        Where the counts are; ``X`` if None.
+        Where the counts are; where the run found them if None.
     library_key
         Column of ``obs`` with library sizes, for an ``adata`` that holds some genes only.
     method
@@ -653,7 +661,7 @@ def dispersion(
             "every entry, none by gene."
         )
     common = _Common.of(adata, counts_layer, library_key, key)
-    counts = sparse.csr_matrix(_layer(adata, counts_layer))
+    counts = sparse.csr_matrix(_layer(adata, common.counts_layer))
     mean = (sparse.diags_array(1 / common.size_factors) @ counts).mean(0)
     mean, theta = np.asarray(mean).ravel(), adata.var[column].to_numpy(dtype=np.float64)
     seen = (mean > 0) & np.isfinite(theta)
@@ -732,7 +740,7 @@ def dropout_curve(
     With a ZINB the learned curve P(dropped) = sigmoid(intercept + slope log mu) is drawn too.
     """
     common = _Common.of(adata, counts_layer, library_key, key)
-    counts = sparse.csr_matrix(_layer(adata, counts_layer))
+    counts = sparse.csr_matrix(_layer(adata, common.counts_layer))
     mean = np.asarray((sparse.diags_array(1 / common.size_factors) @ counts).mean(0)).ravel()
     zeros = 1 - np.asarray((counts > 0).mean(0)).ravel()
     ax = _axes(ax)

@@ -55,7 +55,7 @@ class Verdict(NamedTuple):
 
     @property
     def significant(self) -> float:
-        """Standard errors from 0 that count: a quantile of Student's t, for the error is estimated."""
+        """Standard errors from 0 that count, of Student's t: the error itself is estimated."""
         return float(stats.t.isf(CHANCE, self.n_cells - 1))
 
     @property
