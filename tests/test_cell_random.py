@@ -21,7 +21,7 @@ def binomial(counts, p, *, seed=0, step=1):
     return cr.binomial(counts, p, keys=keys, rows=rows, columns=torch.zeros_like(rows))
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 8, 9, 30, 72, 73])
+@pytest.mark.parametrize("n", [1, 2, 5, 8, 9, 30, 72, 73, 256, 257, 1000])
 @pytest.mark.parametrize("p", [0.1, 0.4, 0.9])
 def test_binomial_matches_scipy(n, p):
     draws = binomial(torch.full((20_000,), float(n)), p, seed=n)
@@ -35,21 +35,49 @@ def test_binomial_matches_scipy(n, p):
     assert stats.chisquare(observed[used], expected[used]).pvalue > 1e-3
 
 
-@pytest.mark.parametrize(("n", "size"), [(1000, 4000), (2**24, 20)])
-def test_binomial_of_large_counts(n, size):
-    """Mean and variance within five standard errors; whole numbers that float32 holds."""
-    p = round(0.3 * 2**16) / 2**16
-    draws = binomial(torch.full((size,), float(n)), p).double()
-    assert torch.equal(draws, draws.round())
-    variance = n * p * (1 - p)
-    assert abs(draws.mean().item() - n * p) < 5 * np.sqrt(variance / size)
-    assert draws.var().item() == pytest.approx(variance, rel=5 * np.sqrt(2 / size))
+@pytest.mark.parametrize("n", [300, 4097, 99_999, 2**24])
+@pytest.mark.parametrize("p", [1, 20_000, 65_535])
+def test_binomial_of_large_counts(n, p):
+    """Ranks uniform, mean and variance within five standard errors; no work that grows with n."""
+    size, law = 20_000, stats.binom(n, p / 2**16)
+    draws = binomial(torch.full((size,), float(n)), p / 2**16).double().numpy()
+    assert (draws == np.rint(draws)).all()
+    assert draws.min() >= 0
+    assert draws.max() <= n
+    below, upto = law.cdf(draws - 1), law.cdf(draws)
+    rank = below + np.random.default_rng(0).random(size) * (upto - below)
+    assert stats.kstest(rank, "uniform").pvalue > 1e-3
+    assert abs(draws.mean() - law.mean()) < 5 * law.std() / np.sqrt(size)
+    error = np.sqrt((2 + law.stats("k")) / size)
+    assert draws.var() == pytest.approx(law.var(), rel=5 * error)
+
+
+def test_draws_do_not_change_with_versions():
+    """Sums of the draws of 0 to 256, and of larger counts, as first written down."""
+    draws = [binomial(counts, 0.3) for counts in (torch.arange(257.0), torch.arange(300.0, 2000))]
+    weighted = [(found.double() * torch.arange(1, len(found) + 1)).sum().item() for found in draws]
+    assert weighted == [1724358.0, 621060890.0]
+
+
+def test_a_large_draw_does_not_depend_on_its_company():
+    counts = torch.tensor([5.0, 3000.0, 300.0, 70_000.0])
+    alone = cr.binomial(
+        counts[3:], 0.3, keys=keys_of(4), rows=torch.tensor([3]), columns=torch.tensor([0])
+    )
+    assert torch.equal(binomial(counts, 0.3)[3:], alone)
+
+
+def test_large_draws_of_neighbours_are_independent():
+    """Of cells that follow each other, and of steps."""
+    one, other = (binomial(torch.full((20_000,), 1023.0), 0.3, step=s).numpy() for s in (1, 2))
+    for first, second in ((one, other), (one[1:], one[:-1])):
+        assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(len(first))
 
 
 def test_binomial_limits():
-    counts = torch.tensor([0.0, 1.0, 8.0, 9.0, 500.0])
+    counts = torch.tensor([0.0, 1.0, 8.0, 9.0, 256.0, 500.0])
     assert torch.equal(binomial(counts, 1.0), counts)
-    assert torch.equal(binomial(counts, 0.0), torch.zeros(5))
+    assert torch.equal(binomial(counts, 0.0), torch.zeros(6))
     assert binomial(counts[:0], 0.5).shape == (0,)
 
 

@@ -15,6 +15,8 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import special
 from torch import Tensor
 
 #: 2^64 / golden ratio, made odd: steps of it spread keys evenly (SplitMix64's increment).
@@ -29,6 +31,10 @@ _COIN_BITS = 16
 _COINS_PER_HASH = 64 // _COIN_BITS
 #: Entries with at most this many molecules toss them one by one; the rest 64 at a time.
 _FEW_MOLECULES = 8
+#: Entries with more molecules than this look their number up, whatever it costs to toss them.
+_MANY_MOLECULES = 256
+#: Bits of a number that is looked up: those of a float64, which distribution functions are.
+_TABLE_BITS = 53
 
 
 def step_key(seed: int, step: int, use: int) -> int:
@@ -69,7 +75,9 @@ def binomial(
 ) -> Tensor:
     """Binomial(counts, probability) draws, (entries,), exact up to the rounding of a coin.
 
-    Most counts of a cell are 1 and toss a single coin.
+    Most counts of a cell are 1 and toss a single coin. Counts above 256 are drawn by inversion,
+    exact up to the rounding of the distribution function to float64 (below 1e-12), at a cost
+    that hardly grows with them.
 
     Parameters
     ----------
@@ -95,8 +103,11 @@ def binomial(
         kept.index_add_(0, left, _toss(hashed, coin, chance).to(counts.dtype))
         more = torch.nonzero(counts[left] > molecule + 1).squeeze(1)
         left, hashed = left[more], hashed[more]
-    many = _binomial_of_many(counts[left].long() - _FEW_MOLECULES, chance, hashed)
-    return kept.index_add_(0, left, many.to(counts.dtype))
+    large = counts[left] > _MANY_MOLECULES
+    most, few = left[large], left[~large]
+    kept[most] = _looked_up(counts[most].long(), chance, hashed[large]).to(counts.dtype)
+    many = _binomial_of_words(counts[few].long() - _FEW_MOLECULES, chance, hashed[~large])
+    return kept.index_add_(0, few, many.to(counts.dtype))
 
 
 def _toss(hashed: Tensor, coin: int, chance: int) -> Tensor:
@@ -104,8 +115,8 @@ def _toss(hashed: Tensor, coin: int, chance: int) -> Tensor:
     return (hashed >> (coin * _COIN_BITS)).bitwise_and_(2**_COIN_BITS - 1) < chance
 
 
-def _binomial_of_many(counts: Tensor, chance: int, keys: Tensor) -> Tensor:
-    """Binomial draws of large counts, (entries,) int64: 64 molecules in each word, bit by bit.
+def _binomial_of_words(counts: Tensor, chance: int, keys: Tensor) -> Tensor:
+    """Binomial draws of some counts, (entries,) int64: 64 molecules in each word, bit by bit.
 
     A molecule is kept if a random number of 16 bits is below ``chance``. That is decided at the
     first bit in which the two differ, for all molecules of a word at once.
@@ -127,6 +138,38 @@ def _binomial_of_many(counts: Tensor, chance: int, keys: Tensor) -> Tensor:
         else:
             undecided &= ~drawn
     return torch.zeros_like(counts).index_add_(0, entry, _count_bits(kept))
+
+
+def _looked_up(counts: Tensor, chance: int, keys: Tensor) -> Tensor:
+    """Binomial draws of large counts, (entries,) int64, by inversion.
+
+    A count is a sum of powers of two, and so is the draw one of Binomial(2^k, p), each looked up
+    by a random number of 53 bits in a table of the distribution function. Tables are made of
+    whole numbers by the CPU, so that every device finds the same.
+    """
+    kept = torch.zeros_like(counts)
+    for power in range(int(counts.max()).bit_length() if len(counts) else 0):
+        members = torch.nonzero(counts >> power & 1).squeeze(1)
+        lowest, table = _distribution(2**power, chance / 2**_COIN_BITS)
+        drawn = _shifted(_mix(keys[members] + _signed((power + 1) * _STEP)), 64 - _TABLE_BITS)
+        place = torch.searchsorted(torch.from_numpy(table).to(drawn.device), drawn, right=True)
+        kept[members] += lowest + place
+    return kept
+
+
+def _distribution(n: int, probability: float) -> tuple[int, NDArray[np.int64]]:
+    """Distribution function of Binomial(n, probability) in units of 2^-53, and where it starts.
+
+    Only where it is neither 0 nor 1 at that precision: by Bernstein's inequality the chance of a
+    deviation of more than t is at most exp(-t^2 / 2 (variance + t / 3)), which is below 2^-53
+    for t of 8.6 standard deviations + 25.
+    """
+    mean, sd = n * probability, math.sqrt(n * probability * (1 - probability))
+    reach = math.ceil(8.6 * sd + 25)
+    lowest, highest = max(0, math.floor(mean) - reach), min(n, math.ceil(mean) + reach)
+    kept = np.arange(lowest, highest, dtype=float)
+    below = special.betainc(n - kept, kept + 1, 1 - probability)
+    return lowest, np.rint(below * 2.0**_TABLE_BITS).astype(np.int64)
 
 
 def _count_bits(words: Tensor) -> Tensor:
