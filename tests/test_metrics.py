@@ -135,6 +135,23 @@ def test_explicit_zeros_in_held_out_do_not_matter():
     assert m.poisson_loss(predicted=np.ones((1, 2)), held_out=held_out) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("positive_only", [False, True])
+def test_explicit_zeros_count_as_zeros_and_stay_where_they_are(positive_only):
+    held_out = sp.csr_matrix(np.array([[1.0, 2.0, 0.0], [3.0, 0.0, 4.0]]))
+    held_out.data[0] = 0.0
+    clean, before = held_out.copy(), held_out.copy()
+    clean.eliminate_zeros()
+    found, expected = (
+        m.poisson_deviance_sums(
+            predicted=np.full((2, 3), 0.7), held_out=counts, positive_only=positive_only
+        )
+        for counts in (held_out, clean)
+    )
+    assert found.total == pytest.approx(expected.total)
+    for part in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(held_out, part), getattr(before, part))
+
+
 def test_paired_difference_by_hand():
     candidate = m.DevianceSums(9.0, np.array([2.0, 3.0, 4.0]), np.ones(1))
     reference = m.DevianceSums(12.0, np.array([3.0, 5.0, 4.0]), np.ones(1))

@@ -289,6 +289,13 @@ def test_only_seeds_that_all_methods_share_count():
         study.summarise([run_of("a", 0, [1, 2]), run_of("b", 1, [1, 2])])
 
 
+def test_a_score_that_one_seed_lacks_is_left_out():
+    runs = [run_of("a", 0, [1, 2]), run_of("a", 1, [1, 2])]
+    runs[0].scores["coverage"] = 0.9  # the other seed expected nowhere enough molecules
+    (found,) = study.summarise(runs)
+    assert set(found.scores) == set(found.spread) == {"deviance", "d2"}
+
+
 def test_the_sentence_does_not_flatter():
     base = np.linspace(1, 2, 50)
     wiggle = 1e-3 * np.sin(np.arange(50))
@@ -351,6 +358,14 @@ def test_a_fingerprint_is_of_the_numbers_not_of_their_storage(counts):
     changed.data[0] += 1
     found = {study.fingerprint(m) for m in (counts, changed, counts[:-1], counts[:, ::-1])}
     assert len(found) == 4
+
+
+def test_a_fingerprint_leaves_unsorted_counts_as_they_are():
+    values, genes = np.array([1, 2, 3], np.float32), np.array([2, 0, 1])
+    counts = sparse.csr_matrix((values, genes, np.array([0, 2, 3])), shape=(2, 3))
+    before = counts.toarray()
+    assert study.fingerprint(counts) == study.fingerprint(sparse.csr_matrix(before))
+    np.testing.assert_array_equal(counts.toarray(), before)
 
 
 def test_a_store_returns_what_it_kept(tmp_path, case):

@@ -220,7 +220,11 @@ def paired_difference(*, candidate: DevianceSums, reference: DevianceSums) -> Pa
             f"got losses of {shapes[0]} and {shapes[1]} (cells, genes), expected the same two or "
             "more cells; score both predictions on the same held-out counts."
         )
-    per_cell = (candidate.per_cell - reference.per_cell) / candidate.per_gene.size
+    return mean_difference((candidate.per_cell - reference.per_cell) / candidate.per_gene.size)
+
+
+def mean_difference(per_cell: Floats) -> PairedDifference:
+    """Return the mean of the cells' differences (cells,), at least two, with its error."""
     error = float(per_cell.std(ddof=1) / np.sqrt(per_cell.size))
     mean = float(per_cell.mean())
     return PairedDifference(mean, error, mean / error if error > 0 else 0.0)
@@ -235,13 +239,13 @@ def _count_loss_sums(
     extra: Callable[[Floats, Floats, NDArray[np.integer]], Floats],
 ) -> DevianceSums:
     """Sum a loss that is ``at_zero(mu)`` everywhere plus ``extra(y, mu, gene)`` where y > 0."""
-    counts = as_csr(held_out, name="held_out")
-    counts.eliminate_zeros()
+    counts = as_csr(held_out, name="held_out")  # the caller's own arrays, if they are float64
     n_cells, n_genes = counts.shape
     per_cell, per_gene = np.zeros(n_cells), np.zeros(n_genes)
     for start, block in iterate_blocks(predicted, shape=(n_cells, n_genes)):
         mu = np.maximum(block, floor)
         y = counts[start : start + len(mu)].tocoo()
+        y.eliminate_zeros()
         everywhere, seen = at_zero(mu), extra(y.data, mu[y.row, y.col], y.col)
         per_cell[start : start + len(mu)] = everywhere.sum(1)
         per_cell[start : start + len(mu)] += np.bincount(y.row, seen, len(mu))

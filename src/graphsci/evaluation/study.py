@@ -600,7 +600,8 @@ def summarise(runs: Sequence[Run]) -> tuple[Summary, ...]:
     """Average runs over seeds and compare methods in pairs, best deviance first.
 
     The cells are the sample: a cell's difference is averaged over the seeds that judged it, and
-    the standard error is that of the mean over cells. Only seeds that all methods share count.
+    the standard error is that of the mean over cells. Only seeds that all methods share count,
+    and of a method only scores that it has on all of them.
 
     Raises
     ------
@@ -620,7 +621,8 @@ def summarise(runs: Sequence[Run]) -> tuple[Summary, ...]:
 
 
 def _summary(name: str, runs: list[Run], losses: dict[str, list[Floats]]) -> Summary:
-    values = {key: [run.scores[key] for run in runs] for key in runs[0].scores}
+    common = [key for key in runs[0].scores if all(key in run.scores for run in runs)]
+    values = {key: [run.scores[key] for run in runs] for key in common}
     mean = {key: float(np.mean(per_seed)) for key, per_seed in values.items()}
     spread = {
         key: float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else 0.0
@@ -640,9 +642,7 @@ def paired(candidate: Sequence[Floats], reference: Sequence[Floats]) -> metrics.
         raise ValueError(
             f"{per_cell.size} cells were judged, expected at least two: their spread is the error."
         )
-    error = float(per_cell.std(ddof=1) / np.sqrt(per_cell.size))
-    mean = float(per_cell.mean())
-    return metrics.PairedDifference(mean, error, mean / error if error > 0 else 0.0)
+    return metrics.mean_difference(per_cell)
 
 
 def without_ceiling(summaries: Sequence[Summary]) -> list[Summary]:
@@ -734,7 +734,8 @@ def losses(summaries: Sequence[Summary], ours: str) -> tuple[str, ...]:
 def fingerprint(counts: sp.csr_matrix) -> str:
     """Return a digest of a matrix: the same for the same numbers in the same places."""
     matrix = sp.csr_matrix(counts, dtype=np.float64)
-    matrix.sort_indices()
+    if not matrix.has_sorted_indices:  # on a copy: the indices are the caller's own array
+        matrix = matrix.sorted_indices()
     digest = hashlib.sha256(repr(matrix.shape).encode())
     for part in (matrix.indptr, matrix.indices):
         digest.update(np.ascontiguousarray(part, dtype=np.int64).tobytes())
