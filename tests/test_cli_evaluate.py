@@ -173,6 +173,8 @@ def test_all_designs_one_after_the_other(source, tmp_path):
         "depth: cells were thinned to a median of",
     ):
         assert hidden in said
+    assert said.count("D2: share of the gene means' deviance that is explained") == 1
+    assert "log error: mean |difference|" in said
     table = pd.read_csv(csv).set_index(["design", "method", "score"])["value"]
     for design in study.DESIGNS:
         assert table[design, "gene_mean", "d2"] == pytest.approx(0, abs=1e-12)

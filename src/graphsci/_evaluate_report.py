@@ -22,26 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Scores of the table and the picture: name, header, format, and what the header means.
-_COLUMNS = (
-    ("deviance", "deviance", ".5f", "mean Poisson deviance per judged entry, lower is better"),
-    ("d2", "D2", ".3f", "share of the gene means' deviance that is explained"),
-    ("nb_d2", "NB D2", ".3f", "the same, negative binomial"),
-    ("d2_rare", "D2 rare genes", ".3f", "D2 of the half of the genes with the fewest molecules"),
-    ("log_error", "log error", ".3f", "mean |difference| of log1p counts at the hidden entries"),
-    ("log_pearson", "log r", ".3f", "Pearson's r of log1p counts over the hidden entries"),
-    ("coverage", "coverage", ".3f", "of held-out counts by {level:.0%} intervals, right if equal"),
-    ("ari", "ARI", ".3f", "clusters against the labels"),
-    ("nmi", "NMI", ".3f", "clusters against the labels"),
-    ("shuffled_correlation", "|r| shuffled", ".3f", "between shuffled genes, near 0 in truth"),
-    (
-        "shuffled_de",
-        "DE shuffled",
-        ".3f",
-        "shuffled genes with p < .05 between types, right at .05",
-    ),
-    ("seconds", "seconds", ".1f", "of the method, wall time"),
-)
 #: What each design hides, for people.
 _DESIGNS = {
     "molecules": "{fraction:.0%} of the molecules were held out",
@@ -162,15 +142,21 @@ def _unless_kept(folder: Path | None, name: str, outcomes: Mapping[str, Outcome]
 
 
 def tell(outcomes: Mapping[str, Outcome], job: Job, *, to_stderr: bool, quiet: bool) -> None:
-    """Print for each design what was measured, the table, where we lose, and the sentence."""
+    """Print for each design what was measured, the table, where we lose, and the sentence.
+
+    Columns are explained once, after the first table.
+    """
     console = Console(stderr=to_stderr, highlight=False, markup=False, quiet=quiet)
     console.width = max(console.width, _WIDTH)  # rather long lines than cut numbers
+    legend = _legend([s for outcome in outcomes.values() for s in outcome.summaries], job.level)
     for design, outcome in outcomes.items():
         hidden = _DESIGNS.get(design, "the molecules in layer {held_out!r} were held out before")
         hidden = hidden.format(fraction=job.fraction, depth=outcome.depth, held_out=job.held_out)
         console.print(f"\n{design}: {hidden}.", style="bold", soft_wrap=True)
         console.print(_table(outcome.summaries))
-        console.print(_legend(outcome.summaries, job.level), style="dim", soft_wrap=True)
+        if legend:
+            console.print(legend, style="dim", soft_wrap=True)
+            legend = ""
         for note in outcome.notes:
             console.print(f"note: {note}", soft_wrap=True)
         if OURS in [found.method for found in outcome.summaries]:
@@ -191,17 +177,17 @@ def tell(outcomes: Mapping[str, Outcome], job: Job, *, to_stderr: bool, quiet: b
 
 
 def _table(summaries: Sequence[study.Summary]) -> Table:
-    columns = [c for c in _COLUMNS if any(c[0] in s.scores for s in summaries)]
+    columns = _present(summaries)
     found_table = Table(box=None, pad_edge=False)
     found_table.add_column("method", no_wrap=True)
-    for _, header, _, _ in columns:
-        found_table.add_column(header, justify="right", no_wrap=True)
+    for score in columns.values():
+        found_table.add_column(score.label, justify="right", no_wrap=True)
     best = study.without_ceiling(summaries)[0]
     found_table.add_column("above the best", justify="right", no_wrap=True)
     for found in summaries:
         cells = [
-            format(found.scores[name], form) if name in found.scores else "-"
-            for name, _, form, _ in columns
+            format(found.scores[name], score.format) if name in found.scores else "-"
+            for name, score in columns.items()
         ]
         gap = found.against.get(best.method)
         above = "-" if gap is None else f"{gap.difference:.2g} ± {gap.standard_error:.1g}"
@@ -209,14 +195,18 @@ def _table(summaries: Sequence[study.Summary]) -> Table:
     return found_table
 
 
+def _present(summaries: Sequence[study.Summary]) -> dict[str, study.Score]:
+    """Return the scores that some method has, in the order of tables."""
+    names = {name for found in summaries for name in found.scores}
+    return {name: score for name, score in study.SCORES.items() if name in names}
+
+
 def _legend(summaries: Sequence[study.Summary], level: float) -> str:
     """Explain the columns that are there."""
-    present = {name for found in summaries for name in found.scores}
     n_seeds = summaries[0].n_seeds
     words = [
-        f"{header}: {meaning.format(level=level)}"
-        for name, header, _, meaning in _COLUMNS
-        if name in present
+        f"{score.label}: {score.meaning.format(level=level)}"
+        for score in _present(summaries).values()
     ]
     methods = [found.method for found in summaries]
     if OUR_MEAN in methods:
@@ -254,14 +244,13 @@ def draw(outcome: Outcome, *, level: float) -> Figure:
     from graphsci import pl
 
     summaries = study.without_ceiling(outcome.summaries)
-    present = {name for found in summaries for name in found.scores}
-    shown = [column for column in _COLUMNS[1:] if column[0] in present]
+    shown = {name: score for name, score in _present(summaries).items() if name != "deviance"}
     with matplotlib.rc_context(pl._STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(1.9 + 1.7 * len(shown), 2.7), layout="constrained")
         axes = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
-        for ax, (name, header, form, _) in zip(axes, shown, strict=True):
-            _panel(ax, summaries, name, form)
-            ax.set_title(header)
+        for ax, (name, score) in zip(axes, shown.items(), strict=True):
+            _panel(ax, summaries, name, score.format)
+            ax.set_title(score.label)
             if name == "coverage":
                 ax.axvline(level, color=pl.GREY, linewidth=1, linestyle="--")
         axes[0].set_ylim(len(summaries) - 0.5, -0.5)  # the best on top

@@ -685,20 +685,47 @@ def sentence(summaries: Sequence[Summary], ours: str, *, judged: str = "held-out
     return f"{ours} predicted the {judged} better than every other method: {numbers}."
 
 
-#: Scores in which methods are compared one by one, which way is better, and their names.
-COMPARED: dict[str, tuple[Literal["higher", "lower"], str]] = {
-    "d2": ("higher", "D2"),
-    "nb_d2": ("higher", "NB D2"),
-    "d2_rare": ("higher", "D2 of rare genes"),
-    "log_error": ("lower", "log error of hidden entries"),
-    "log_pearson": ("higher", "correlation of hidden entries"),
-    "ari": ("higher", "ARI"),
-    "nmi": ("higher", "NMI"),
-    "shuffled_correlation": ("lower", "|r| of shuffled genes"),
-    "shuffled_de": ("lower", "shuffled genes called different"),
-    "seconds": ("lower", "seconds"),
+class Score(NamedTuple):
+    """A score as tables, pictures and sentences name it."""
+
+    label: str
+    format: str
+    meaning: str  #: ``{level}`` stands for the level of the intervals
+    #: Which way is better where methods are compared in this score alone; None: they are not.
+    better: Literal["higher", "lower"] | None
+
+
+#: Scores of tables and pictures, in order; a run may have more. Deviance is compared as D2, in
+#: pairs, and seconds are not: methods that learn nothing need next to none, and layers none.
+SCORES: dict[str, Score] = {
+    "deviance": Score(
+        "deviance", ".5f", "mean Poisson deviance per judged entry, lower is better", None
+    ),
+    "d2": Score("D2", ".3f", "share of the gene means' deviance that is explained", "higher"),
+    "nb_d2": Score("NB D2", ".3f", "the same, negative binomial", "higher"),
+    "d2_rare": Score(
+        "D2 rare genes", ".3f", "D2 of the half of the genes with the fewest molecules", "higher"
+    ),
+    "log_error": Score(
+        "log error", ".3f", "mean |difference| of log1p counts at the hidden entries", "lower"
+    ),
+    "log_pearson": Score(
+        "log r", ".3f", "Pearson's r of log1p counts over the hidden entries", "higher"
+    ),
+    "coverage": Score(
+        "coverage", ".3f", "of held-out counts by {level:.0%} intervals, right if equal", None
+    ),
+    "ari": Score("ARI", ".3f", "clusters against the labels", "higher"),
+    "nmi": Score("NMI", ".3f", "clusters against the labels", "higher"),
+    "shuffled_correlation": Score(
+        "|r| shuffled", ".3f", "between shuffled genes, near 0 in truth", "lower"
+    ),
+    "shuffled_de": Score(
+        "DE shuffled", ".3f", "shuffled genes with p < .05 between types, right at .05", "lower"
+    ),
+    "seconds": Score("seconds", ".1f", "of the method, wall time", None),
 }
-#: Methods that say nothing of a cell, and so invent nothing: no rivals in false signal and speed.
+#: Methods that say nothing of a cell, and so invent nothing: no rivals in false signal.
 SILENT = ("gene_mean", "empty")
 
 
@@ -706,20 +733,22 @@ def losses(summaries: Sequence[Summary], ours: str) -> tuple[str, ...]:
     """Say in which scores another method is ahead of ours, the best of them with both numbers.
 
     D2 counts where the paired difference is beyond its error, any other score by its mean over
-    seeds alone. Methods that say nothing (:data:`SILENT`) do not count in false signal and time.
+    seeds alone. Methods that say nothing (:data:`SILENT`) do not count in false signal.
     """
     named = {summary.method: summary for summary in without_ceiling(summaries)}
     if ours not in named:
         return ()
     own = named.pop(ours)
     found = []
-    for score, (direction, label) in COMPARED.items():
+    for score, (label, _, _, better) in SCORES.items():
+        if better is None:
+            continue
         rivals = [r for r in named.values() if score in r.scores and score in own.scores]
-        if score in ("shuffled_correlation", "shuffled_de", "seconds"):
+        if score.startswith("shuffled"):
             rivals = [rival for rival in rivals if rival.method not in SILENT]
         if score == "d2":
             rivals = [rival for rival in rivals if own.against[rival.method].z > SIGNIFICANT]
-        sign = 1 if direction == "higher" else -1
+        sign = 1 if better == "higher" else -1
         ahead = [r for r in rivals if sign * (r.scores[score] - own.scores[score]) > 0]
         if ahead:
             best = max(ahead, key=lambda rival: sign * rival.scores[score])
