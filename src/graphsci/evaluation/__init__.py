@@ -4,23 +4,20 @@ Nothing here knows the model: counts and predictions go in, numbers come out. Th
 ``designs`` (what is hidden), ``controls`` (what must be beaten), ``metrics``, ``labels``,
 ``detection``, ``openproblems`` and ``false_signal`` (scores), ``outside_truth`` (smFISH, surface
 proteins, deeper sequencing), ``bulk`` (bulk RNA-seq as truth, the paper's bulk experiment),
-``clustering`` (the paper's protocols), ``held_out`` (the table of held-out molecules), ``study``
-(many methods and seeds on one data set) and ``registry`` (what each score is).
+``clustering`` (the paper's protocols), ``study`` (many methods and seeds on one data set) and
+``registry`` (what each score is).
 """
 
 from graphsci.evaluation._blocks import Prediction
 from graphsci.evaluation.clustering import PROTOCOLS, evaluate_clustering
 from graphsci.evaluation.controls import CONTROLS
-from graphsci.evaluation.held_out import HeldOutScore, score_held_out
 from graphsci.evaluation.registry import METRICS, Metric
 
 __all__ = [
     "CONTROLS",
     "METRICS",
     "PROTOCOLS",
-    "HeldOutScore",
     "Metric",
     "Prediction",
     "evaluate_clustering",
-    "score_held_out",
 ]
