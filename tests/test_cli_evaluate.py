@@ -1,6 +1,7 @@
 """``graphsci evaluate``: from counts to table, again without work, and what it must refuse."""
 
 import json
+import sys
 
 import anndata
 import numpy as np
@@ -35,7 +36,9 @@ def state(folder):
 @pytest.fixture
 def source(tmp_path, draw):
     path = tmp_path / "counts.h5ad"
-    draw().write_h5ad(path)
+    adata = draw()
+    adata.obs["rare"] = np.where(np.arange(adata.n_obs) == 0, "b", "a")
+    adata.write_h5ad(path)
     return path
 
 
@@ -186,6 +189,17 @@ def test_all_designs_one_after_the_other(source, tmp_path):
     assert "Nothing to do: all 8 runs were in" in said
 
 
+def test_all_designs_where_most_cells_are_empty(source, tmp_path):
+    """The median depth is that of the cells with molecules."""
+    adata = anndata.read_h5ad(source)
+    sizes = adata.X.sum(1)
+    adata.X[sizes < np.sort(sizes)[80]] = 0
+    adata.write_h5ad(source)
+    said = run(source, "--design", "all", *CHEAP)[1]
+    half = np.floor(np.median(sizes[sizes >= np.sort(sizes)[80]]) / 2)
+    assert f"thinned to a median of {half:,.0f} molecules" in said
+
+
 def test_entries_alone_with_our_method(source, tmp_path):
     csv = tmp_path / "scores.csv"
     run(source, "--design", "entries", *SHORT, "--csv", csv)
@@ -243,10 +257,20 @@ def test_another_programs_estimate_of_the_kept_counts_is_scored(source, tmp_path
         (("--level", "1.5"), "Invalid value for '--level'"),
         (("--design", "cells", "--labels", "group"), "clustering is scored with the designs"),
         (("--design", "cells", "--shuffled-genes", "5"), "false signal needs the designs"),
+        (("--shuffled-genes", "5000"), "got n_copies=5000, expected 2 to"),
+        (
+            ("--shuffled-genes", "10", "--labels", "rare"),
+            "the two largest types have 119 and 1 cells, expected at least two in each",
+        ),
+        (
+            ("--labels", "group", "--protocol", "phate-kmeans"),
+            "PHATE needs the package 'phate', which could not be imported",
+        ),
         (("--design", "cells", "--write-split", "x.h5ad"), "has no one file of kept and held"),
     ],
 )
-def test_bad_requests_are_refused_before_training(source, tmp_path, options, message):
+def test_bad_requests_are_refused_before_training(source, tmp_path, monkeypatch, options, message):
+    monkeypatch.setitem(sys.modules, "phate", None)
     _, said = run(source, "-o", tmp_path / "out", *options, *SHORT, exit_code=cli.BAD_INPUT)
     assert message in said
     assert "epoch" not in said

@@ -22,9 +22,10 @@ from graphsci import estimates as es
 from graphsci import fitting, io, training
 from graphsci.config import Config
 from graphsci.evaluation import CONTROLS, PROTOCOLS, study
+from graphsci.evaluation.clustering import require_packages
 from graphsci.files import check_writable
 from graphsci.imputer import GraphSCI, versions
-from graphsci.preprocessing import extract_counts, library_sizes
+from graphsci.preprocessing import extract_counts, fit_median_library_size
 
 if TYPE_CHECKING:
     from graphsci.training import Progress
@@ -194,8 +195,10 @@ def evaluate(
     _check_request(job)
     log(f"reading {job.source}")
     data = read_data(job)
-    outcomes = {}
-    for name, part in _parts(job, data).items():
+    outcomes, parts = {}, _parts(job, data)
+    for part in parts.values():
+        _check_cases(part, data)
+    for name, part in parts.items():
         log(f"design: {name}")
         outcomes[name] = _evaluate(part, config, data, progress=progress, log=log)
     return outcomes
@@ -205,13 +208,13 @@ def _parts(job: Job, data: Data) -> dict[str, Job]:
     """Return the job of each design that is asked for, by name.
 
     With all designs, labels and shuffled genes are scored with the held-out molecules alone, and
-    cells are thinned to half their median depth unless told otherwise.
+    cells are thinned to half the median depth of those that are not empty unless told otherwise.
     """
     if job.held_out is not None:
         return {"given": job}
     if job.design != "all":
         return {job.design: job}
-    median = float(np.median(library_sizes(data.counts)))
+    median = fit_median_library_size(data.counts)
     if job.depth is not None and not 0 < job.depth < median:
         raise ValueError(
             f"depth: got {job.depth}, expected a number between 0 and the present median of "
@@ -229,6 +232,15 @@ def _parts(job: Job, data: Data) -> dict[str, Job]:
             shuffled=job.shuffled if first else 0,
         )
     return parts
+
+
+def _check_cases(job: Job, data: Data) -> None:
+    """Refuse a design, or shuffled genes, that do not fit the counts."""
+    labels = data.labels if job.labels is not None else None
+    for seed in range(job.seeds if job.shuffled else 1):
+        case = _case(job, data, seed)
+        if job.shuffled:
+            study.check_shuffled(case, n_copies=job.shuffled, labels=labels)
 
 
 def _evaluate(
@@ -330,6 +342,11 @@ def _check_request(job: Job) -> None:
         )
     if job.protocol not in PROTOCOLS:
         raise ValueError(f"protocol: got {job.protocol!r}, expected one of {', '.join(PROTOCOLS)}.")
+    if job.labels is not None:
+        try:
+            require_packages(job.protocol)
+        except ImportError as error:
+            raise ValueError(str(error)) from None
     if not 0 < job.level < 1:
         raise ValueError(f"level: got {job.level}, expected a number between 0 and 1.")
 

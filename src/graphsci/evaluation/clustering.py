@@ -45,6 +45,13 @@ PROTOCOLS: dict[str, Protocol] = {
     "pca-leiden": Protocol("Leiden on 50 PCs", "pca", "leiden", "doi:10.1038/s41598-019-41695-z"),
 }
 
+#: Modules that not everyone has: the module, what needs it, and the package to install.
+_UMAP = ("umap", "UMAP", "umap-learn")
+_PHATE = ("phate", "PHATE", "graphsci[phate]")
+_IGRAPH = ("igraph", "Leiden", "graphsci[network]")
+_SCANPY = ("scanpy", "Leiden", "scanpy")
+_PACKAGES = {"umap": (_UMAP,), "phate": (_PHATE,), "leiden": (_IGRAPH, _SCANPY)}
+
 
 class SeedScores(NamedTuple):
     """One score over seeds."""
@@ -231,7 +238,7 @@ def _principal_components(log_values: Matrix, *, random_state: int) -> Floats:
 
 def _umap(points: Floats, random_state: int) -> Floats:
     """Return 2-D UMAP; one job, for more give another answer at each run."""
-    umap = _optional("umap", "UMAP", package="umap-learn")
+    umap = _optional(*_UMAP)
     neighbours = min(N_NEIGHBOURS, len(points) - 1)
     model = umap.UMAP(n_neighbors=neighbours, random_state=random_state, n_jobs=1)
     return model.fit_transform(points)
@@ -239,14 +246,14 @@ def _umap(points: Floats, random_state: int) -> Floats:
 
 def _phate(points: Floats, random_state: int) -> Floats:
     """Return 2-D PHATE."""
-    phate = _optional("phate", "PHATE", package="graphsci[phate]")
+    phate = _optional(*_PHATE)
     return phate.PHATE(random_state=random_state, verbose=False, n_jobs=1).fit_transform(points)
 
 
 def _leiden(points: Floats, random_state: int) -> NDArray[np.int64]:
     """Return Leiden clusters at resolution 1 of the shared-neighbour graph."""
-    _optional("igraph", "Leiden", package="graphsci[network]")
-    sc = _optional("scanpy", "Leiden", package="scanpy")
+    _optional(*_IGRAPH)
+    sc = _optional(*_SCANPY)
     adata = AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(points))]))
     graph = shared_neighbour_graph(points, k=N_NEIGHBOURS)
     options = {"flavor": "igraph", "n_iterations": 2, "directed": False}
@@ -274,7 +281,23 @@ def shared_neighbour_graph(points: Floats, *, k: int) -> sp.csr_matrix:
     return sp.csr_matrix(upper + upper.T)
 
 
-def _optional(module: str, what: str, *, package: str) -> Any:
+def require_packages(protocol: str) -> None:
+    """Import what a protocol needs, so that a missing package is known before long work.
+
+    Raises
+    ------
+    ValueError
+        If the protocol is unknown.
+    ImportError
+        If a package is not installed.
+    """
+    chosen = _checked_protocol(protocol, n_seeds=1)
+    for step in (chosen.embedding, chosen.clustering):
+        for needed in _PACKAGES.get(step, ()):
+            _optional(*needed)
+
+
+def _optional(module: str, what: str, package: str) -> Any:
     """Import a module that only some protocols need, or say how to get it."""
     try:
         with warnings.catch_warnings():  # umap warns of the TensorFlow that it can do without

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from graphsci.evaluation._blocks import Matrix
-from graphsci.preprocessing import library_sizes, thin_counts
+from graphsci.preprocessing import fit_median_library_size, thin_counts
 
 
 class MoleculeSplit(NamedTuple):
@@ -160,7 +160,7 @@ def thin_to_depth(
     counts
         Whole numbers (cells, genes).
     median_library_size
-        Wanted median molecules per cell, below the present one.
+        Wanted median molecules per cell that is not empty, below the present one.
     rng
         Source of randomness.
 
@@ -170,7 +170,7 @@ def thin_to_depth(
         If the wanted depth is not positive and below the present one.
     """
     matrix = sp.csr_matrix(counts)
-    present = float(np.median(library_sizes(matrix)))
+    present = fit_median_library_size(matrix)
     if not 0 < median_library_size < present:
         raise ValueError(
             f"got a wanted median of {median_library_size} molecules per cell, expected a number "

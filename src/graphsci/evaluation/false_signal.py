@@ -54,16 +54,22 @@ def append_shuffled_genes(
         If fewer than two copies are asked for, or fewer genes than copies are seen often enough.
     """
     matrix = sp.csc_matrix(counts)
-    eligible = np.flatnonzero(matrix.getnnz(axis=0) >= min_cells)
+    eligible = genes_to_copy(matrix, n_copies=n_copies, min_cells=min_cells)
+    sources = np.sort(rng.choice(eligible, size=n_copies, replace=False)).astype(np.int64)
+    shuffled = sp.hstack([_shuffled_column(matrix, gene, rng) for gene in sources])
+    copies = np.arange(n_copies, dtype=np.int64) + matrix.shape[1]
+    return WithShuffledGenes(sp.csr_matrix(sp.hstack([matrix, shuffled])), sources, copies)
+
+
+def genes_to_copy(counts: Matrix, *, n_copies: int = 100, min_cells: int = 10) -> NDArray[np.int64]:
+    """Return the genes of which :func:`append_shuffled_genes` chooses; errors as there."""
+    eligible = np.flatnonzero(sp.csc_matrix(counts).getnnz(axis=0) >= min_cells)
     if not 2 <= n_copies <= eligible.size:
         raise ValueError(
             f"got n_copies={n_copies}, expected 2 to {eligible.size}, the genes seen in at least "
             f"{min_cells} cells; change n_copies or min_cells."
         )
-    sources = np.sort(rng.choice(eligible, size=n_copies, replace=False)).astype(np.int64)
-    shuffled = sp.hstack([_shuffled_column(matrix, gene, rng) for gene in sources])
-    copies = np.arange(n_copies, dtype=np.int64) + matrix.shape[1]
-    return WithShuffledGenes(sp.csr_matrix(sp.hstack([matrix, shuffled])), sources, copies)
+    return eligible
 
 
 def mean_absolute_correlation(*, values: Matrix) -> float:

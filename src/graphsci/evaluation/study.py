@@ -32,6 +32,7 @@ from graphsci.evaluation.designs import (
 from graphsci.evaluation.false_signal import (
     append_shuffled_genes,
     false_positive_rate,
+    genes_to_copy,
     mean_absolute_correlation,
 )
 from graphsci.files import atomic_path, write_json
@@ -478,6 +479,26 @@ def shuffled_scores(
     varies = bool(np.ptp(np.concatenate([first, second]), axis=0).any())
     rate = false_positive_rate(first=first, second=second) if varies else 0.0
     return scores | {"shuffled_de": rate}
+
+
+def check_shuffled(case: Case, *, n_copies: int, labels: NDArray[Any] | None = None) -> None:
+    """Refuse what :func:`shuffled_scores` cannot score, before a method has worked for it.
+
+    Raises
+    ------
+    ValueError
+        If too few genes are seen often enough to be copied, or the two largest types have not
+        two cells each.
+    """
+    genes_to_copy(case.task.kept, n_copies=n_copies)
+    if labels is None:
+        return
+    sizes = [len(cells) for cells in _two_largest(labels)]
+    if min(sizes) < 2:
+        raise ValueError(
+            f"labels: the two largest types have {sizes[0]} and {sizes[1]} cells, expected at "
+            "least two in each; shuffled genes are tested between them."
+        )
 
 
 def _two_largest(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
