@@ -14,10 +14,11 @@ from sklearn.metrics import average_precision_score
 from graphsci import GraphSCI, pl
 from graphsci import network as nw
 from graphsci.evaluation.false_signal import append_shuffled_genes
-from graphsci.gene_graph import graph_from_edges
+from graphsci.gene_graph import correlation_graph, graph_from_edges
 from graphsci.network import null as shuffling
 from graphsci.network import posterior, strength, to_networkx, write_network
 from graphsci.predictability import UNPROVEN
+from graphsci.preprocessing import fit_median_library_size, log_normalize
 
 OPTIONS = {"max_epochs": 25, "likelihood": "nb", "n_latent": 8, "check": False, "seed": 3}
 
@@ -618,12 +619,42 @@ def test_pidc_refuses_many_genes_before_training():
     assert not heard
 
 
-def test_control_keeps_a_users_network(data):
-    edges = pd.DataFrame({"gene_a": ["g0", "g40"], "gene_b": ["g1", "g41"]})
-    model = GraphSCI(**OPTIONS | {"max_epochs": 2}).fit(data, gene_graph=edges)
+def short_fit(data, gene_graph=None, **options):
+    return GraphSCI(**OPTIONS | {"max_epochs": 2} | options).fit(data, gene_graph=gene_graph)
+
+
+@pytest.mark.parametrize("source", ["table", "pearson", "other limits"])
+def test_control_keeps_a_users_network(data, source):
+    """Whatever it was made by: the control of a model is trained with the same graph."""
+    if source == "table":
+        given = pd.DataFrame({"gene_a": ["g0", "g40"], "gene_b": ["g1", "g41"]})
+        model = short_fit(data, given)
+    else:
+        given = correlation_graph(
+            log_normalize(data.X, median_library_size=fit_median_library_size(data.X)),
+            gene_names=data.var_names,
+            top_k=2,
+        )
+        model = short_fit(data, given, graph="noise" if source == "pearson" else "pearson")
+    edges = _pairs(model.gene_graph.edge_table())
     twin = nw.train_control(model, data, n_decoys=10)
-    assert _pairs(twin.model.gene_graph.edge_table()) == [("g0", "g1"), ("g40", "g41")]
+    assert _pairs(twin.model.gene_graph.edge_table()) == edges
     assert len(twin.decoys) == 10
+    assert shuffling.has_given_graph(model.fitted.spec)
+    assert shuffling.has_given_graph(twin.model.fitted.spec)
+
+
+def test_a_users_graph_is_told_from_a_computed_one(data, tmp_path):
+    model = short_fit(data)
+    spec = model.fitted.spec
+    assert not shuffling.has_given_graph(spec)
+    twin = nw.train_control(model, data, n_decoys=10)
+    assert not shuffling.has_given_graph(twin.model.fitted.spec)
+    model.save(tmp_path / "model")
+    assert not shuffling.has_given_graph(GraphSCI.load(tmp_path / "model").fitted.spec)
+    marked = spec.graph._replace(parameters={**spec.graph.parameters, "given": True})
+    assert shuffling.has_given_graph(spec._replace(graph=marked))
+    assert not shuffling.has_given_graph(short_fit(data, graph="none").fitted.spec)
 
 
 # --- pictures ---------------------------------------------------------------------------

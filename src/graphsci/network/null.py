@@ -19,13 +19,18 @@ from graphsci.preprocessing import extract_counts
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from graphsci.fitting import Log
+    from graphsci.fitting import Log, ModelSpec
 
 DECOY_SHARE = 0.2  #: shuffled copies, as a share of the genes
 DECOY_RANGE = (50, 1000)  #: but at least and at most so many
 DECOY_MIN_CELLS = 10  #: a decoy seen in fewer cells could not correlate with anything
-#: Graphs that are computed again when decoys are added; any other came from the user.
-COMPUTED_GRAPHS = ("pearson", "pearson_coexpressed", "noise_corrected", "pidc", "none")
+#: Source of the graph that each choice of ``config.graph`` computes.
+_SOURCES = {
+    "pearson": "pearson",
+    "coexpressed": "pearson_coexpressed",
+    "noise": "noise_corrected",
+    "pidc": "pidc",
+}
 
 
 class Control(NamedTuple):
@@ -94,13 +99,14 @@ def train_control(
         var=pd.DataFrame(index=[*names, *decoys]),
     )
     log(f"control: training with {n_decoys} shuffled genes among {len(names)}")
-    # a known network comes as it was combined: it is not to be combined again
-    config = spec.config.replace(check=False, seed=seed, network_weight=1.0)
+    config, known = spec.config.replace(check=False, seed=seed), None
+    if has_given_graph(spec):  # it comes as it was combined: nothing is to be computed beside it
+        config, known = config.replace(graph="none", network_weight=1.0), _padded(spec.graph, twin)
     trained = GraphSCI(config).fit(
         twin,
         batch_key=batch_key,
         allow_fractional=allow_fractional,
-        gene_graph=_padded(spec.graph, twin),
+        gene_graph=known,
         log=log,
     )
     return Control(trained, twin, frozenset(decoys), batch_key)
@@ -113,9 +119,21 @@ def _unused_names(count: int, taken: set[str]) -> list[str]:
     return [f"{stem}{number}" for number in range(count)]
 
 
+def has_given_graph(spec: ModelSpec) -> bool:
+    """Whether a user gave the graph: it says so, or ``config`` would have computed another."""
+    graph, config = spec.graph, spec.config
+    if graph.source == "none":  # as asked for, or for want of cells
+        return False
+    limits = {"threshold": config.graph_threshold, "top_k": config.graph_top_k or None}
+    as_computed = limits.items() <= graph.parameters.items()
+    if graph.source != _SOURCES.get(config.graph) or not as_computed:
+        return True
+    return bool(graph.parameters.get("given"))
+
+
 def _padded(graph: GeneGraph, twin: AnnData) -> GeneGraph | None:
-    """A user's graph over the genes with decoys, which it does not know; None if computed."""
-    if graph.source in COMPUTED_GRAPHS or graph.n_edges == 0:
+    """A user's graph over the genes with decoys, which it does not know; None without edges."""
+    if graph.n_edges == 0:
         return None
     return graph_from_edges(graph.edge_table(), gene_names=twin.var_names, source=graph.source)
 

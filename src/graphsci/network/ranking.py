@@ -15,7 +15,7 @@ from graphsci.gene_sets import match_symbols
 from graphsci.imputer import GraphSCI
 from graphsci.network._arrays import Indices, lookup
 from graphsci.network._table import EDGE_COLUMNS, GeneNetwork
-from graphsci.network.null import COMPUTED_GRAPHS, Control, decoy_relations, q_values
+from graphsci.network.null import Control, decoy_relations, has_given_graph, q_values
 from graphsci.network.posterior import denoised_correlation, raw_correlation
 from graphsci.network.strength import (
     Coordinates,
@@ -287,10 +287,10 @@ def _edge_q_values(
     n_genes: int,
 ) -> NDArray[np.float64]:
     """Q of listed edges; ``named`` ones are in the initial graph and not among the strongest."""
-    computed = control.model.gene_graph.source in COMPUTED_GRAPHS
+    given = has_given_graph(control.model.fitted.spec)
     return q_values(
         sizes,
         decoy_relations(control, null, n_neighbors),
         n_pairs=n_genes * (n_genes - 1) // 2,
-        n_given=0 if computed else int(named.sum()),
+        n_given=int(named.sum()) if given else 0,
     )
