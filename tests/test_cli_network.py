@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import anndata
 import networkx as nx
@@ -64,6 +65,7 @@ def test_from_counts_to_every_file(folder, tmp_path):
     assert json.loads((tmp_path / "net.cx2").read_text())[0]["CXVersion"] == "2.0"
     labels = pd.read_csv(tmp_path / "labels.tsv", sep="\t")
     assert list(labels["label"].unique()) == ["even", "odd"]
+    assert (labels["confidence"] >= 0.8 - 1e-6).all()
     assert "edges by label: even " in said
     modules = pd.read_csv(tmp_path / "modules.csv")
     assert modules["hub_rank"].min() == 1
@@ -80,6 +82,19 @@ def test_from_a_model_around_genes(folder, tmp_path):
     assert {"g0", "g20"} <= set(edges["gene_a"]) | set(edges["gene_b"])
     assert len(set(edges["gene_a"]) | set(edges["gene_b"])) <= 12
     assert edges["confidence"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("output", "package"), [("modules.tsv", "igraph"), ("x.graphml", "networkx")]
+)
+def test_a_missing_package_is_known_before_training(folder, tmp_path, monkeypatch, output, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    flag = "--modules" if output == "modules.tsv" else "--graphml"
+    args = (folder / "counts.h5ad", "-o", tmp_path / "edges.tsv", flag, tmp_path / output)
+    heard = run(*args, *SHORT, exit_code=2)
+    assert f"this needs the package {package}, which is not installed" in heard
+    assert "epoch" not in heard
+    assert not list(tmp_path.iterdir())
 
 
 def test_twice_the_same(folder, tmp_path):

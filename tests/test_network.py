@@ -1,6 +1,7 @@
 """The refined network: strengths by hand, laws, the null, modules, files and bad input."""
 
 import json
+import sys
 
 import networkx as nx
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.metrics import average_precision_score
 
 from graphsci import GraphSCI, pl
 from graphsci import network as nw
+from graphsci.config import Config
 from graphsci.evaluation.false_signal import append_shuffled_genes
 from graphsci.gene_graph import correlation_graph, graph_from_edges
 from graphsci.network import null as shuffling
@@ -299,6 +301,31 @@ def test_networks_by_label(model, data, control):
         nw.networks_by_label(model, data[:60].copy(), label_key="type")
 
 
+def test_cells_without_a_label_make_no_network(model, data):
+    labelled = data.copy()
+    labelled.obs["type"] = pd.Categorical(labelled.obs["type"])
+    labelled.obs.iloc[:200:2, 0] = np.nan
+    found = nw.networks_by_label(model, labelled, label_key="type", n_neighbors=3, denoised=False)
+    assert {label: n.parameters["n_cells"] for label, n in found.items()} == {
+        "even": 50,
+        "odd": 150,
+    }
+    assert "100 cells without a label in 'type' are in no network" in found["odd"].notes
+    labelled.obs["type"] = np.nan
+    with pytest.raises(ValueError, match="no group in 'type' has 50 cells; the largest has 0"):
+        nw.networks_by_label(model, labelled, label_key="type")
+
+
+def test_a_sample_of_a_file_is_read(model, data, tmp_path):
+    data.write_h5ad(tmp_path / "counts.h5ad")
+    file = read_h5ad(tmp_path / "counts.h5ad", backed="r")
+    rows, columns = np.array([0, 3]), np.array([1, 50])
+    for correlation in (nw.denoised_correlation, posterior.raw_correlation):
+        expected = correlation(model, data, rows, columns, max_cells=100)
+        np.testing.assert_allclose(correlation(model, file, rows, columns, max_cells=100), expected)
+    file.file.close()
+
+
 # --- the null ---------------------------------------------------------------------------
 
 
@@ -421,7 +448,7 @@ def test_enrichment_is_fishers_test():
 
 
 def test_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "leidenalg", None)
+    monkeypatch.setitem(sys.modules, "leidenalg", None)
     with pytest.raises(ValueError, match=r"leidenalg.*pip install 'graphsci\[network\]'"):
         nw.find_modules(network_of([("a", "b", 0.5)], ["a", "b"]))
 
@@ -497,6 +524,25 @@ def test_tl(model, data):
     assert adata.uns["graphsci_network"]["edges"] is found.edges
     assert "graphsci_module" in adata.var
     assert (adata.varp["graphsci_graph"] != model.gene_graph.adjacency).nnz == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"seed": 3, "bogus": 7}, "seed, bogus: only for training"),
+        ({"gene_graph": "nonsense"}, "gene_graph: only for training"),
+        ({"config": Config()}, "config: only for training"),
+        ({"control": False, "min_confidence": 7}, r"min_confidence must be in \[0, 1\], got 7"),
+        ({}, "leidenalg, which is not installed"),
+    ],
+)
+def test_tl_refuses_before_training(model, data, monkeypatch, options, said):
+    from graphsci import tl
+
+    monkeypatch.setitem(sys.modules, "leidenalg", None)
+    monkeypatch.setattr(nw, "train_control", None)
+    with pytest.raises(ValueError, match=said):
+        tl.gene_network(data, model, **options)
 
 
 def test_tl_leaves_what_impute_wrote(model, data):

@@ -177,7 +177,8 @@ def _tell(findings: Findings, paths: list[Path], *, quiet: bool) -> None:
 
     console = Console(highlight=False, markup=False, quiet=quiet, file=sys.stdout)
     found = findings.network
-    for note in found.notes:
+    everywhere = (found, *findings.by_label.values())
+    for note in dict.fromkeys(note for network in everywhere for note in network.notes):
         console.print(f"note: {note}", soft_wrap=True)
     console.print(_summary(findings), soft_wrap=True)
     table = Table(box=None, pad_edge=False)

@@ -23,6 +23,7 @@ from graphsci import fitting, io, training
 from graphsci.config import Config
 from graphsci.evaluation import CONTROLS, PROTOCOLS, study
 from graphsci.evaluation.clustering import require_packages
+from graphsci.evaluation.labels import known_labels
 from graphsci.files import check_writable
 from graphsci.imputer import GraphSCI, versions
 from graphsci.preprocessing import extract_counts, fit_median_library_size
@@ -381,9 +382,7 @@ def _labels(job: Job, adata: AnnData) -> np.ndarray | None:
     if job.labels not in adata.obs:
         present = ", ".join(map(repr, adata.obs.columns)) or "none"
         raise ValueError(f"labels: obs has no column {job.labels!r}; columns present: {present}.")
-    column = adata.obs[job.labels]
-    labels = column.astype(str).to_numpy(dtype=object)
-    labels[(column.isna() | column.astype(str).isin(["nan", ""])).to_numpy()] = None
+    labels = known_labels(adata.obs[job.labels])
     known = [label for label in labels if label is not None]
     if len(set(known)) < 2:
         raise ValueError(

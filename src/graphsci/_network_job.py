@@ -19,7 +19,9 @@ from graphsci.gene_sets import read_gene_sets
 from graphsci.imputer import GraphSCI
 from graphsci.known_networks import read_known_networks
 from graphsci.model_io import RECORD
+from graphsci.network._optional import needed
 from graphsci.network.files import write_table
+from graphsci.network.modules import leiden
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,6 +45,9 @@ _OUTPUTS: dict[str, tuple[str, ...]] = {
     "label_edges": _TABLES,
     "picture": (".png", ".pdf", ".svg"),
 }
+#: Those that show modules, and those that networkx makes.
+_WITH_MODULES = frozenset({"modules", "enrichment", "h5ad", "graphml", "cx2", "cyjs", "picture"})
+_BY_NETWORKX = frozenset({"graphml", "cyjs", "picture"})
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,10 @@ def run(
     by_label: dict[str, nw.GeneNetwork] = {}
     if job.label_key is not None and adata is not None:
         by_label = nw.networks_by_label(model, adata, label_key=job.label_key, **options)
+        if job.min_confidence is not None:
+            by_label = {
+                label: network.confident(job.min_confidence) for label, network in by_label.items()
+            }
     modules = _modules(job, found, config.seed)
     _write(job, Findings(found, modules, by_label), adata, sets, model)
     shown = found if job.genes is None else found.around(job.genes, max_genes=job.max_genes)
@@ -199,6 +208,10 @@ def _check_options(job: NetworkJob) -> None:
         raise ValueError("--gene-sets and --enrichment go together: sets in, table out.")
     if (job.label_key is None) != (job.label_edges is None):
         raise ValueError("--label-key and --label-edges go together: labels in, table out.")
+    if _WITH_MODULES & set(job.paths):
+        leiden()
+    if _BY_NETWORKX & set(job.paths):
+        needed("networkx")
 
 
 def _check_genes(job: NetworkJob, names: Any) -> None:
@@ -285,7 +298,7 @@ def _evidence(
 
 def _modules(job: NetworkJob, found: nw.GeneNetwork, seed: int) -> pd.DataFrame | None:
     """Modules of the confident edges; of all edges where none has a confidence."""
-    if not {"modules", "enrichment", "h5ad", "graphml", "cx2", "cyjs", "picture"} & set(job.paths):
+    if not _WITH_MODULES & set(job.paths):
         return None
     known = found.edges["confidence"].notna().any()
     return nw.find_modules(found.confident(MODULE_CONFIDENCE) if known else found, seed=seed)

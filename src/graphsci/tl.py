@@ -128,6 +128,12 @@ def gene_network(
         Find modules of edges with ``min_confidence`` (of all edges without a control);
         needs ``pip install 'graphsci[network]'``.
 
+    Raises
+    ------
+    ValueError
+        Before training, if ``model`` comes with what is for a training (``gene_graph``,
+        ``config``, ``**options``), ``min_confidence`` is no share, or modules need a package.
+
     Returns
     -------
     GeneNetwork
@@ -144,7 +150,14 @@ def gene_network(
     >>> graphsci.pl.gene_network(adata, genes=["LYZ"])
     """
     from graphsci import network as nw
+    from graphsci.network._table import check_confidence
+    from graphsci.network.modules import leiden
 
+    if model is not None:
+        _refuse_training(gene_graph=gene_graph, config=config, **options)
+    check_confidence(min_confidence)
+    if modules:
+        leiden()
     counts: dict[str, Any] = {
         "layer": layer,
         "batch_key": batch_key,
@@ -160,6 +173,15 @@ def gene_network(
     groups = nw.find_modules(trusted) if modules else None
     nw.annotate_network(adata, found, modules=groups, model=model, key_added=key_added)
     return found
+
+
+def _refuse_training(**given: Any) -> None:
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        raise ValueError(
+            f"{', '.join(names)}: only for training, and a trained model was given. Leave out "
+            "either the model or these."
+        )
 
 
 def __dir__() -> list[str]:

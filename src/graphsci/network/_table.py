@@ -77,8 +77,7 @@ class GeneNetwork(NamedTuple):
 
     def confident(self, min_confidence: float) -> GeneNetwork:
         """Keep edges of at least this confidence."""
-        if not 0 <= min_confidence <= 1:
-            raise ValueError(f"min_confidence must be in [0, 1], got {min_confidence}.")
+        check_confidence(min_confidence)
         if self.n_edges and self.edges["confidence"].isna().all():
             raise ValueError(
                 "min_confidence needs a control: no edge of this network has a confidence. Pass "
@@ -118,6 +117,12 @@ class GeneNetwork(NamedTuple):
         edges = _by_turns(self.edges[inside], wanted).iloc[:max_edges].sort_index()
         names = self.gene_names[np.isin(self.gene_names, list(chosen))]
         return self._replace(edges=edges.reset_index(drop=True), gene_names=names)
+
+
+def check_confidence(min_confidence: float) -> None:
+    """Refuse what is no share."""
+    if not 0 <= min_confidence <= 1:
+        raise ValueError(f"min_confidence must be in [0, 1], got {min_confidence}.")
 
 
 def _by_turns(edges: pd.DataFrame, genes: Sequence[str]) -> pd.DataFrame:

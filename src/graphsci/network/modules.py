@@ -14,6 +14,11 @@ from graphsci.network._optional import needed
 from graphsci.network._table import GeneNetwork
 
 
+def leiden() -> tuple[Any, Any]:
+    """Import what :func:`find_modules` needs, igraph and leidenalg, or say how to get it."""
+    return needed("igraph"), needed("leidenalg")
+
+
 def find_modules(
     network: GeneNetwork, *, resolution: float = 1.0, min_genes: int = 3, seed: int = 0
 ) -> pd.DataFrame:
@@ -41,7 +46,7 @@ def find_modules(
     ----------
     Traag et al. 2019, doi:10.1038/s41598-019-41695-z.
     """
-    igraph, leidenalg = needed("igraph"), needed("leidenalg")
+    igraph, leidenalg = leiden()
     edges = network.edges[network.edges["sign"] > 0]
     names = pd.Index(pd.unique(edges[["gene_a", "gene_b"]].to_numpy().ravel()))
     ends = np.column_stack([names.get_indexer(edges["gene_a"]), names.get_indexer(edges["gene_b"])])

@@ -99,14 +99,14 @@ def train_control(
         var=pd.DataFrame(index=[*names, *decoys]),
     )
     log(f"control: training with {n_decoys} shuffled genes among {len(names)}")
-    config, known = spec.config.replace(check=False, seed=seed), None
+    config, graph = spec.config.replace(check=False, seed=seed), None
     if has_given_graph(spec):  # it comes as it was combined: nothing is to be computed beside it
-        config, known = config.replace(graph="none", network_weight=1.0), _padded(spec.graph, twin)
+        config, graph = config.replace(graph="none", network_weight=1.0), _padded(spec.graph, twin)
     trained = GraphSCI(config).fit(
         twin,
         batch_key=batch_key,
         allow_fractional=allow_fractional,
-        gene_graph=known,
+        gene_graph=graph,
         log=log,
     )
     return Control(trained, twin, frozenset(decoys), batch_key)

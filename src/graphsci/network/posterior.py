@@ -154,7 +154,7 @@ def _sampled(adata: AnnData, max_cells: int | None, seed: int) -> AnnData:
     if max_cells is None or adata.n_obs <= max_cells:
         return adata
     rng = np.random.default_rng(seed)
-    return adata[np.sort(rng.choice(adata.n_obs, max_cells, replace=False))].copy()
+    return adata[np.sort(rng.choice(adata.n_obs, max_cells, replace=False))].to_memory()
 
 
 def _scores(

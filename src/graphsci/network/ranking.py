@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse, special
 
+from graphsci.evaluation.labels import known_labels
 from graphsci.gene_graph import GeneGraph, graph_from_edges
 from graphsci.gene_sets import match_symbols
 from graphsci.imputer import GraphSCI
@@ -142,8 +143,8 @@ def networks_by_label(
 ) -> dict[str, GeneNetwork]:
     """Refine one network for each group of cells: same genes and loadings, its own cell states.
 
-    Groups of fewer than ``FEWEST_LABEL_CELLS`` cells are left out. ``options`` as for
-    :func:`refine_network`.
+    Groups of fewer than ``FEWEST_LABEL_CELLS`` cells are left out, and cells without a label.
+    ``options`` as for :func:`refine_network`.
 
     Raises
     ------
@@ -151,11 +152,15 @@ def networks_by_label(
         If ``obs`` has no such column, or no group is large enough.
     """
     groups = large_groups(adata, label_key)
-    labels = adata.obs[label_key].astype(str)
-    return {
-        label: refine_network(model, adata, cells=(labels == label).to_numpy(), **options)
-        for label in groups
-    }
+    labels = known_labels(adata.obs[label_key])
+    n_missing = int(np.sum(labels == None))  # noqa: E711 (each element)
+    note = f"{n_missing:,} cells without a label in {label_key!r} are in no network"
+    found = {}
+    for label in groups:
+        network = refine_network(model, adata, cells=labels == label, **options)
+        notes = (*network.notes, note) if n_missing else network.notes
+        found[label] = network._replace(notes=notes)
+    return found
 
 
 def large_groups(adata: AnnData, label_key: str) -> list[str]:
@@ -171,12 +176,12 @@ def large_groups(adata: AnnData, label_key: str) -> list[str]:
             f"label_key: obs has no column {label_key!r}; it has "
             f"{', '.join(map(repr, adata.obs.columns)) or 'none'}."
         )
-    sizes = adata.obs[label_key].astype(str).value_counts()
+    sizes = pd.Series(known_labels(adata.obs[label_key]), dtype=object).value_counts()
     kept = sorted(sizes.index[sizes >= FEWEST_LABEL_CELLS])
     if not kept:
         raise ValueError(
             f"label_key: no group in {label_key!r} has {FEWEST_LABEL_CELLS} cells; the largest "
-            f"has {sizes.max()}."
+            f"has {max(sizes, default=0)}."
         )
     return kept
 
