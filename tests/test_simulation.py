@@ -203,6 +203,20 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_two_runs_do_not_share_a_temporary_file(tmp_path, monkeypatch):
+    other, real = tmp_path / "sim.h5ad.partial", s._append
+    other.write_text("another run's")
+
+    def append(*args: object, **kwargs: object) -> None:
+        assert len(list(tmp_path.glob(".tmp-*sim.h5ad"))) == 1
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(s, "_append", append)
+    path = s.simulate_to_disk(tmp_path / "sim.h5ad", SMALL, seed=0)
+    assert other.read_text() == "another run's"
+    assert {entry.name for entry in tmp_path.iterdir()} == {path.name, other.name}
+
+
 # --- against R ----------------------------------------------------------------------------------
 
 
@@ -278,7 +292,7 @@ def test_bad_parameters_are_refused(change, message):
 
 
 def test_bad_file_names_and_bulk_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"ends in '\.h5ad'"):
+    with pytest.raises(ValueError, match=r"sim.csv ends in ..csv., expected .h5ad"):
         s.simulate_to_disk(tmp_path / "sim.csv", SMALL, seed=0)
     with pytest.raises(ValueError, match="negative or non-finite"):
         s.add_exponential_noise(-np.ones((2, 2)), zero_fraction=0.5, rng=RNG(0))

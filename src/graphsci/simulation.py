@@ -34,6 +34,7 @@ from scipy.special import expit
 
 from graphsci._splat_params import PRESETS as PRESETS
 from graphsci._splat_params import SplatParams as SplatParams
+from graphsci.files import atomic_path, check_writable
 
 Floats = NDArray[np.float64]
 
@@ -133,16 +134,9 @@ def simulate_to_disk(
     ValueError
         If the name does not end in ``.h5ad``.
     """
-    target = Path(path)
-    if target.suffix != ".h5ad":
-        raise ValueError(f"got the path {str(target)!r}, expected a name that ends in '.h5ad'.")
-    partial = target.with_name(target.name + ".partial")
-    try:
-        with h5py.File(partial, "w") as file:
-            _write_file(file, params, seed, true_counts=true_counts, compression=compression)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    target = check_writable(path, suffixes=(".h5ad",))
+    with atomic_path(target) as temporary, h5py.File(temporary, "w") as file:
+        _write_file(file, params, seed, true_counts=true_counts, compression=compression)
     return target
 
 
