@@ -55,6 +55,12 @@ def test_nan_is_refused_and_whole_numbers_are_taken_as_float(name):
         assert type(getattr(Config(**{name: 1}), name)) is float
 
 
+def test_seeds_fit_every_library():
+    assert Config(seed=2**31 - 1).seed == 2**31 - 1
+    with pytest.raises(ValueError, match=r"seed: got 8589934592, expected .* \[0, 2147483647\]"):
+        Config(seed=2**33)
+
+
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 @pytest.mark.parametrize("name", [n for n, f in FIELDS.items() if type(f.default) is float])
 def test_infinity_is_refused(name, value):

@@ -128,7 +128,8 @@ class Config:
         "'bf16' does the matrix products in bfloat16, likelihoods stay in float32; faster on "
         "recent GPUs; preset 'default' only.",
     )
-    seed: int = _option(0, "Seed of every random choice.", low=0)
+    # scikit-learn takes up to 2^32 - 1; the rest is room for runs that count up from the seed
+    seed: int = _option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:
         """Refuse values out of bounds, naming the field."""
