@@ -697,7 +697,9 @@ def test_batch_errors(trained, toy):
     model = trained("batches")
     with pytest.raises(ValueError, match=r"trained with batches \(b0, b1\): give batch_key"):
         model.impute(toy)
-    with pytest.raises(ValueError, match="obs has no column 'lane'; it has group, batch"):
+    with pytest.raises(
+        ValueError, match="no batch column 'lane' in adata.obs; columns present: 'group'"
+    ):
         model.impute(toy, batch_key="lane")
     toy.obs["batch"] = toy.obs["batch"].replace("b1", "b7")
     with pytest.raises(ValueError, match=r"batches b7 were not in training; .* knows b0, b1"):
@@ -717,9 +719,26 @@ def test_batches_are_matched_by_name_whatever_their_type(trained, toy):
     assert not np.allclose(one.layers["mean"], swapped.layers["mean"], rtol=0.05)
 
 
+@pytest.mark.parametrize("kind", ["float32", "datetime64[ns]", "bool", "category"])
+def test_batches_of_any_type_have_one_name(toy, kind):
+    """What a model was trained with is what it knows, on the same AnnData."""
+    number = (toy.obs["batch"] == "b1").astype(int)
+    toy.obs["batch"] = (number + 0.1).astype("float32") if kind == "float32" else number
+    if kind != "float32":
+        toy.obs["batch"] = toy.obs["batch"].astype(kind)
+    model = GraphSCI(max_epochs=1, check=False, graph="none").fit(toy, batch_key="batch")
+    assert len(model.fitted.spec.batch_names) == 2
+    assert np.isfinite(model.latent(toy, batch_key="batch")).all()
+
+
+def test_prepared_cells_bring_what_the_check_of_their_counts_says(trained, toy):
+    (note,) = trained("nb").prepare(toy[:10].copy()).notes[:1]
+    assert note.startswith("Cells without any count: 1 (cell7); nothing is learned from them")
+
+
 @pytest.mark.parametrize("name", ["nb", "batches"])
 def test_a_misspelt_batch_key_is_refused(trained, toy, name):
-    message = "batch_key: obs has no column 'bacth'; it has group, batch"
+    message = "no batch column 'bacth' in adata.obs; columns present: 'group', 'batch'"
     with pytest.raises(ValueError, match=message):
         trained(name).impute(toy, batch_key="bacth")
 

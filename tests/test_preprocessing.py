@@ -84,6 +84,16 @@ def test_messy_sparse_input_is_made_canonical_without_being_changed():
     np.testing.assert_array_equal(adata.X.indices, parts[1])
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32", "uint64"])
+def test_duplicate_entries_do_not_overflow(dtype):
+    """100 + 100 is 44 in uint8."""
+    counts = np.array([100, 100, 100, 1], dtype)
+    messy = sparse.csr_matrix((counts, [1, 1, 1, 2], [0, 3, 4]), shape=(2, 3))
+    data = pp.extract_counts(make_adata(messy))
+    assert data.counts.toarray().tolist() == [[0, 300, 0], [0, 0, 1]]
+    assert (messy.nnz, messy.dtype) == (4, dtype)
+
+
 def test_canonical_float32_is_not_copied():
     adata = make_adata(csr(COUNTS))
     assert np.shares_memory(pp.extract_counts(adata).counts.data, adata.X.data)
@@ -121,8 +131,8 @@ def test_empty_cells_and_undetected_genes_stay_and_are_reported():
     assert data.undetected_genes.tolist() == [False, True, False, False]
     assert data.counts.shape == COUNTS.shape
     assert data.notes == (
-        "Cells without any count: 1 (c1); left out of training, kept in the output.",
-        "Genes without any count: 1 (g1); left out of training, kept in the output.",
+        "Cells without any count: 1 (c1); nothing is learned from them, and they stay in the output.",
+        "Genes without any count: 1 (g1); nothing is learned from them, and they stay in the output.",
     )
 
 
@@ -177,6 +187,13 @@ def test_batch_of_numbers():
     assert data.batch.tolist() == [0, 1, 0]
 
 
+def test_batches_of_one_name_are_one():
+    adata = make_adata()
+    adata.obs["batch"] = pd.Series([1, "1", 2], index=adata.obs_names, dtype=object)
+    assert pp.read_batches(adata, "batch")[1] == ("1", "2")
+    assert pp.read_batches(adata, "batch")[0].tolist() == [0, 0, 1]
+
+
 def test_a_single_batch_is_no_batch():
     adata = make_adata()
     adata.obs["batch"] = "all"
@@ -223,6 +240,17 @@ def test_small_batches_are_named():
 
 
 # --- what is refused ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_empty_cells_are_none_to_learn_from(tmp_path, on_disk):
+    adata = make_adata(csr([[0, 0, 0], [1, 0, 2]]))
+    if on_disk:
+        adata.write_h5ad(tmp_path / "a.h5ad")
+        adata = read_h5ad(tmp_path / "a.h5ad", backed="r")
+    with pytest.raises(ValueError, match=r"adata.X has counts in 1 of 2 cells, expected at least"):
+        pp.open_counts(adata)
+    assert pp.open_counts(adata, min_cells=1).empty_cells.tolist() == [True, False]
 
 
 def test_not_an_anndata():

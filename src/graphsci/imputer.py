@@ -34,6 +34,7 @@ from graphsci.preprocessing import (
     match_genes,
     open_counts,
     positions_of,
+    read_batches,
 )
 from graphsci.sources import CHUNK_CELLS, CountSource, read_ahead
 from graphsci.verdict import Verdict
@@ -62,6 +63,7 @@ class Cells(NamedTuple):
     batch: NDArray[np.int64]  #: (cells,)
     measured_share: float  #: share of the training molecules in the genes that were measured
     match: GeneMatch
+    notes: tuple[str, ...]  #: what the check of the counts has to say
 
     @property
     def n_cells(self) -> int:
@@ -270,8 +272,8 @@ class GraphSCI:
     def variation_p_values(self) -> pd.Series | None:
         """P-value of each gene that its expression does not follow the state of the cell.
 
-        From a score test on molecules that the encoder did not see
-        (:mod:`graphsci.predictability`). Genes above ``config.variation_level``, or the level that
+        From a score test of one half of each cell's molecules on the embedding of the other, along
+        directions that predict withheld molecules (:mod:`graphsci.predictability`). Genes above ``config.variation_level``, or the level that
         the run's notes name, and others without evidence keep their mean share in every cell but
         for a trace. None for preset ``paper``.
         """
@@ -554,7 +556,7 @@ class GraphSCI:
         match = match_genes(spec.gene_names, data.gene_names)
         measured = match.positions >= 0
         share = 1.0 if measured.all() else float(spec.gene_proportions[measured].sum(dtype=float))
-        return Cells(data.counts, data.gene_names, batch, share, match)
+        return Cells(data.counts, data.gene_names, batch, share, match, data.notes)
 
     def _warn_of_unknown_genes(self, cells: Cells, columns: NDArray[np.int64]) -> None:
         """Say that genes which the model never saw have no estimate."""
@@ -802,17 +804,14 @@ def _batch_codes(
     """Batch of each cell, (cells,); all 0 for a model without batches."""
     if batch_key is None:
         return np.zeros(adata.n_obs, np.int64)
-    if batch_key not in adata.obs:
-        raise ValueError(
-            f"batch_key: obs has no column {batch_key!r}; it has {', '.join(adata.obs.columns)}."
-        )
+    codes, found = read_batches(adata, batch_key)
     if not names:
         return np.zeros(adata.n_obs, np.int64)
-    codes = pd.Index(names).get_indexer(adata.obs[batch_key].astype(str))
-    if (codes < 0).any():
-        unknown = sorted(set(adata.obs[batch_key].astype(str)[codes < 0]))
+    positions = pd.Index(names).get_indexer(pd.Index(found, dtype=object))
+    unknown = [name for name, position in zip(found, positions, strict=True) if position < 0]
+    if unknown:
         raise ValueError(
             f"batch_key: batches {', '.join(unknown[:5])} were not in training; the model knows "
             f"{', '.join(names)}. Train with them, or map them to a known batch."
         )
-    return np.asarray(codes, dtype=np.int64)
+    return np.asarray(positions[codes], dtype=np.int64)

@@ -117,7 +117,7 @@ def extract_counts(
         Accept non-integral values: ambient-corrected or expected counts. They must be
         non-negative and finite all the same.
     min_cells
-        Fewest cells: 2 to learn from, 1 to apply a trained model to.
+        Fewest cells with counts: 2 to learn from, 1 to apply a trained model to.
 
     Returns
     -------
@@ -135,7 +135,8 @@ def extract_counts(
     opened = _open(adata, layer, batch_key, min_cells)
     counts, found = _to_checked_csr(opened.matrix)
     _check_values(found, opened, adata, layer, counts, allow_fractional)
-    return _count_data(opened, counts, found, library_sizes(counts), ~detected_genes(counts))
+    totals = library_sizes(counts)
+    return _count_data(opened, counts, found, totals, ~detected_genes(counts), min_cells)
 
 
 def open_counts(
@@ -170,7 +171,7 @@ def open_counts(
     counts = DiskCounts(
         matrix, n_entries=scan.n_entries, totals=scan.totals, detected=scan.detected
     )
-    return _count_data(opened, counts, scan.found, scan.totals, ~scan.detected)
+    return _count_data(opened, counts, scan.found, scan.totals, ~scan.detected, min_cells)
 
 
 class _Opened(NamedTuple):
@@ -203,8 +204,15 @@ def _count_data(
     found: _Found,
     totals: NDArray[np.float64],
     undetected_genes: Mask,
+    min_cells: int,
 ) -> CountData[Any]:
     empty_cells = totals == 0
+    n_filled = len(totals) - int(empty_cells.sum())
+    if n_filled < min_cells:
+        raise ValueError(
+            f"{opened.where} has counts in {n_filled:,} of {len(totals):,} cells, expected at "
+            f"least {min_cells} cells with counts. Check that the file was read fully."
+        )
     notes = [
         *opened.notes,
         *_one_depth(totals),
@@ -323,12 +331,9 @@ def _extract_batch(
     """Return codes (cells,), batch names and notes."""
     if batch_key is None:
         return None, (), []
-    column = _batch_column(adata, batch_key)
-    categories = pd.Categorical(column).remove_unused_categories()
-    names = tuple(str(name) for name in categories.categories)
+    codes, names = read_batches(adata, batch_key)
     if len(names) == 1:
         return None, (), [f"Batch column {batch_key!r} has one level ({names[0]}): not used."]
-    codes = np.asarray(categories.codes, dtype=np.int64)
     sizes = np.bincount(codes)
     n_single = int((sizes == 1).sum())
     if len(codes) > 2 and n_single > _SINGLE_CELLS * len(codes):
@@ -337,6 +342,16 @@ def _extract_batch(
             "cells, expected a few groups of cells. Choose another `batch_key` (`--batch-key`)."
         )
     return codes, names, _small_batches(batch_key, names, sizes)
+
+
+def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return the batch of each cell (cells,), as an index into the names, and the names.
+
+    For training and for later cells alike: whatever the column's type, a name is ``str(value)``.
+    """
+    categories = pd.Categorical(_batch_column(adata, batch_key)).remove_unused_categories()
+    positions, names = pd.factorize(np.array([str(n) for n in categories.categories], object))
+    return positions[categories.codes].astype(np.int64), tuple(names)
 
 
 def _small_batches(batch_key: str, names: tuple[str, ...], sizes: NDArray[np.int64]) -> list[str]:
@@ -630,13 +645,13 @@ def _describe(
         names = _first(cell_names[empty_cells])
         notes.append(
             f"Cells without any count: {empty_cells.sum():,} ({names}); "
-            "left out of training, kept in the output."
+            "nothing is learned from them, and they stay in the output."
         )
     if undetected_genes.any():
         names = _first(gene_names[undetected_genes])
         notes.append(
             f"Genes without any count: {undetected_genes.sum():,} ({names}); "
-            "left out of training, kept in the output."
+            "nothing is learned from them, and they stay in the output."
         )
     return notes
 

@@ -202,11 +202,16 @@ def is_on_disk(matrix: Any) -> bool:
 
 
 def canonical_csr(matrix: Any) -> sparse.csr_matrix:
-    """Return sorted CSR without duplicates and explicit zeros; the input's dtype is kept."""
+    """Return sorted CSR without duplicates and explicit zeros.
+
+    The input's dtype is kept, but for integers whose duplicates are summed, in 64 bits.
+    """
     csr = sparse.csr_matrix(matrix if not sparse.issparse(matrix) else matrix.tocsr())
     if csr.has_canonical_format and csr.data.all():
         return csr
-    if sparse.issparse(matrix) and np.shares_memory(csr.data, matrix.data):
+    if csr.dtype.kind in "iu" and csr.dtype.itemsize < 8 and not csr.has_canonical_format:
+        csr = csr.astype(np.int64)
+    elif sparse.issparse(matrix) and np.shares_memory(csr.data, matrix.data):
         csr = csr.copy()
     csr.sum_duplicates()
     csr.eliminate_zeros()
