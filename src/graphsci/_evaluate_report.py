@@ -14,6 +14,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from graphsci import cli
 from graphsci._evaluate import OUR_MEAN, OURS, Job, Outcome
 from graphsci.evaluation import study
 from graphsci.files import atomic_path, check_writable, write_json, write_text
@@ -81,7 +82,7 @@ def deliver(outcomes: Mapping[str, Outcome], job: Job, found: Any, outputs: Outp
             with atomic_path(path) as temporary:
                 draw(outcome, level=job.level).savefig(temporary, format="png", dpi=150)
     if outputs.print_json:
-        sys.stdout.write(json.dumps(found, indent=2, default=_plain) + "\n")
+        sys.stdout.write(json.dumps(found, indent=2, default=cli._plain) + "\n")
     tell(outcomes, job, to_stderr=outputs.print_json, quiet=outputs.quiet)
 
 
@@ -216,13 +217,6 @@ def _legend(summaries: Sequence[study.Summary], level: float) -> str:
     words.append("above the best: deviance, ± standard error over cells, paired")
     words.append(f"{n_seeds} seed{'s' if n_seeds > 1 else ''}")
     return "; ".join(words) + "."
-
-
-def _plain(value: Any) -> Any:
-    """Turn numpy's values into JSON's."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} is not for JSON")
 
 
 # --- pictures ---------------------------------------------------------------------------
