@@ -8,7 +8,7 @@ from anndata import AnnData
 from scipy import sparse, stats
 
 from conftest import EMPTY_CELL, UNDETECTED_GENE
-from graphsci import blocks, fitting
+from graphsci import blocks, fitting, training
 from graphsci.config import Config, preset
 from graphsci.gene_graph import graph_from_edges, graph_from_matrix
 from graphsci.preprocessing import extract_counts
@@ -269,6 +269,25 @@ def test_cells_of_one_molecule_train(toy, likelihood):
         fitted = fit(AnnData(counts), max_epochs=3, seed=seed, likelihood=likelihood)
         assert np.isfinite([record.training_loss for record in fitted.history]).all()
         assert np.isfinite([record.validation_loss for record in fitted.history]).all()
+
+
+def test_what_was_held_out_does_not_change_the_share_dropped():
+    """The curve is learned at the depth of what was kept and read at that of all molecules."""
+    rng = np.random.default_rng(0)
+    mean = rng.lognormal(0.7, 1.0, 80)
+    counts = rng.poisson(mean * rng.gamma(8, 1 / 8, (300, 80)))
+    counts[rng.random(counts.shape) < 1 / (1 + mean)] = 0
+    adata = AnnData(counts.astype(np.float32))
+    block = training.cell_block(
+        sparse.csr_matrix(adata.X), np.zeros(300, np.int64), slice(None), torch.device("cpu")
+    )
+    found = []
+    for held_out in (0.05, 0.5):
+        fitted = fit(adata, likelihood="zinb", held_out_fraction=held_out, max_epochs=60)
+        with torch.inference_mode():
+            logits = fitted.network.expression(block).zero_inflation_logits
+        found.append(float(torch.sigmoid(logits).mean()))
+    assert found[0] == pytest.approx(found[1], abs=0.03)
 
 
 @pytest.mark.parametrize("name", ["default", "paper"])

@@ -339,6 +339,19 @@ def test_dropout_curve_is_logistic_in_the_log_mean():
     assert count_network().expression(block).zero_inflation_logits is None
 
 
+def test_the_chance_of_dropout_is_the_same_at_any_depth_of_reading():
+    """A deeper reading of the same cells has larger means and the same dropped entries."""
+    network = count_network(zero_inflated=True)
+    set_all(network)
+    z, library = random(6, network.loadings.shape[1]).float(), torch.full((6,), 400.0)
+    batch = torch.zeros(6, dtype=torch.long)
+    before = network.decode(z, library, batch)
+    network.move_dropout_curve(np.log(2.5))
+    after = network.decode(z, 2.5 * library, batch)
+    torch.testing.assert_close(after.mean, 2.5 * before.mean)
+    torch.testing.assert_close(after.zero_inflation_logits, before.zero_inflation_logits)
+
+
 def untrained(proportions: torch.Tensor, **options) -> gm.CountNetwork:
     network = gm.CountNetwork(
         gene_proportions=proportions,

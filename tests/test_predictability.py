@@ -14,6 +14,7 @@ from graphsci.predictability import (
     level_for,
     nuisance,
     p_values,
+    proven_directions,
     score_sums,
     state_weights,
 )
@@ -114,6 +115,34 @@ def test_without_evidence_of_any_kind_every_p_is_one(cells):
     assert (p_values(nothing, n_nuisance=3) == 1).all()
 
 
+def test_directions_that_predict_withheld_molecules_are_proven(cells):
+    rng, depth, z = cells
+    shares = np.exp(0.3 * z[:, [1]] * rng.standard_normal(60)) / 60  # the second direction alone
+    counts = sparse.csr_matrix(rng.poisson(0.2 * depth[:, None] * shares).astype(float))
+    proven = proven_directions(score_sums(counts, regressors(depth, z)), n_nuisance=3)
+    np.testing.assert_array_equal(proven, [False, True, False])
+
+
+def test_a_direction_that_says_nothing_is_rarely_proven(cells):
+    rng, depth, _ = cells
+    counts = sparse.csr_matrix(filler(rng, depth, genes=200).astype(float))
+    noise = rng.standard_normal((N_CELLS, 200))
+    proven = proven_directions(score_sums(counts, regressors(depth, noise)), n_nuisance=3)
+    assert proven.mean() < 0.03
+
+
+def test_with_too_few_withheld_molecules_every_direction_counts(cells):
+    rng, depth, z = cells
+    few = sparse.csr_matrix((rng.random((N_CELLS, 50)) < 0.01).astype(float))
+    assert proven_directions(score_sums(few, regressors(depth, z)), n_nuisance=3).all()
+
+
+def test_without_directions_every_p_is_one(cells):
+    rng, depth, z = cells
+    counts = sparse.csr_matrix(filler(rng, depth).astype(float))
+    assert (p_values(score_sums(counts, regressors(depth, z[:, :0])), n_nuisance=3) == 1).all()
+
+
 def test_combining_equal_p_values_changes_nothing():
     p = np.array([1e-6, 0.01, 0.3, 0.9])
     np.testing.assert_allclose(combine_p_values(np.stack([p, p, p])), p, rtol=1e-6)
@@ -198,6 +227,19 @@ def test_genes_independent_by_construction_come_out_uncorrelated(with_shuffled):
         found[level] = mean_absolute_correlation(values=common_log(adata, layer)[:, copies])
     assert found[0.2] < raw + 0.02
     assert found[1.0] > raw + 0.04  # what it is for
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_one_cell_type_of_independent_genes_has_no_variation(check):
+    """An encoder fits noise; on the molecules that it was trained on, noise looks like variation."""
+    rng = np.random.default_rng(1)
+    rate = 2 * rng.lognormal(0, 0.3, (500, 1)) * rng.gamma(2, 0.5, (1, 300))
+    adata = AnnData(sparse.csr_matrix(rng.poisson(rate).astype(np.float32)))
+    model = GraphSCI(seed=1, check=check, likelihood="nb", max_epochs=40).fit(adata)
+    assert (model.variation_p_values() > 0.2).mean() > 0.95
+    raw = mean_absolute_correlation(values=common_log(adata, adata.X.toarray()))
+    layer = model.impute(adata, copy=True).layers["denoised"]
+    assert mean_absolute_correlation(values=common_log(adata, layer)) < raw + 0.01
 
 
 def test_genes_without_evidence_keep_their_share_but_for_a_trace(with_shuffled, tmp_path):

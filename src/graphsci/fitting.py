@@ -10,6 +10,7 @@ random sample of them if there are more than fit in memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -217,11 +218,14 @@ def fit(
     notes += (*data.notes, reason, describe_graph(graph), *graph.notes)
     p_values, found = None, tuple[str, ...]()
     if isinstance(network, CountNetwork):
+        if network.zero_inflated:
+            network.move_dropout_curve(math.log(split.median_all / split.median_kept))
         log("testing which genes vary predictably")
         p_values = once(
             lambda: variation_p_values(
                 network,
                 split.sample_kept,
+                split.held_out,
                 batch[split.sample.cells],
                 n_batches=max(1, len(data.batch_names)),
                 seed=config.seed,
@@ -256,6 +260,7 @@ def _here(function: Callable[[], T]) -> T:
 def variation_p_values(
     network: CountNetwork,
     counts: sparse.csr_matrix,
+    held_out: sparse.csr_matrix | None,
     batch: NDArray[np.int64],
     *,
     n_batches: int,
@@ -265,12 +270,17 @@ def variation_p_values(
 
     Half of the molecules of every cell are encoded, and the other half are tested for
     dependence on that embedding (:func:`graphsci.predictability.p_values`), in several
-    random splits. The test needs no loadings, so nothing fitted to a gene speaks for it.
+    random splits. The test needs no loadings, so nothing fitted to a gene speaks for it. The
+    encoder, however, was trained on both halves: only those directions of the embedding count
+    that predict withheld molecules (:func:`graphsci.predictability.proven_directions`).
 
     Parameters
     ----------
     counts
         (cells, genes) molecules that training saw, of all cells or of a sample.
+    held_out
+        (cells, genes) molecules withheld from training, in some of the cells or in all; None
+        takes every direction for proven.
     batch
         (cells,) 0 to ``n_batches`` - 1.
     seed
@@ -278,9 +288,10 @@ def variation_p_values(
 
     Notes
     -----
-    Costs four passes of the encoder; memory for genes x (latent + batches + 2) float64.
+    Costs five passes of the encoder; memory for genes x (latent + batches + 2) float64.
     """
     device = next(network.parameters()).device
+    directions = _proven_directions(network.eval(), counts, held_out, batch, n_batches)
     cells = np.flatnonzero(counts.getnnz(axis=1))
     splits = []
     for split in range(_TEST_SPLITS):
@@ -289,7 +300,9 @@ def variation_p_values(
             chosen = cells[rows]
             keys = row_keys(chosen, key, device)
             block = training.move_cells(counts[chosen], batch[chosen], device, keys=keys)
-            part = _score_sums(network.eval(), block, n_batches)
+            kept, target = _halves(block, counts.shape[1])
+            library = block.library.numpy(force=True)
+            part = _score_sums(network, kept, target, library, directions, n_batches)
             sums = part if sums is None else sums.plus(part)
         splits.append(
             np.ones(counts.shape[1])
@@ -299,21 +312,65 @@ def variation_p_values(
     return predictability.combine_p_values(np.stack(splits))
 
 
+def _proven_directions(
+    network: CountNetwork,
+    counts: sparse.csr_matrix,
+    held_out: sparse.csr_matrix | None,
+    batch: NDArray[np.int64],
+    n_batches: int,
+) -> NDArray[np.float64]:
+    """Directions of the latent space that predict withheld molecules, (latent, directions).
+
+    Those of the loadings' principal components: what is real stands first, apart from noise.
+    """
+    with torch.inference_mode():
+        loadings = network.gene_embedding().numpy(force=True).astype(np.float64)
+    share = np.asarray(counts.sum(0)).ravel() / counts.sum()
+    directions = np.linalg.eigh((loadings.T * share) @ loadings)[1]
+    if held_out is None:
+        return directions
+    cells = np.flatnonzero((held_out.getnnz(axis=1) > 0) & (counts.getnnz(axis=1) > 0))
+    sums, device = None, next(network.parameters()).device
+    for _, rows in training.row_blocks(len(cells)):
+        chosen = cells[rows]
+        block = training.move_cells(counts[chosen], batch[chosen], device)
+        target = held_out[chosen].astype(np.float64)
+        library = block.library.numpy(force=True) + library_sizes(target)
+        part = _score_sums(network, block, target, library, directions, n_batches)
+        sums = part if sums is None else sums.plus(part)
+    if sums is None:
+        return directions
+    return directions[:, predictability.proven_directions(sums, n_nuisance=n_batches + 2)]
+
+
+@torch.inference_mode()
+def _halves(block: CellBlock, n_genes: int) -> tuple[CellBlock, sparse.csr_matrix]:
+    """Split the molecules of a block in halves: one to be encoded, the other as a matrix."""
+    kept, thinned = split_block(block, 0.5)
+    arrays = (tensor.numpy(force=True) for tensor in (thinned.target, block.genes, block.offsets))
+    target, genes, offsets = arrays
+    return kept, sparse.csr_matrix(
+        (target.astype(np.float64), genes, offsets), shape=(block.n_cells, n_genes)
+    )
+
+
 @torch.inference_mode()
 def _score_sums(
-    network: CountNetwork, block: CellBlock, n_batches: int
+    network: CountNetwork,
+    encoded: CellBlock,
+    target: sparse.csr_matrix,
+    library: NDArray[np.float64],
+    directions: NDArray[np.float64],
+    n_batches: int,
 ) -> predictability.ScoreSums:
-    """Split the molecules of a block in halves; what one half says of the other."""
-    kept, thinned = split_block(block, 0.5)
-    z = network.encode(kept).numpy(force=True).astype(np.float64)
-    offsets, genes, target, library, batch = (
-        tensor.numpy(force=True)
-        for tensor in (block.offsets, block.genes, thinned.target, block.library, block.batch)
-    )
-    shape = (block.n_cells, len(network.bias))
-    counts = sparse.csr_matrix((target.astype(np.float64), genes, offsets), shape=shape)
+    """What some molecules, ``encoded``, say of others: ``target`` (cells, genes).
+
+    ``library`` (cells,) of both; ``directions`` (latent, directions) of the embedding.
+    """
+    z = network.encode(encoded).numpy(force=True).astype(np.float64)
+    batch = encoded.batch.numpy(force=True)
     known = predictability.nuisance(library.astype(np.float64), batch, n_batches=n_batches)
-    return predictability.score_sums(counts, np.column_stack([known, z]))
+    return predictability.score_sums(target, np.column_stack([known, z @ directions]))
 
 
 def _weigh_evidence(
@@ -528,10 +585,9 @@ def _computed_graph(
     counts: sparse.csr_matrix, names: NDArray[np.str_], config: Config
 ) -> GeneGraph:
     """The gene graph from the kept molecules alone."""
-    limits: dict[str, Any] = {
-        "threshold": config.graph_threshold,
-        "top_k": config.graph_top_k or None,
-    }
+    limits: dict[str, Any] = {"top_k": config.graph_top_k or None}
+    if config.graph != "pidc":  # its confidences are no correlations, and have a threshold apart
+        limits["threshold"] = config.graph_threshold
     if config.graph == "none" or int((counts.getnnz(axis=1) > 0).sum()) < _FEWEST_GRAPH_CELLS:
         empty = sparse.csr_matrix((len(names), len(names)), dtype=np.float32)
         return GeneGraph(empty, names, "none", {})

@@ -417,6 +417,15 @@ class CountNetwork(nn.Module):
         proportions = gene_proportions.to(self.batch_offset)
         self.mean_share.copy_(torch.softmax(proportions.log() + self.batch_offset, 1))
 
+    @torch.no_grad()
+    def move_dropout_curve(self, log_depth: float) -> None:
+        """Let the dropout curve take means at another depth than it was trained at.
+
+        What was dropped stays dropped at any depth, so a + c log mu keeps its value while mu
+        changes: a becomes a - c ``log_depth``, the logarithm of new / old depth.
+        """
+        self.dropout_curve[0] -= self.dropout_curve[1] * log_depth
+
     def encode(self, cells: CellBlock) -> Tensor:
         """Encode the molecules given, (cells, latent), standardised over the training cells."""
         hidden = self._input_product(cells).to(self.bias.dtype)  # (cells, hidden)

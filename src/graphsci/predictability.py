@@ -26,6 +26,14 @@ _AS_LIKELY_AS_NOT = 0.5
 UNPROVEN = 0.01
 
 
+#: A direction of the embedding counts if it predicts withheld molecules by this many standard
+#: errors; of 32 that say nothing one in 25 models has one.
+_PROVEN_Z = 3.0
+#: Genes with fewer withheld molecules do not speak for a direction: their scores are too far from
+#: normal. With fewer such genes all directions count.
+_FEWEST_MOLECULES, _FEWEST_GENES = 20, 20
+
+
 class ScoreSums(NamedTuple):
     """Sums over cells that the test needs; those of two sets of cells add up."""
 
@@ -70,9 +78,9 @@ def score_sums(target: sparse.csr_matrix, regressors: Floats) -> ScoreSums:
     Parameters
     ----------
     target
-        (cells, genes) molecules that the encoder did not see.
+        (cells, genes) molecules that were not encoded.
     regressors
-        (cells, regressors): :func:`nuisance`, then the embedding of the molecules that it saw.
+        (cells, regressors): :func:`nuisance`, then the embedding of other molecules.
     """
     library = np.asarray(target.sum(1), dtype=np.float64).ravel()
     inverse = np.divide(1.0, library, out=np.zeros_like(library), where=library > 0)
@@ -109,26 +117,66 @@ def p_values(sums: ScoreSums, *, n_nuisance: int) -> Floats:
     Returns
     -------
     In [0, 1]; 1 for a gene without target molecules, and everywhere if the embedding is
-    constant or there are too few cells.
+    constant or has no direction, or there are too few cells.
     """
+    score = _score(sums, n_nuisance)
+    weights = np.maximum(np.linalg.eigvalsh(score.moments), 0.0)
+    if sums.n_cells < 2 or weights.sum() <= 1e-9 * max(1.0, np.trace(sums.moments)):
+        return np.ones(len(score.squares))
+    scale = (weights**2).sum() / weights.sum()
+    p = stats.chi2.sf(score.squares.sum(1) / scale, weights.sum() / scale)
+    return np.where(np.isfinite(p), p, 1.0)
+
+
+def proven_directions(sums: ScoreSums, *, n_nuisance: int) -> NDArray[np.bool_]:
+    """Which directions of the embedding predict molecules withheld from training, (latent,).
+
+    The encoder has seen, in training, all molecules that it was trained on, and some of its
+    directions may do nothing but tell their noise apart; a test on the same molecules takes that
+    for variation, of every gene. A direction d counts if over the genes the mean of ::
+
+        |sum_c (t_c - p L_c) z~_cd|^2 / (phi p sum_c L_c z~_cd^2),
+
+    for withheld molecules t a chi-square of one degree of freedom if d says nothing, exceeds 1 by
+    three standard errors. All of them count where too few molecules were withheld to tell.
+
+    Parameters
+    ----------
+    sums
+        Over cells with withheld molecules; embedding of what training saw.
+    n_nuisance
+        How many of the regressors come first as nuisance.
+    """
+    score = _score(sums, n_nuisance)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = score.squares / np.diag(score.moments)  # (genes, latent)
+    spoken = (sums.molecules >= _FEWEST_MOLECULES) & np.isfinite(ratios).all(1)
+    n_genes = int(spoken.sum())
+    if n_genes < _FEWEST_GENES:
+        return np.ones(ratios.shape[1], dtype=bool)
+    proven: NDArray[np.bool_] = ratios[spoken].mean(0) > 1 + _PROVEN_Z * np.sqrt(2 / n_genes)
+    return proven
+
+
+class _Score(NamedTuple):
+    """The score of every gene along every direction, with what it is measured by."""
+
+    squares: Floats  # (genes, latent) squared scores / (phi p); nan without molecules
+    moments: Floats  # (latent, latent) sum_c L_c z~_c z~_c^T, their covariance if z says nothing
+
+
+def _score(sums: ScoreSums, n_nuisance: int) -> _Score:
     inner, outer = slice(n_nuisance, None), slice(0, n_nuisance)
     moments = sums.moments
     # least squares: a batch may be without cells in this part of the data
     slope = np.linalg.lstsq(moments[outer, outer], moments[outer, inner], rcond=None)[0]
-    score = sums.by_gene[:, inner] - sums.by_gene[:, outer] @ slope  # (genes, latent)
-    weights = np.linalg.eigvalsh(moments[inner, inner] - moments[inner, outer] @ slope)
-    weights = np.maximum(weights, 0.0)
-    total = sums.molecules.sum()
-    if sums.n_cells < 2 or weights.sum() <= 1e-9 * max(1.0, np.trace(moments)):
-        return np.ones(len(score))
-    share = sums.molecules / total
+    score = sums.by_gene[:, inner] - sums.by_gene[:, outer] @ slope
     with np.errstate(divide="ignore", invalid="ignore"):
+        share = sums.molecules / sums.molecules.sum()
         # sum (t - p L)^2 / (p L), divided by its degrees of freedom
         dispersion = (sums.squares / share - sums.molecules) / (sums.n_cells - 1)
-        statistic = (score**2).sum(1) / (dispersion * share)
-    scale = (weights**2).sum() / weights.sum()
-    p = stats.chi2.sf(statistic / scale, weights.sum() / scale)
-    return np.where(np.isfinite(p), p, 1.0)
+        squares = score**2 / (dispersion * share)[:, None]
+    return _Score(squares, moments[inner, inner] - moments[inner, outer] @ slope)
 
 
 def combine_p_values(p: Floats) -> Floats:
