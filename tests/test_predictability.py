@@ -231,7 +231,7 @@ def test_genes_independent_by_construction_come_out_uncorrelated(with_shuffled):
 
 @pytest.mark.parametrize("check", [True, False])
 def test_one_cell_type_of_independent_genes_has_no_variation(check):
-    """An encoder fits noise; on the molecules that it was trained on, noise looks like variation."""
+    """An encoder fits noise, which on its own training molecules looks like variation."""
     rng = np.random.default_rng(1)
     rate = 2 * rng.lognormal(0, 0.3, (500, 1)) * rng.gamma(2, 0.5, (1, 300))
     adata = AnnData(sparse.csr_matrix(rng.poisson(rate).astype(np.float32)))
