@@ -21,7 +21,9 @@ from scipy.io import mmwrite
 from graphsci import io
 from graphsci.files import atomic_path, check_writable, write_json, write_text
 from graphsci.layers import stream_layers
-from graphsci.preprocessing import extract_counts
+from graphsci.preprocessing import extract_counts, open_counts
+from graphsci.sources import DiskCounts, is_on_disk
+from graphsci.streams import open_store
 
 N_CELLS, N_GENES = 7, 5
 
@@ -77,6 +79,36 @@ def test_backed_without_x(tmp_path, adata, counts, name):
     read = io.read_counts(tmp_path / name, backed=True)
     assert read.X is None
     np.testing.assert_array_equal(dense(read.layers["counts"][:]), counts)
+
+
+@pytest.mark.parametrize("name", ["a.h5ad", "a.zarr"])
+def test_backed_leaves_layers_on_disk_too(tmp_path, adata, counts, name):
+    adata.layers["dense"] = counts
+    adata.raw = adata.copy()
+    io.write_anndata(adata, tmp_path / name)
+    read = io.read_counts(tmp_path / name, backed=True)
+    assert all(is_on_disk(matrix) for matrix in (read.X, *read.layers.values()))
+    data = open_counts(read, layer="dense")
+    assert isinstance(data.counts, DiskCounts)
+    np.testing.assert_array_equal(data.counts.rows(0, N_CELLS).toarray(), counts)
+    for part in (read[:3].to_memory(), read.to_memory()[:3]):  # closes the file, not the layers
+        np.testing.assert_array_equal(part.layers["dense"], counts[:3])
+        np.testing.assert_array_equal(dense(part.layers["raw"]), counts[:3])
+    np.testing.assert_array_equal(read.layers["dense"][:], counts)
+    if read.isbacked:
+        np.testing.assert_array_equal(dense(read.raw.X[:]), counts)
+
+
+@pytest.mark.parametrize("name", ["a.h5ad", "a.zarr"])
+def test_backed_reading_of_a_file_with_the_least(tmp_path, adata, counts, name):
+    """Other programs leave out what is empty."""
+    io.write_anndata(adata, tmp_path / name)
+    with open_store(tmp_path / name, "r+") as root:
+        for group in set(root) - {"X", "obs", "var"}:
+            del root[group]
+    read = io.read_counts(tmp_path / name, backed=True)
+    np.testing.assert_array_equal(extract_counts(read).counts.toarray(), counts)
+    assert not read.layers
 
 
 def test_size_in_memory_of_a_null_element(tmp_path, adata):

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.io import mmread
 
-from graphsci.files import ANNDATA_SUFFIXES, atomic_path, check_writable, is_zarr
+from graphsci.files import ANNDATA_SUFFIXES, atomic_path, check_writable, is_store
 
 logger = logging.getLogger("graphsci")
 
@@ -74,7 +74,7 @@ def read_counts(
         Where a table's genes are: ``"columns"`` (a row is a cell) or ``"rows"``. Must be
         given for tables, and for nothing else.
     backed
-        Leave ``X`` on disk (``.h5ad`` and ``.zarr`` only).
+        Leave ``X`` and layers on disk (``.h5ad`` and ``.zarr`` only).
     make_names_unique
         Append -1, -2, ... to repeated gene and cell names.
 
@@ -144,7 +144,7 @@ def _find_file(path: Path) -> _Source:
 
 
 def _find_folder(path: Path) -> _Source:
-    if path.suffix == ".zarr" or is_zarr(path):
+    if is_store(path):
         return _Source(path, ".zarr", _read_zarr)
     if _has_matrix(path, ""):
         return _Source(path, "10x folder", _read_10x_folder)
@@ -244,9 +244,22 @@ def _read_h5ad(source: _Source, genes_in: GenesIn | None, backed: bool) -> AnnDa
                 f"{source.path} is HDF5 but no AnnData: it holds {_first(list(file))}, expected "
                 f"obs and var.{_content_hint(file)}"
             )
-        # anndata leaves X alone on disk; without one, a backed AnnData fails where X is asked for
-        backed = backed and "X" in file
+        old = isinstance(file["obs"], h5py.Dataset)  # anndata below 0.7
+    if backed and not old:
+        return _open_h5ad(source.path)
     return anndata.read_h5ad(source.path, backed="r" if backed else None)
+
+
+def _open_h5ad(path: Path) -> AnnData:
+    """Return a backed AnnData whose layers stay on disk too, as anndata's own do not."""
+    file = h5py.File(path, "r")  # closed with the layers; anndata opens X for itself
+    slots = {**_small_slots(file), "layers": _stored_layers(file)}
+    if "X" not in file:  # anndata fails where the X of a backed AnnData without one is asked for
+        return AnnData(**slots)
+    raw = file.get("raw")
+    if isinstance(raw, h5py.Group):  # a raw that is None may be stored as null
+        slots["raw"] = {key: anndata.io.read_elem(raw[key]) for key in ("var", "varm")}
+    return AnnData(filename=path, filemode="r", **slots)
 
 
 def _content_hint(file: h5py.File) -> str:
@@ -273,10 +286,20 @@ def _read_zarr(source: _Source, genes_in: GenesIn | None, backed: bool) -> AnnDa
 
 def _open_zarr(group: Any) -> AnnData:
     """Return an AnnData whose X and layers stay on disk."""
-    slots = {key: group[key] for key in ("obs", "var", "obsm", "varm", "obsp", "varp", "uns")}
-    loaded = {key: anndata.io.read_elem(slot) for key, slot in slots.items()}
-    layers = {key: _on_disk(element) for key, element in group["layers"].members()}
-    return AnnData(X=_on_disk(group["X"]) if "X" in group else None, layers=layers, **loaded)
+    matrix = _on_disk(group["X"]) if "X" in group else None
+    return AnnData(X=matrix, layers=_stored_layers(group), **_small_slots(group))
+
+
+def _small_slots(root: Any) -> dict[str, Any]:
+    """Read what is small beside the matrices; a file need not have all of it."""
+    slots = ("obs", "var", "obsm", "varm", "obsp", "varp", "uns")
+    return {key: anndata.io.read_elem(root[key]) for key in slots if key in root}
+
+
+def _stored_layers(root: Any) -> dict[str, Any]:
+    """Return the layers of a file, left in it."""
+    group = root.get("layers", {})
+    return {name: _on_disk(group[name]) for name in group}
 
 
 def available_memory() -> int | None:
@@ -306,7 +329,7 @@ def size_in_memory(path: str | os.PathLike[str]) -> int | None:
     if name.endswith(".h5ad") and source.is_file():
         with suppress(OSError), h5py.File(source, "r") as file:
             return sum(_n_bytes(file[slot]) for slot in ("X", "layers", "raw") if slot in file)
-    if source.is_dir() and is_zarr(source):
+    if source.is_dir() and is_store(source):
         group = zarr.open_group(source, mode="r")
         return sum(_n_bytes(group[slot]) for slot in ("X", "layers", "raw") if slot in group)
     return None
@@ -320,7 +343,8 @@ def _n_bytes(element: Any) -> int:
 
 
 def _on_disk(element: Any) -> Any:
-    return anndata.io.sparse_dataset(element) if isinstance(element, zarr.Group) else element
+    is_sparse = isinstance(element, zarr.Group | h5py.Group)
+    return anndata.io.sparse_dataset(element) if is_sparse else element
 
 
 # --- 10x ------------------------------------------------------------------------------
@@ -623,7 +647,7 @@ def write_anndata(
     # text columns of pandas' own string type are written as they are
     allow = anndata.settings.override(allow_write_nullable_strings=True)
     with atomic_path(path) as temporary, allow:
-        if path.name.lower().endswith(".zarr"):
+        if is_store(path):
             # format 2 is what every anndata that reads zarr can open
             group = zarr.open_group(temporary, mode="w", zarr_format=2)
             anndata.io.write_elem(group, "/", adata)
