@@ -697,9 +697,7 @@ def test_batch_errors(trained, toy):
     model = trained("batches")
     with pytest.raises(ValueError, match=r"trained with batches \(b0, b1\): give batch_key"):
         model.impute(toy)
-    with pytest.raises(
-        ValueError, match="no batch column 'lane' in adata.obs; columns present: 'group'"
-    ):
+    with pytest.raises(ValueError, match=r"no batch column 'lane'.*columns present: 'group'"):
         model.impute(toy, batch_key="lane")
     toy.obs["batch"] = toy.obs["batch"].replace("b1", "b7")
     with pytest.raises(ValueError, match=r"batches b7 were not in training; .* knows b0, b1"):

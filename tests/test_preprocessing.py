@@ -130,9 +130,10 @@ def test_empty_cells_and_undetected_genes_stay_and_are_reported():
     assert data.empty_cells.tolist() == [False, True, False]
     assert data.undetected_genes.tolist() == [False, True, False, False]
     assert data.counts.shape == COUNTS.shape
+    left = "nothing is learned from them, and they stay in the output."
     assert data.notes == (
-        "Cells without any count: 1 (c1); nothing is learned from them, and they stay in the output.",
-        "Genes without any count: 1 (g1); nothing is learned from them, and they stay in the output.",
+        f"Cells without any count: 1 (c1); {left}",
+        f"Genes without any count: 1 (g1); {left}",
     )
 
 

@@ -1,5 +1,7 @@
 """On-disk runs from end to end: the same output as in memory, whole or none."""
 
+import json
+
 import anndata
 import h5py
 import numpy as np
@@ -154,6 +156,69 @@ def test_half_precision_and_compression(tmp_path, data, ending):
     np.testing.assert_allclose(layer, full, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("genes", [None, "gene7,gene2"])
+@pytest.mark.parametrize("backed", ["--backed", "--no-backed"])
+def test_what_half_precision_cannot_hold_is_cut_and_told(tmp_path, data, genes, backed):
+    source, out, full = (tmp_path / name for name in ("in.h5ad", "out.h5ad", "full.h5ad"))
+    data.X = data.X.toarray()
+    data.X[3, 7] = 100_000
+    io.write_anndata(data, source)
+    chosen = ["impute", source, *OPTIONS, *([] if genes is None else ["--genes", genes])]
+    run(*chosen, "-o", full)
+    run(*chosen, "-o", out, backed, "--dtype", "float16", "--json", tmp_path / "run.json")
+
+    def values(path):
+        after = read(path)
+        if genes is None:
+            return after.layers["denoised"], after.uns["graphsci"]
+        return after.obsm["graphsci_denoised"].to_numpy(), after.uns["graphsci"]
+
+    (half, record), (whole, plain) = values(out), values(full)
+    assert half.dtype == np.float16
+    assert half.max() == 65_504 < whole.max()
+    np.testing.assert_allclose(half, np.minimum(whole, 65_504), rtol=1e-3, atol=1e-6)
+    assert record["clipped"] == (whole > 65_504).sum()
+    assert "clipped" not in plain
+    notes = json.loads((tmp_path / "run.json").read_text())["notes"]
+    assert f"{record['clipped']:,} values above 65,504 were stored as that" in notes[-1]
+
+
+@pytest.mark.parametrize("backed", ["--backed", "--no-backed"])
+def test_a_gene_that_no_table_can_have_is_refused_before_training(tmp_path, data, backed):
+    source = tmp_path / "in.h5ad"
+    data.var_names = ["A/B", *data.var_names[1:]]
+    io.write_anndata(data, source)
+    message = refused("impute", source, "-o", tmp_path / "x.h5ad", backed, "--genes", "gene1,A/B")
+    assert "genes (--genes): 'A/B' has a '/' in its name" in message
+    assert "epoch" not in message
+
+
+@pytest.mark.parametrize("backed", ["--backed", "--no-backed"])
+def test_tables_leave_the_layers_of_an_earlier_run(tmp_path, data, backed):
+    source, out = tmp_path / "in.h5ad", tmp_path / "out.h5ad"
+    io.write_anndata(data, source)
+    run("impute", source, "-o", out, *OPTIONS)
+    run("impute", out, "-o", out, backed, "--genes", "gene1", "--overwrite", *OPTIONS)
+    after = read(out)
+    assert "denoised" in after.layers
+    assert set(after.uns["graphsci"]["estimates"]) == {
+        *("denoised", "denoised_sd", "graphsci_denoised", "graphsci_denoised_sd")
+    }
+
+
+@pytest.mark.parametrize("backed", ["--backed", "--no-backed"])
+def test_a_store_is_known_by_its_name_in_any_case_or_by_what_is_there(tmp_path, data, backed):
+    source, out = tmp_path / "in.h5ad", tmp_path / "out.ZARR"
+    io.write_anndata(data, source)
+    run("impute", source, "-o", out, backed, *OPTIONS)
+    assert "denoised" in anndata.read_zarr(out).layers
+    (tmp_path / "store").mkdir()
+    out.rename(tmp_path / "store")
+    again = tmp_path / "again.H5AD"
+    run("impute", tmp_path / "store", "-o", again, backed, *OPTIONS, "--overwrite")
+    assert_same(anndata.read_h5ad(again), anndata.read_zarr(tmp_path / "store"))
+
+
 def test_a_list_of_names_may_be_long(tmp_path):
     names = tuple(f"gene{number}" for number in range(5000))
     assert _job.read_genes(",".join(names)) == names
@@ -224,6 +289,18 @@ def test_table_rows_are_written_in_large_pieces(tmp_path, data, monkeypatch):
     assert table.index.equals(data.obs_names)
     assert np.array_equal(table.to_numpy(), values)
     assert table.columns.tolist() == ["a", "b"]
+
+
+def test_a_table_may_have_thousands_of_columns(tmp_path, data):
+    """More names than an attribute of a usual HDF5 group can hold."""
+    path, columns = tmp_path / "out.h5ad", [f"gene{number}" for number in range(6_000)]
+    io.write_anndata(data[:3].copy(), path)
+    with streams.open_store(path, "r+") as root:
+        writer = streams.TableWriter(root, {"denoised": "run_denoised"}, columns)
+        writer.append({"denoised": np.ones((3, 6_000), np.float32)})
+    table = read(path).obsm["run_denoised"]
+    assert table.columns.tolist() == columns
+    assert (table == 1).all(axis=None)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from graphsci import __version__, io, report
 from graphsci._info import depth_and_zeros, describe_counts
-from graphsci._job_output import is_shared, write_estimates, write_share
+from graphsci._job_output import LARGEST_HALF, is_shared, write_estimates, write_share
 from graphsci._keys import DEFAULT_KEY, Keys, keys
 from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config
@@ -77,6 +77,10 @@ class Job:
     compression: Literal["gzip"] | None = None  #: of the estimates
     drop_below: float | None = None  #: store layers sparse, without values below this
 
+    def __post_init__(self) -> None:
+        """Refuse names that no file can hold, before any work."""
+        _ = self.slots
+
     @property
     def counts(self) -> dict[str, Any]:
         """Arguments that say which counts are meant."""
@@ -103,9 +107,20 @@ class Job:
         """Name of a matrix where it is stored."""
         return self.slots.layer(name) if self.genes is None else self.slots.table(name)
 
+    @property
+    def place(self) -> Literal["layers", "obsm"]:
+        """Attribute of the AnnData that the matrices go to."""
+        return "layers" if self.genes is None else "obsm"
+
     def slot(self, name: str) -> str:
         """Where a matrix goes, as Python would write it."""
-        return f'{"layers" if self.genes is None else "obsm"}["{self.stored(name)}"]'
+        return f'{self.place}["{self.stored(name)}"]'
+
+    def taken(self, adata: AnnData) -> list[str]:
+        """Slots of the results that ``adata`` has already, as Python would write them."""
+        matrices = [(self.place, self.stored(name)) for name in self.names]
+        wanted = [*self.slots.beside_estimates, *matrices]
+        return [f'{place}["{name}"]' for place, name in wanted if name in getattr(adata, place)]
 
 
 class Outcome(NamedTuple):
@@ -323,6 +338,12 @@ def _check_request(job: Job, adata: AnnData) -> None:
             "drop_below (--drop-below): it makes sparse layers, but chosen genes (--genes) are "
             "written as tables. Leave one of the two out."
         )
+    slashed = [name for name in job.genes or () if "/" in name]
+    if slashed:
+        raise ValueError(
+            f"genes (--genes): {slashed[0]!r} has a '/' in its name and cannot be a column of a "
+            "table in a file. Rename it in the input, or write all genes."
+        )
     if job.genes is None and job.layer in [job.slots.layer(name) for name in job.names]:
         raise ValueError(
             f"layer: the counts are in layers[{job.layer!r}], where an estimate would be written. "
@@ -334,21 +355,12 @@ def _check_request(job: Job, adata: AnnData) -> None:
             f"label_key (--label-key): obs has no column {job.label_key!r}; columns present: "
             f"{present}."
         )
-    taken = [] if job.overwrite else _taken_slots(job, adata)
+    taken = [] if job.overwrite else job.taken(adata)
     if taken:
         raise ValueError(
             f"the input has {', '.join(taken)} already. Choose another name for this run "
             "(--key-added, --prefix), or replace them: --overwrite."
         )
-
-
-def _taken_slots(job: Job, adata: AnnData) -> list[str]:
-    slots = job.slots
-    found = [f'uns["{slots.uns}"]'] if slots.uns in adata.uns else []
-    if job.genes is None:
-        own = [name for name in map(slots.layer, job.names) if name in adata.layers]
-        found += [f'layers["{name}"]' for name in own]
-    return found
 
 
 def ordered(estimates: Sequence[str]) -> tuple[Estimate, ...]:
@@ -438,7 +450,7 @@ def _summary(run: _Run, model: GraphSCI, adata: AnnData, cells: Cells) -> dict[s
         "key_added": job.key_added,
         "gene_match": cells.match.summary(),
         "gene_graph": {"source": graph.source, "edges": graph.n_edges, "genes": graph.n_genes},
-        "notes": [*record["notes"], *_notes(job, record)],
+        "notes": list(dict.fromkeys([*record["notes"], *cells.notes, *_notes(job, record)])),
         "record": record,
         "verdict": record["verdict"],
     }
@@ -459,6 +471,11 @@ def _notes(job: Job, record: dict[str, Any]) -> list[str]:
         f"{lost['share_of_entries']:.1%} of all entries, {lost['share_of_sum']:.2%} of their sum"
         for name, lost in record.get("dropped", {}).items()
     ]
+    if record.get("clipped"):
+        notes.append(
+            f"{record['clipped']:,} values above {LARGEST_HALF:,} were stored as that, the largest "
+            "that float16 holds. Use --dtype float32 or --scale log1p."
+        )
     return notes
 
 

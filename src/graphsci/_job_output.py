@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from graphsci import io
-from graphsci.files import atomic_path
+from graphsci.files import atomic_path, is_store
 from graphsci.imputer import ALL, Cells, GraphSCI, Request, keep_earlier_estimates
 from graphsci.layers import LayerWriter, stream_layers
 from graphsci.sources import DiskCounts
@@ -28,36 +31,33 @@ if TYPE_CHECKING:
     from graphsci._job import Job
     from graphsci.distributed import Team
 
+#: What float16 holds at most; a larger value would be stored as infinite.
+LARGEST_HALF = 65_504
+
 
 def write_estimates(
     model: GraphSCI, adata: AnnData, cells: Cells, job: Job, team: Team | None = None
 ) -> None:
     """Write ``adata`` with its estimates, whole or not at all.
 
-    Layers are streamed, so that no cells x genes matrix is in memory; tables of a few genes
-    go to ``obsm``. ``adata`` itself gets everything but the layers. An input that is on disk is
+    Estimates are streamed, so that no cells x genes matrix is in memory; those of chosen genes
+    go to ``obsm`` as tables. ``adata`` itself gets everything else. An input that is on disk is
     copied there, and never in memory. A ``team`` shares the layers of a ``.zarr``.
     """
-    request, slots = job.request, job.slots
+    slots = job.slots
     if isinstance(cells.source, DiskCounts):
         _extend_copy(model, adata, cells, job, team)
-        return
-    if job.genes is not None:
-        model.impute(adata, **job.counts, **request, key_added=job.key_added, prefix=job.prefix)
-        io.write_anndata(adata, job.output)
         return
     model.annotate(
         adata, cells, slots, stored=job.stored, names=job.names, layer=job.layer, **_scale(job)
     )
-    for name in map(slots.layer, job.names):  # replaced: the check before training allowed it
-        if name in adata.layers:
-            del adata.layers[name]
+    old = getattr(adata, job.place)
+    for name in map(job.stored, job.names):  # replaced: the check before training allowed it
+        if name in old:
+            del old[name]
     with atomic_path(job.output) as temporary:
         io.write_anndata(adata, temporary)
-        dropped = _stream(model, adata, cells, job, temporary, team)
-        if dropped:
-            adata.uns[slots.uns]["dropped"] = dropped
-            add_elements(temporary, {f"uns/{slots.uns}": adata.uns[slots.uns]})
+        _stream_and_tell(model, adata, cells, job, temporary, team)
 
 
 def _scale(job: Job) -> dict[str, Any]:
@@ -83,21 +83,29 @@ def _extend_copy(
     }
     if job.make_names_unique:
         elements["obs"] = adata.obs
-    matrices = {f"layers/{slots.layer(name)}" for name in job.names}
+    matrices = {f"{job.place}/{job.stored(name)}" for name in job.names}
     with atomic_path(job.output) as temporary:
         copy_anndata(job.source, temporary, without=matrices | {f"obsm/{slots.latent}", *elements})
+        adata.uns[slots.uns] = record
         add_elements(temporary, elements)
-        dropped = _stream(model, adata, cells, job, temporary, team)
-        if dropped:
-            record["dropped"] = dropped
-            add_elements(temporary, {f"uns/{slots.uns}": record})
-    adata.uns[slots.uns] = record
+        _stream_and_tell(model, adata, cells, job, temporary, team)
+
+
+def _stream_and_tell(
+    model: GraphSCI, adata: AnnData, cells: Cells, job: Job, path: Path, team: Team | None
+) -> None:
+    """Write estimates, and into the run record what could not be stored of them."""
+    lost = _stream(model, adata, cells, job, path, team)
+    if lost:
+        record = adata.uns[job.slots.uns]
+        record |= lost
+        add_elements(path, {f"uns/{job.slots.uns}": record})
 
 
 def _stream(
     model: GraphSCI, adata: AnnData, cells: Cells, job: Job, path: Path, team: Team | None
 ) -> dict[str, Any]:
-    """Write estimates, as dense or sparse layers or as tables; return what sparse ones drop.
+    """Write estimates, as dense or sparse layers or as tables; return what these do not hold.
 
     Where a team shares the layers, this is the first process's part.
     """
@@ -111,11 +119,22 @@ def _stream(
             root = stack.enter_context(open_store(path, "r+"))
             sink = _sparse_or_table(root, layers, job)
         if shared is None:
-            _write_blocks(model, adata, cells, job, writer, sink)
+            clipped = _write_blocks(model, adata, cells, job, writer, sink)
         else:
             shared.agreed(path)  # the others may begin
-            shared.together(lambda: _write_blocks(model, adata, cells, job, writer, team=shared))
-        return sink.dropped() if isinstance(sink, SparseLayers) else {}
+            clipped = _write_own_blocks(model, adata, cells, job, writer, shared)
+        dropped = sink.dropped() if isinstance(sink, SparseLayers) else {}
+    lost = {"clipped": clipped, "dropped": dropped}
+    return {name: found for name, found in lost.items() if found}
+
+
+def _write_own_blocks(
+    model: GraphSCI, adata: AnnData, cells: Cells, job: Job, writer: LayerWriter | None, team: Team
+) -> int:
+    """Write this process's share of the estimates; return what all of them clipped."""
+    own = team.together(lambda: _write_blocks(model, adata, cells, job, writer, team=team))
+    share = team.mean(torch.tensor(own, dtype=torch.float64, device=team.device))
+    return round(float(share) * team.size)
 
 
 def _write_blocks(
@@ -126,17 +145,30 @@ def _write_blocks(
     writer: LayerWriter | None,
     sink: SparseLayers | TableWriter | None = None,
     team: Team | None = None,
-) -> None:
-    """Write all blocks of estimates, or this process's share of them."""
+) -> int:
+    """Write all blocks of estimates, or this process's share; return how many values it clips."""
     layers = {name: job.slots.layer(name) for name in job.names}
+    n_clipped = 0
     request, latent = Request.of(adata, **job.request), _streamed_latent(cells, job)
     own = ALL if team is None else team.share(len(cells.starts()))
     for block in model.estimate_blocks(cells, request, latent=latent, chunks=own):
+        if job.dtype == "float16":
+            n_clipped += _clip(block.values[name] for name in layers)
         values = {layers.get(name, name): part for name, part in block.values.items()}
         if writer is not None:
             writer.write(block.start, {name: values[name] for name in writer.slots})
         if sink is not None:
             sink.append({name: values[layer] for name, layer in layers.items()})
+    return n_clipped
+
+
+def _clip(blocks: Iterable[NDArray[np.floating]]) -> int:
+    """Cut values, in place, at the largest that float16 holds; return how many there were."""
+    n_clipped = 0
+    for values in blocks:
+        n_clipped += int(np.count_nonzero(values > LARGEST_HALF))
+        np.minimum(values, LARGEST_HALF, out=values)
+    return n_clipped
 
 
 def _streamed_latent(cells: Cells, job: Job) -> str | None:
@@ -173,7 +205,7 @@ def write_share(model: GraphSCI, adata: AnnData, job: Job, team: Team) -> None:
     cells = model.prepare(adata, **job.counts)
     path = team.agreed(job.output)  # the first one says which temporary path it is
     with _layer_writer(model, cells, job, path, team) as writer:
-        team.together(lambda: _write_blocks(model, adata, cells, job, writer, team=team))
+        _write_own_blocks(model, adata, cells, job, writer, team)
 
 
 def _sparse_or_table(root: Any, layers: Mapping[str, str], job: Job) -> SparseLayers | TableWriter:
@@ -188,7 +220,7 @@ def _sparse_or_table(root: Any, layers: Mapping[str, str], job: Job) -> SparseLa
 
 def is_shared(job: Job) -> bool:
     """Whether several processes can write the estimates: chunks of a ``.zarr`` are files."""
-    return job.output.suffix == ".zarr" and bool(_dense_layers(job))
+    return is_store(job.output) and bool(_dense_layers(job))
 
 
 def _dense_layers(job: Job) -> list[str]:

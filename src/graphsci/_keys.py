@@ -45,6 +45,18 @@ class Keys(NamedTuple):
         """``var``: p-value of predictable variation; a small one says that the gene varies."""
         return f"{self.key_added}_variation_p"
 
+    @property
+    def beside_estimates(self) -> tuple[tuple[str, str], ...]:
+        """Attribute and name of every slot that a run fills besides its estimates."""
+        return (
+            ("uns", self.uns),
+            ("obsm", self.latent),
+            ("varm", self.gene_embedding),
+            ("varp", self.gene_graph),
+            ("var", self.inverse_dispersion),
+            ("var", self.variation_p),
+        )
+
     def layer(self, estimate: str) -> str:
         """``layers``: an estimate, e.g. ``denoised`` or ``denoised_sd``."""
         return f"{self.prefix}{estimate}"
@@ -55,5 +67,17 @@ class Keys(NamedTuple):
 
 
 def keys(key_added: str = DEFAULT_KEY, *, prefix: str = "") -> Keys:
-    """Return the slots of the run named ``key_added``."""
+    """Return the slots of the run named ``key_added``.
+
+    Raises
+    ------
+    ValueError
+        If a name has a slash: a file takes it for a group in a group, and is not read again.
+    """
+    for option, name in (("key_added", key_added), ("prefix", prefix)):
+        if "/" in name:
+            raise ValueError(
+                f"{option} (--{option.replace('_', '-')}): got {name!r}, expected a name without "
+                "'/', which no slot of an AnnData file may have. Use '_' instead."
+            )
     return Keys(key_added, prefix)

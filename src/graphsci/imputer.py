@@ -273,9 +273,9 @@ class GraphSCI:
         """P-value of each gene that its expression does not follow the state of the cell.
 
         From a score test of one half of each cell's molecules on the embedding of the other, along
-        directions that predict withheld molecules (:mod:`graphsci.predictability`). Genes above ``config.variation_level``, or the level that
-        the run's notes name, and others without evidence keep their mean share in every cell but
-        for a trace. None for preset ``paper``.
+        directions that predict withheld molecules (:mod:`graphsci.predictability`). Genes above
+        ``config.variation_level``, or the level that the run's notes name, and others without
+        evidence keep their mean share in every cell but for a trace. None for preset ``paper``.
         """
         values = self.fitted.p_values
         return None if values is None else pd.Series(values, index=self.gene_names)

@@ -21,6 +21,7 @@ import zarr
 from numpy.typing import NDArray
 from scipy import sparse
 
+from graphsci.files import is_store
 from graphsci.layers import refresh_summary
 from graphsci.sources import CHUNK_CELLS, DiskMatrix, is_on_disk
 
@@ -52,7 +53,7 @@ def copy_anndata(
         Elements to leave out, e.g. ``{"layers/denoised", "uns/graphsci"}``.
     """
     source, target = Path(source), Path(target)
-    if source.is_dir() and target.suffix == ".zarr":
+    if is_store(source) and is_store(target):
         dropped = {str(source / name) for name in without}
         shutil.copytree(
             source,
@@ -62,7 +63,7 @@ def copy_anndata(
             ],
         )
         refresh_summary(target)
-    elif not source.is_dir() and target.suffix == ".h5ad":
+    elif not is_store(source) and not is_store(target):
         with h5py.File(source, "r") as old, h5py.File(target, "w") as new:
             _copy_h5(old, new, set(without))
     else:
@@ -154,7 +155,7 @@ def take_cells(adata: AnnData, cells: NDArray[np.int64]) -> AnnData:
 @contextmanager
 def open_store(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Any]:
     """Open an ``.h5ad`` or ``.zarr`` as h5py's or zarr's root group."""
-    if path.suffix != ".zarr":
+    if not is_store(path):
         with h5py.File(path, mode) as file:
             yield file
         return
@@ -231,20 +232,22 @@ class TableWriter:
     ) -> None:
         index = root["obs"].attrs["_index"]
         cells = anndata.io.read_elem(root["obs"][index])
-        self._columns, self._start = list(columns), 0
+        self._start = 0
         self._held: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
         self._tables = {}
         root.require_group("obsm")
         for name, place in names.items():
             if place in root["obsm"]:
                 del root["obsm"][place]
-            table = root["obsm"].create_group(place)
+            # only this kind of HDF5 group holds the names of 5,000 columns (anndata, issue 874)
+            options = {"track_order": True} if isinstance(root, h5py.Group) else {}
+            table = root["obsm"].create_group(place, **options)
             table.attrs.update(
                 {
                     "encoding-type": "dataframe",
                     "encoding-version": "0.2.0",
                     "_index": "_index",
-                    "column-order": self._columns,
+                    "column-order": list(columns),
                 }
             )
             anndata.io.write_elem(table, "_index", cells)
@@ -272,12 +275,7 @@ class TableWriter:
 
 
 def _new_column(table: Any, name: str, length: int, dtype: np.dtype[Any]) -> Any:
-    """Create one column; anndata's names of elements may hold no slash."""
-    if "/" in name:
-        raise ValueError(
-            f"gene {name!r} has a '/' in its name and cannot be a column of a table on disk. "
-            "Rename it, or write all genes."
-        )
+    """Create one column."""
     options = {"shape": (length,), "dtype": dtype, "chunks": (min(length, _TABLE_ROWS),)}
     make = table.create_dataset if isinstance(table, h5py.Group) else table.create_array
     dataset = make(name, **options)
