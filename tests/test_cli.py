@@ -138,6 +138,16 @@ def test_apply_matches_genes_by_name_and_says_how(finished, tmp_path):
     assert np.isfinite(out.layers["denoised"][:, 1:]).all()
 
 
+def test_apply_tells_what_the_new_counts_are_like(finished, tmp_path):
+    """Rounded to a common depth: no raw counts, which the model's own notes cannot know."""
+    folder, _ = finished
+    new = anndata.read_h5ad(folder / "counts.h5ad")
+    new.X = np.rint(new.X / np.maximum(new.X.sum(1, keepdims=True), 1) * 1e5)
+    new.write_h5ad(tmp_path / "new.h5ad")
+    _, said = run("apply", folder / "model", tmp_path / "new.h5ad", "-o", tmp_path / "out.h5ad")
+    assert "note: Practically all cells have one library size" in said
+
+
 def test_chosen_genes_become_tables_and_nothing_else_is_dense(counts, tmp_path):
     (tmp_path / "genes.txt").write_text("gene3\ngene10\n\n")
     out = tmp_path / "out.h5ad"
@@ -218,6 +228,8 @@ def test_quiet_prints_nothing(counts, tmp_path):
         (("--config", "nowhere.toml"), "nowhere.toml"),
         (("--kept-low", "0.9", "--kept-high", "0.5"), "kept_low: got 0.9"),
         (("--device", "abacus"), "device: got 'abacus'"),
+        (("--key-added", "a/b"), "key_added \\(--key-added\\): got 'a/b', expected a name without"),
+        (("--prefix", "a/"), "prefix \\(--prefix\\): got 'a/', expected a name without"),
     ],
 )
 def test_bad_requests_are_one_line_and_leave_nothing(counts, tmp_path, monkeypatch, more, message):
@@ -257,10 +269,27 @@ def test_an_output_is_replaced_only_on_request(counts, tmp_path):
     run("impute", counts, "-o", out, *SHORT, "--overwrite", "--no-check")
     _, said = run("impute", out, "-o", tmp_path / "b.h5ad", *SHORT, exit_code=cli.BAD_INPUT)
     assert (
-        'the input has uns["graphsci"], layers["denoised"], layers["denoised_sd"] already' in said
-    )
+        'the input has uns["graphsci"], obsm["X_graphsci"], varm["graphsci"], '
+        'varp["graphsci_graph"], var["graphsci_inverse_dispersion"], var["graphsci_variation_p"], '
+        'layers["denoised"], layers["denoised_sd"] already'
+    ) in said
     run("impute", out, "-o", out, *SHORT, "--overwrite", "--no-check")  # in place
     assert {"rate", "denoised", "denoised_sd"} == set(anndata.read_h5ad(out).layers)
+
+
+def test_what_another_program_left_is_replaced_only_on_request(counts, tmp_path):
+    adata = anndata.read_h5ad(counts)
+    adata.obsm["X_pca"], adata.obsm["run_denoised"] = np.ones((120, 2)), np.ones((120, 2))
+    adata.write_h5ad(counts)
+    for more, slot in (
+        (("--key-added", "pca"), 'obsm["X_pca"]'),
+        (("--key-added", "run", "--genes", "gene3"), 'obsm["run_denoised"]'),
+    ):
+        out = tmp_path / f"{more[1]}.h5ad"
+        args = ("impute", counts, "-o", out, *SHORT, "--no-check", *more)
+        _, said = run(*args, exit_code=cli.BAD_INPUT)
+        assert f"the input has {slot} already" in said
+        run(*args, "--overwrite", "--quiet")
 
 
 def test_the_counts_are_never_overwritten(tmp_path, draw):
@@ -291,6 +320,16 @@ def test_a_failure_while_writing_leaves_the_old_file(counts, tmp_path, monkeypat
     assert "the disk is full" in said
     assert out.read_text() == "precious"
     assert files(tmp_path) == ["counts.h5ad", "out.h5ad"]
+
+
+def test_a_missing_package_is_no_bug(counts, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise ImportError("this needs igraph: pip install 'graphsci[network]'")
+
+    monkeypatch.setattr(_job, "impute", fail)
+    _, said = run("impute", counts, "-o", tmp_path / "out.h5ad", exit_code=cli.BAD_INPUT)
+    assert "error: this needs igraph: pip install 'graphsci[network]'" in said
+    assert "bug" not in said
 
 
 def test_our_own_bugs_have_another_exit_code(counts, tmp_path, monkeypatch):
@@ -348,6 +387,24 @@ def test_ctrl_c_before_there_is_anything_to_keep(counts, tmp_path, monkeypatch):
     _, said = run(*args, exit_code=cli.STOPPED)
     assert "stopped by Ctrl-C; unfinished outputs were removed" in said
     assert files(tmp_path) == ["counts.h5ad"]
+
+
+def test_sigterm_leaves_no_temporary_file(counts, tmp_path, monkeypatch):
+    """What a batch system sends at the end of a job's time."""
+
+    def terminate(self, *args, **kwargs):
+        assert any(path.name.startswith(".tmp-") for path in tmp_path.iterdir())
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(graphsci.GraphSCI, "estimate_blocks", terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    args = ("impute", counts, "-o", tmp_path / "out.h5ad", *SHORT, "--no-check", "--quiet")
+    monkeypatch.setattr(sys, "argv", ["graphsci", *map(str, args)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == cli.TERMINATED
+    assert files(tmp_path) == ["counts.h5ad"]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def _press():
@@ -513,6 +570,20 @@ def test_info_of_one_cell_and_of_notes(tmp_path, draw):
     io.write_anndata(draw(), tmp_path / "all.h5ad")
     _, said = run("info", tmp_path / "all.h5ad")
     assert "notes Cells without any count: 1 (cell7)" in said
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_info_of_what_is_not_finite_is_json(tmp_path, draw, value):
+    toy = draw()
+    toy.X[3, 3] = value
+    io.write_anndata(toy, tmp_path / "bad.h5ad")
+    result, _ = run("info", tmp_path / "bad.h5ad", "--json")
+    found = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert found["data"]["total"] is None
+    assert "1 NaN or infinite values" in found["problem"]
+    _, said = run("info", tmp_path / "bad.h5ad")
+    assert "nan" not in said
+    assert "1 NaN or infinite values" in said
 
 
 # --- the demo ---------------------------------------------------------------------------

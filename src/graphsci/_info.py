@@ -90,10 +90,11 @@ def describe_in_words(found: dict[str, Any]) -> dict[str, str]:
             f"({data['genes_detected']:,} detected)"
         )
         words["zeros"] = f"{data['zeros']:.1%}"
-        words["depth"] = (
-            f"{depth['median']:,.0f} per cell (median), {depth['lowest']:,.0f} to "
-            f"{depth['highest']:,.0f}"
-        )
+        if data["total"] is not None:
+            words["depth"] = (
+                f"{depth['median']:,.0f} per cell (median), {depth['lowest']:,.0f} to "
+                f"{depth['highest']:,.0f}"
+            )
     if "raw_counts" in found:
         words["raw counts"] = "yes" if found["raw_counts"] else f"no: {found['problem']}"
     if found["kind"] == "model":
@@ -143,13 +144,19 @@ def describe_counts(matrix: Any) -> dict[str, Any]:
 def depth_and_zeros(
     shape: tuple[int, int], n_detected: int, n_entries: int, depth: NDArray[np.float64]
 ) -> dict[str, Any]:
-    """Say the same of totals: entries that are not zero, and molecules per cell (cells,)."""
-    levels = np.quantile(depth, [0, 0.5, 1]) if len(depth) else np.zeros(3)
+    """Say the same of totals: entries that are not zero, and molecules per cell (cells,).
+
+    Totals are None if any is not finite: JSON has no NaN.
+    """
+    known = bool(np.isfinite(depth).all())
+    levels: list[float | None] = [None, None, None]
+    if known:
+        levels = np.quantile(depth, [0, 0.5, 1]).tolist() if len(depth) else [0.0, 0.0, 0.0]
     return {
         "cells": shape[0],
         "genes": shape[1],
         "genes_detected": n_detected,
         "zeros": float(1 - n_entries / max(1, shape[0] * shape[1])),
-        "total": float(depth.sum()),
+        "total": float(depth.sum()) if known else None,
         "depth": dict(zip(("lowest", "median", "highest"), levels, strict=True)),
     }

@@ -11,10 +11,10 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
@@ -27,7 +27,7 @@ from rich.table import Table
 
 from graphsci import __version__
 from graphsci.config import Config, option_names, preset, read_config
-from graphsci.files import ANNDATA_SUFFIXES, check_writable
+from graphsci.files import ANNDATA_SUFFIXES, check_writable, json_text
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from graphsci._job import Outcome
     from graphsci.training import EpochRecord
 
-#: What bad input, bad requests and failing disks raise; anything else is a bug of ours.
-_EXPECTED = (ValueError, TypeError, OSError, FloatingPointError)
-BAD_INPUT, OUR_BUG, STOPPED = 2, 1, 130
+#: What bad input, bad requests, failing disks and packages that are not installed raise;
+#: anything else is a bug of ours.
+_EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
+BAD_INPUT, OUR_BUG, STOPPED, TERMINATED = 2, 1, 130, 143
 STANDARD_OUTPUT = Path("-")
 
 app = typer.Typer(
@@ -305,7 +306,7 @@ def _tell(
 ) -> None:
     """Print notes that were not said before, a table and the verdict; JSON for machines."""
     if json_to_stdout:
-        sys.stdout.write(json.dumps(outcome.summary, indent=2, default=_plain) + "\n")
+        sys.stdout.write(json_text(outcome.summary))
     console = Console(stderr=json_to_stdout, highlight=False, markup=False, quiet=quiet)
     verdict, record = outcome.summary["verdict"], outcome.summary["record"]
     if record["training"]["stopped"] == "interrupted":
@@ -355,13 +356,6 @@ def _summary_table(summary: Mapping[str, Any], *, matched: bool) -> Table:
     spent = f"{seconds['total']:.1f} s" + ("" if memory is None else f", {memory:,.0f} MiB at most")
     table.add_row("took", spent)
     return table
-
-
-def _plain(value: Any) -> Any:
-    """Turn numpy's values into JSON's."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} is not for JSON")
 
 
 def _use_threads(n_threads: int | None) -> None:
@@ -856,7 +850,7 @@ def info(
 
     found = _info.describe(path, layer=layer, genes_in=genes_in)
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=2, default=_plain) + "\n")
+        sys.stdout.write(json_text(found))
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
@@ -874,7 +868,25 @@ def main() -> None:
     (benchmarks/lab/log.md). It must be said before torch is imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app()
+    with _cleaning_up_at_sigterm():
+        app()
+
+
+@contextlib.contextmanager
+def _cleaning_up_at_sigterm() -> Iterator[None]:
+    """Let a batch system's SIGTERM end this process as an error would: temporary files go."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():  # nothing to catch
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 # commands with a module of their own; they use what is above

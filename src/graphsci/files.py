@@ -86,6 +86,11 @@ def is_zarr(path: Path) -> bool:
     return any((path / mark).exists() for mark in _ZARR_MARKS)
 
 
+def is_store(path: Path) -> bool:
+    """Whether a path is a zarr store, by its name (one to be written) or by what is there."""
+    return path.name.lower().endswith(".zarr") or is_zarr(path)
+
+
 def _is_model(path: Path) -> bool:
     """Whether a folder holds a saved model and nothing else, so that nothing else is lost."""
     return {entry.name for entry in path.iterdir()} == {"model.json", "model.safetensors"}
@@ -153,12 +158,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
-    """Write JSON, whole or not at all.
+    """Write JSON, whole or not at all; ``obj`` and errors as for :func:`json_text`."""
+    write_text(path, json_text(obj))
+
+
+def json_text(obj: Any) -> str:
+    """Return ``obj`` as JSON that every reader takes.
 
     Parameters
     ----------
-    path
-        File to write.
     obj
         Built from dicts, sequences, strings, numbers, None, numpy scalars and arrays,
         dataclasses, named tuples (written as objects) and paths.
@@ -170,8 +178,8 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
     TypeError
         Something else that JSON cannot hold.
     """
-    text = json.dumps(_to_json(obj, "the object"), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    plain = _to_json(obj, "the object")
+    return json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _to_json(obj: Any, where: str) -> Any:
