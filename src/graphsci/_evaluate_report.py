@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from graphsci import cli
 from graphsci._evaluate import OUR_MEAN, OURS, Job, Outcome
 from graphsci.evaluation import study
-from graphsci.files import atomic_path, check_writable, write_json, write_text
+from graphsci.files import atomic_path, check_writable, json_text, write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +80,7 @@ def deliver(outcomes: Mapping[str, Outcome], job: Job, found: Any, outputs: Outp
             with atomic_path(path) as temporary:
                 draw(outcome, level=job.level).savefig(temporary, format="png", dpi=150)
     if outputs.print_json:
-        sys.stdout.write(json.dumps(found, indent=2, default=cli._plain) + "\n")
+        sys.stdout.write(json_text(found))
     tell(outcomes, job, to_stderr=outputs.print_json, quiet=outputs.quiet)
 
 
