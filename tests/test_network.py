@@ -700,7 +700,8 @@ def test_a_users_graph_is_told_from_a_computed_one(data, tmp_path):
     assert not shuffling.has_given_graph(GraphSCI.load(tmp_path / "model").fitted.spec)
     marked = spec.graph._replace(parameters={**spec.graph.parameters, "given": True})
     assert shuffling.has_given_graph(spec._replace(graph=marked))
-    assert not shuffling.has_given_graph(short_fit(data, graph="none").fitted.spec)
+    for graph in ("none", "pearson", "coexpressed", "pidc"):
+        assert not shuffling.has_given_graph(short_fit(data, graph=graph).fitted.spec)
 
 
 # --- pictures ---------------------------------------------------------------------------

@@ -124,7 +124,9 @@ def has_given_graph(spec: ModelSpec) -> bool:
     graph, config = spec.graph, spec.config
     if graph.source == "none":  # as asked for, or for want of cells
         return False
-    limits = {"threshold": config.graph_threshold, "top_k": config.graph_top_k or None}
+    limits: dict[str, Any] = {"top_k": config.graph_top_k or None}
+    if config.graph != "pidc":  # whose threshold is its own
+        limits["threshold"] = config.graph_threshold
     as_computed = limits.items() <= graph.parameters.items()
     if graph.source != _SOURCES.get(config.graph) or not as_computed:
         return True
