@@ -45,7 +45,11 @@ class Config:
         "at most 5,000 genes), or 'none'.",
     )
     graph_threshold: float = _option(
-        0.3, "An edge needs an absolute correlation above this (paper: 0.3).", low=0.0, high=1.0
+        0.3,
+        "An edge needs an absolute correlation above this (paper: 0.3); a confidence of PIDC needs "
+        "0.95.",
+        low=0.0,
+        high=1.0,
     )
     graph_top_k: int = _option(
         20,

@@ -175,6 +175,11 @@ def fit(
     team
         The processes that train together; all of them call this with the same data.
     """
+    if config.preset == "paper" and data.batch_names:
+        raise ValueError(
+            "batch_key: the preset 'paper' has no terms for batches, as published. Leave batch_key "
+            "out, or use the preset 'default'."
+        )
     device = choose_device(config.device) if team is None else team.device
     once = _here if team is None else team.once
     if checkpoint is not None:
