@@ -27,7 +27,7 @@ from rich.table import Table
 
 from graphsci import __version__
 from graphsci.config import Config, option_names, preset, read_config
-from graphsci.files import ANNDATA_SUFFIXES, check_writable, json_text
+from graphsci.files import ANNDATA_SUFFIXES, check_writable, json_text, remove_unfinished
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 #: What bad input, bad requests, failing disks and packages that are not installed raise;
 #: anything else is a bug of ours.
 _EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
-BAD_INPUT, OUR_BUG, STOPPED, TERMINATED = 2, 1, 130, 143
+BAD_INPUT, OUR_BUG, STOPPED = 2, 1, 130
 STANDARD_OUTPUT = Path("-")
 
 app = typer.Typer(
@@ -874,10 +874,15 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _cleaning_up_at_sigterm() -> Iterator[None]:
-    """Let a batch system's SIGTERM end this process as an error would: temporary files go."""
+    """Remove temporary files before SIGTERM, of a batch system, ends this process.
+
+    An exception would not do: raised in a callback of a library, as often as not, it is ignored.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(TERMINATED)
+        remove_unfinished()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
     if threading.current_thread() is not threading.main_thread():  # nothing to catch
         yield

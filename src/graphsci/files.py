@@ -12,14 +12,17 @@ import math
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 ANNDATA_SUFFIXES = (".h5ad", ".zarr")
+_unfinished: set[Path] = set()  # temporary files and folders of this process
+_TRIES = 20  # to remove them before it ends
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 
 
@@ -117,6 +120,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.is_symlink():
         target = target.resolve()
     temporary = target.with_name(f".tmp-{secrets.token_hex(4)}-{target.name}")
+    _unfinished.add(temporary)
     try:
         yield temporary
         if not temporary.exists():
@@ -127,6 +131,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _move(temporary, target)
     finally:
         _remove(temporary)
+        _unfinished.discard(temporary)
+
+
+def remove_unfinished() -> None:
+    """Remove what :func:`atomic_path` has not finished, because this process is about to end."""
+    for _ in range(_TRIES):
+        for temporary in filter(Path.exists, _unfinished):
+            with suppress(OSError):
+                _remove(temporary)
+        time.sleep(0.1)  # zarr's threads write what they have begun
+        if not any(map(Path.exists, _unfinished)):
+            return
 
 
 def _move(source: Path, target: Path) -> None:
