@@ -120,6 +120,18 @@ def test_chosen_cells_and_genes_are_the_block_of_the_whole(tmp_path, data, endin
     assert "1 of 2 are not in obs_names: nobody" in message
 
 
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
+def test_chosen_cells_keep_their_layers_as_they_are(tmp_path, data, ending):
+    data.layers["columns"] = sparse.csc_matrix(data.X)
+    io.write_anndata(data, tmp_path / f"in{ending}")
+    stored = io.read_counts(tmp_path / f"in{ending}", backed=True)
+    some, chosen = streams.take_cells(stored, np.array([99, 3])), data[[99, 3]]
+    assert set(some.layers) == set(data.layers)
+    for name, layer in chosen.layers.items():
+        assert sparse.issparse(layer) == sparse.issparse(some.layers[name])
+        assert same(layer, some.layers[name])
+
+
 @pytest.mark.parametrize("backed", ["--backed", "--no-backed"])
 def test_sparse_output_says_what_it_drops(tmp_path, data, backed):
     source, out, full = (tmp_path / name for name in ("in.h5ad", "out.h5ad", "full.h5ad"))

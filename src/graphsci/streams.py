@@ -128,13 +128,18 @@ def _copy_matrix(stored: Any, new: Any, name: str) -> None:
 def take_cells(adata: AnnData, cells: NDArray[np.int64]) -> AnnData:
     """Return some cells in memory, with what is in ``X``, ``layers``, ``obs`` and ``obsm``.
 
-    Of matrices in a file only these rows are read.
+    Of matrices in a file only these rows are read, unless they are stored by columns.
     """
     from anndata import AnnData
+    from anndata.abc import CSCDataset, CSRDataset
 
     def rows(matrix: Any) -> Any:
+        if isinstance(matrix, CSCDataset):
+            matrix = matrix.to_memory()
         if not is_on_disk(matrix):
             return matrix[cells]
+        if not isinstance(matrix, CSRDataset):
+            return np.stack([matrix[int(cell)] for cell in cells])
         stored = DiskMatrix(matrix, "the matrix")
         return sparse.csr_matrix(
             sparse.vstack([stored.rows(int(cell), int(cell) + 1) for cell in cells], format="csr")
