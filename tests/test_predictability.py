@@ -14,7 +14,7 @@ from graphsci.predictability import (
     level_for,
     nuisance,
     p_values,
-    proven_directions,
+    real_directions,
     score_sums,
     state_weights,
 )
@@ -115,26 +115,43 @@ def test_without_evidence_of_any_kind_every_p_is_one(cells):
     assert (p_values(nothing, n_nuisance=3) == 1).all()
 
 
-def test_directions_that_predict_withheld_molecules_are_proven(cells):
+def drawn(rng, depth, z, share, effect=0.0):
+    """Sums of molecules that follow the second direction alone, a share of all."""
+    loadings = effect * np.random.default_rng(7).standard_normal(60)
+    rate = share * depth[:, None] * np.exp(z[:, [1]] * loadings) / 60
+    counts = sparse.csr_matrix(rng.poisson(rate).astype(float))
+    return score_sums(counts, regressors(depth, z))
+
+
+def overfitted(sums, by=1.5):
+    """The same sums, had the encoder fitted the noise of these molecules, too."""
+    by_gene = sums.by_gene.copy()
+    by_gene[:, 3:] *= by
+    return sums._replace(by_gene=by_gene)
+
+
+def test_directions_that_fail_on_withheld_molecules_are_not_real(cells):
     rng, depth, z = cells
-    shares = np.exp(0.3 * z[:, [1]] * rng.standard_normal(60)) / 60  # the second direction alone
-    counts = sparse.csr_matrix(rng.poisson(0.2 * depth[:, None] * shares).astype(float))
-    proven = proven_directions(score_sums(counts, regressors(depth, z)), n_nuisance=3)
-    np.testing.assert_array_equal(proven, [False, True, False])
+    training = overfitted(drawn(rng, depth, z, 0.45, effect=0.2))
+    real = real_directions(drawn(rng, depth, z, 0.4, effect=0.2), training, n_nuisance=3)
+    np.testing.assert_array_equal(real, [False, True, False])
+    training = overfitted(drawn(rng, depth, z, 0.45))
+    assert not real_directions(drawn(rng, depth, z, 0.4), training, n_nuisance=3).any()
 
 
-def test_a_direction_that_says_nothing_is_rarely_proven(cells):
-    rng, depth, _ = cells
-    counts = sparse.csr_matrix(filler(rng, depth, genes=200).astype(float))
-    noise = rng.standard_normal((N_CELLS, 200))
-    proven = proven_directions(score_sums(counts, regressors(depth, noise)), n_nuisance=3)
-    assert proven.mean() < 0.03
-
-
-def test_with_too_few_withheld_molecules_every_direction_counts(cells):
+@pytest.mark.parametrize("share", [0.0005, 0.005])
+def test_too_few_withheld_molecules_refute_nothing(cells, share):
     rng, depth, z = cells
-    few = sparse.csr_matrix((rng.random((N_CELLS, 50)) < 0.01).astype(float))
-    assert proven_directions(score_sums(few, regressors(depth, z)), n_nuisance=3).all()
+    training = overfitted(drawn(rng, depth, z, 0.45))
+    assert real_directions(drawn(rng, depth, z, share), training, n_nuisance=3).all()
+
+
+def test_directions_that_keep_their_promise_are_real(cells):
+    """Also those too weak to be proven one by one."""
+    rng, depth, z = cells
+    effect = 0.02
+    training, withheld = (drawn(rng, depth, z, share, effect) for share in (0.5, 0.5))
+    assert real_directions(withheld, training, n_nuisance=3).all()
 
 
 def test_without_directions_every_p_is_one(cells):
@@ -229,13 +246,12 @@ def test_genes_independent_by_construction_come_out_uncorrelated(with_shuffled):
     assert found[1.0] > raw + 0.04  # what it is for
 
 
-@pytest.mark.parametrize("check", [True, False])
-def test_one_cell_type_of_independent_genes_has_no_variation(check):
+def test_one_cell_type_of_independent_genes_has_no_variation():
     """An encoder fits noise, which on its own training molecules looks like variation."""
     rng = np.random.default_rng(1)
     rate = 2 * rng.lognormal(0, 0.3, (500, 1)) * rng.gamma(2, 0.5, (1, 300))
     adata = AnnData(sparse.csr_matrix(rng.poisson(rate).astype(np.float32)))
-    model = GraphSCI(seed=1, check=check, likelihood="nb", max_epochs=40).fit(adata)
+    model = GraphSCI(seed=1, likelihood="nb", max_epochs=40).fit(adata)
     assert (model.variation_p_values() > 0.2).mean() > 0.95
     raw = mean_absolute_correlation(values=common_log(adata, adata.X.toarray()))
     layer = model.impute(adata, copy=True).layers["denoised"]

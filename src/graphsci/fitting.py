@@ -10,6 +10,7 @@ random sample of them if there are more than fit in memory.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -276,8 +277,8 @@ def variation_p_values(
     Half of the molecules of every cell are encoded, and the other half are tested for
     dependence on that embedding (:func:`graphsci.predictability.p_values`), in several
     random splits. The test needs no loadings, so nothing fitted to a gene speaks for it. The
-    encoder, however, was trained on both halves: only those directions of the embedding count
-    that predict withheld molecules (:func:`graphsci.predictability.proven_directions`).
+    encoder, however, was trained on both halves: directions of the embedding are left out that
+    fail on withheld molecules (:func:`graphsci.predictability.real_directions`).
 
     Parameters
     ----------
@@ -285,7 +286,7 @@ def variation_p_values(
         (cells, genes) molecules that training saw, of all cells or of a sample.
     held_out
         (cells, genes) molecules withheld from training, in some of the cells or in all; None
-        takes every direction for proven.
+        takes every direction for real.
     batch
         (cells,) 0 to ``n_batches`` - 1.
     seed
@@ -295,57 +296,87 @@ def variation_p_values(
     -----
     Costs five passes of the encoder; memory for genes x (latent + batches + 2) float64.
     """
-    device = next(network.parameters()).device
-    directions = _proven_directions(network.eval(), counts, held_out, batch, n_batches)
+    scores = _Scores(network.eval(), batch, n_batches, _directions(network, counts))
     cells = np.flatnonzero(counts.getnnz(axis=1))
-    splits = []
-    for split in range(_TEST_SPLITS):
-        sums, key = None, step_key(seed, split, TEST_SPLITS)
-        for _, rows in training.row_blocks(len(cells)):
-            chosen = cells[rows]
-            keys = row_keys(chosen, key, device)
-            block = training.move_cells(counts[chosen], batch[chosen], device, keys=keys)
-            kept, target = _halves(block, counts.shape[1])
-            library = block.library.numpy(force=True)
-            part = _score_sums(network, kept, target, library, directions, n_batches)
-            sums = part if sums is None else sums.plus(part)
-        splits.append(
-            np.ones(counts.shape[1])
-            if sums is None
-            else predictability.p_values(sums, n_nuisance=n_batches + 2)
-        )
-    return predictability.combine_p_values(np.stack(splits))
+    if not len(cells):
+        return np.ones(counts.shape[1])
+    splits = [
+        scores.of_halves(counts, cells, step_key(seed, n, TEST_SPLITS)) for n in range(_TEST_SPLITS)
+    ]
+    if held_out is not None:
+        both = np.flatnonzero((held_out.getnnz(axis=1) > 0) & (counts.getnnz(axis=1) > 0))
+        if len(both):
+            withheld = scores.of_withheld(counts, held_out, both)
+            real = predictability.real_directions(withheld, splits[0], n_nuisance=n_batches + 2)
+            regressors = np.append(np.ones(n_batches + 2, dtype=bool), real)
+            splits = [sums.along(regressors) for sums in splits]
+    p_values = [predictability.p_values(sums, n_nuisance=n_batches + 2) for sums in splits]
+    return predictability.combine_p_values(np.stack(p_values))
 
 
-def _proven_directions(
-    network: CountNetwork,
-    counts: sparse.csr_matrix,
-    held_out: sparse.csr_matrix | None,
-    batch: NDArray[np.int64],
-    n_batches: int,
-) -> NDArray[np.float64]:
-    """Directions of the latent space that predict withheld molecules, (latent, directions).
-
-    Those of the loadings' principal components: what is real stands first, apart from noise.
-    """
+def _directions(network: CountNetwork, counts: sparse.csr_matrix) -> NDArray[np.float64]:
+    """Principal directions of the loadings, (latent, latent): what is real apart from noise."""
     with torch.inference_mode():
         loadings = network.gene_embedding().numpy(force=True).astype(np.float64)
-    share = np.asarray(counts.sum(0)).ravel() / counts.sum()
-    directions = np.linalg.eigh((loadings.T * share) @ loadings)[1]
-    if held_out is None:
-        return directions
-    cells = np.flatnonzero((held_out.getnnz(axis=1) > 0) & (counts.getnnz(axis=1) > 0))
-    sums, device = None, next(network.parameters()).device
-    for _, rows in training.row_blocks(len(cells)):
-        chosen = cells[rows]
-        block = training.move_cells(counts[chosen], batch[chosen], device)
-        target = held_out[chosen].astype(np.float64)
-        library = block.library.numpy(force=True) + library_sizes(target)
-        part = _score_sums(network, block, target, library, directions, n_batches)
-        sums = part if sums is None else sums.plus(part)
-    if sums is None:
-        return directions
-    return directions[:, predictability.proven_directions(sums, n_nuisance=n_batches + 2)]
+    share = np.asarray(counts.sum(0)).ravel() / max(counts.sum(), 1.0)
+    directions: NDArray[np.float64] = np.linalg.eigh((loadings.T * share) @ loadings)[1]
+    return directions
+
+
+class _Scores(NamedTuple):
+    """What some molecules of the cells, encoded, say of others."""
+
+    network: CountNetwork
+    batch: NDArray[np.int64]  # (cells,)
+    n_batches: int
+    directions: NDArray[np.float64]  # (latent, directions) of the embedding
+
+    def of_halves(
+        self, counts: sparse.csr_matrix, cells: NDArray[np.int64], key: int
+    ) -> predictability.ScoreSums:
+        """Halve the molecules of every cell at random; what one half says of the other."""
+
+        def part(chosen: NDArray[np.int64]) -> predictability.ScoreSums:
+            keys = row_keys(chosen, key, self._device)
+            block = training.move_cells(counts[chosen], self.batch[chosen], self._device, keys=keys)
+            kept, target = _halves(block, counts.shape[1])
+            return self._sums(kept, target, block.library.numpy(force=True))
+
+        return self._over(cells, part)
+
+    def of_withheld(
+        self, counts: sparse.csr_matrix, held_out: sparse.csr_matrix, cells: NDArray[np.int64]
+    ) -> predictability.ScoreSums:
+        """What ``counts``, which training saw, say of the molecules ``held_out``."""
+
+        def part(chosen: NDArray[np.int64]) -> predictability.ScoreSums:
+            block = training.move_cells(counts[chosen], self.batch[chosen], self._device)
+            target = held_out[chosen].astype(np.float64)
+            library = block.library.numpy(force=True) + library_sizes(target)
+            return self._sums(block, target, library)
+
+        return self._over(cells, part)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @staticmethod
+    def _over(
+        cells: NDArray[np.int64], part: Callable[[NDArray[np.int64]], predictability.ScoreSums]
+    ) -> predictability.ScoreSums:
+        parts = (part(cells[rows]) for _, rows in training.row_blocks(len(cells)))
+        return functools.reduce(predictability.ScoreSums.plus, parts)
+
+    @torch.inference_mode()
+    def _sums(
+        self, encoded: CellBlock, target: sparse.csr_matrix, library: NDArray[np.float64]
+    ) -> predictability.ScoreSums:
+        """``target`` (cells, genes); ``library`` (cells,) of both."""
+        z = self.network.encode(encoded).numpy(force=True).astype(np.float64)
+        batch = encoded.batch.numpy(force=True)
+        known = predictability.nuisance(library.astype(np.float64), batch, n_batches=self.n_batches)
+        return predictability.score_sums(target, np.column_stack([known, z @ self.directions]))
 
 
 @torch.inference_mode()
@@ -357,25 +388,6 @@ def _halves(block: CellBlock, n_genes: int) -> tuple[CellBlock, sparse.csr_matri
     return kept, sparse.csr_matrix(
         (target.astype(np.float64), genes, offsets), shape=(block.n_cells, n_genes)
     )
-
-
-@torch.inference_mode()
-def _score_sums(
-    network: CountNetwork,
-    encoded: CellBlock,
-    target: sparse.csr_matrix,
-    library: NDArray[np.float64],
-    directions: NDArray[np.float64],
-    n_batches: int,
-) -> predictability.ScoreSums:
-    """What some molecules, ``encoded``, say of others: ``target`` (cells, genes).
-
-    ``library`` (cells,) of both; ``directions`` (latent, directions) of the embedding.
-    """
-    z = network.encode(encoded).numpy(force=True).astype(np.float64)
-    batch = encoded.batch.numpy(force=True)
-    known = predictability.nuisance(library.astype(np.float64), batch, n_batches=n_batches)
-    return predictability.score_sums(target, np.column_stack([known, z @ directions]))
 
 
 def _weigh_evidence(
@@ -579,7 +591,9 @@ def _gene_graph(
     if user_graph is None:
         return _computed_graph(counts, names, config)
     part = sparse.csr_matrix(user_graph.adjacency[genes][:, genes])
-    known, weight = user_graph._replace(adjacency=part, gene_names=names), config.network_weight
+    parameters = {**user_graph.parameters, "given": True}
+    known = user_graph._replace(adjacency=part, gene_names=names, parameters=parameters)
+    weight = config.network_weight
     if weight == 1:
         return known
     both = [_computed_graph(counts, names, config), relative_to_strongest(known)]

@@ -26,12 +26,12 @@ _AS_LIKELY_AS_NOT = 0.5
 UNPROVEN = 0.01
 
 
-#: A direction of the embedding counts if it predicts withheld molecules by this many standard
-#: errors; of 32 that say nothing one in 25 models has one.
-_PROVEN_Z = 3.0
-#: Genes with fewer withheld molecules do not speak for a direction: their scores are too far from
-#: normal. With fewer such genes all directions count.
-_FEWEST_MOLECULES, _FEWEST_GENES = 20, 20
+#: A direction of the embedding is real if it predicts withheld molecules by this many standard
+#: errors (of 32 that say nothing one in 25 models has one); the others are refuted together, if
+#: what they promise is as many as the second.
+_PROVEN_Z, _SEEN_Z = 3.0, 1.0
+#: Genes with fewer molecules do not speak for a direction: their scores are too far from normal.
+_FEWEST_MOLECULES = 5
 
 
 class ScoreSums(NamedTuple):
@@ -42,6 +42,12 @@ class ScoreSums(NamedTuple):
     squares: Floats  #: (genes,) sum of squared target molecules / target library
     molecules: Floats  #: (genes,) target molecules
     n_cells: int  #: cells with a target molecule
+
+    def along(self, directions: NDArray[np.bool_]) -> "ScoreSums":
+        """Sums for some of the regressors, (regressors,)."""
+        return self._replace(
+            by_gene=self.by_gene[:, directions], moments=self.moments[directions][:, directions]
+        )
 
     def plus(self, other: "ScoreSums") -> "ScoreSums":
         """Sums over both sets of cells."""
@@ -128,34 +134,49 @@ def p_values(sums: ScoreSums, *, n_nuisance: int) -> Floats:
     return np.where(np.isfinite(p), p, 1.0)
 
 
-def proven_directions(sums: ScoreSums, *, n_nuisance: int) -> NDArray[np.bool_]:
-    """Which directions of the embedding predict molecules withheld from training, (latent,).
+def real_directions(
+    withheld: ScoreSums, training: ScoreSums, *, n_nuisance: int
+) -> NDArray[np.bool_]:
+    """Which directions of the embedding are more than noise that the encoder fits, (latent,).
 
     The encoder has seen, in training, all molecules that it was trained on, and some of its
     directions may do nothing but tell their noise apart; a test on the same molecules takes that
-    for variation, of every gene. A direction d counts if over the genes the mean of ::
+    for variation, of every gene. For a direction d, the mean over genes of ::
 
-        |sum_c (t_c - p L_c) z~_cd|^2 / (phi p sum_c L_c z~_cd^2),
+        |sum_c (t_c - p L_c) z~_cd|^2 / (phi p sum_c L_c z~_cd^2)
 
-    for withheld molecules t a chi-square of one degree of freedom if d says nothing, exceeds 1 by
-    three standard errors. All of them count where too few molecules were withheld to tell.
+    is 1 if d says nothing of molecules t withheld from training, and exceeds 1 in proportion to
+    their number if it does, as it does for molecules t of the training. Directions that exceed 1
+    by three standard errors on withheld molecules are real. The others are real as well, unless
+    together they show less than half of what the training molecules promise, and that is a
+    standard error or more: little may be withheld, and to see nothing then says nothing.
 
     Parameters
     ----------
-    sums
-        Over cells with withheld molecules; embedding of what training saw.
+    withheld
+        Over cells with withheld molecules; embedding of what training saw of them.
+    training
+        Of the molecules that training saw, along the same directions.
     n_nuisance
         How many of the regressors come first as nuisance.
     """
-    score = _score(sums, n_nuisance)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = score.squares / np.diag(score.moments)  # (genes, latent)
-    spoken = (sums.molecules >= _FEWEST_MOLECULES) & np.isfinite(ratios).all(1)
-    n_genes = int(spoken.sum())
-    if n_genes < _FEWEST_GENES:
-        return np.ones(ratios.shape[1], dtype=bool)
-    proven: NDArray[np.bool_] = ratios[spoken].mean(0) > 1 + _PROVEN_Z * np.sqrt(2 / n_genes)
-    return proven
+    ratios, genes, information = [], np.ones(len(withheld.molecules), dtype=bool), []
+    for sums in (withheld, training):
+        score = _score(sums, n_nuisance)
+        information.append(np.diag(score.moments))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios.append(score.squares / information[-1])
+        genes &= (sums.molecules >= _FEWEST_MOLECULES) & np.isfinite(ratios[-1]).all(1)
+    everything = np.ones(len(information[0]), dtype=bool)
+    if not genes.any():
+        return everything
+    seen, in_training = (ratio[genes].mean(0) - 1 for ratio in ratios)
+    error = np.sqrt(2 / genes.sum())  # of a mean of chi-squares
+    proven: NDArray[np.bool_] = seen > _PROVEN_Z * error
+    promised = in_training * information[0] / information[1]
+    found, expected = seen[~proven].sum(), promised[~proven].sum()
+    could_be_seen = expected > _SEEN_Z * error * np.sqrt((~proven).sum())
+    return proven if could_be_seen and found < expected / 2 else everything
 
 
 class _Score(NamedTuple):

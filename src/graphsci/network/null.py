@@ -100,6 +100,8 @@ def train_control(
     )
     log(f"control: training with {n_decoys} shuffled genes among {len(names)}")
     config, graph = spec.config.replace(check=False, seed=seed), None
+    if config.preset == "default":  # with nothing withheld every direction of the test counts: no
+        config = config.replace(validation_fraction=0.0)  # decoy is out by luck, the safe side
     if has_given_graph(spec):  # it comes as it was combined: nothing is to be computed beside it
         config, graph = config.replace(graph="none", network_weight=1.0), _padded(spec.graph, twin)
     trained = GraphSCI(config).fit(
