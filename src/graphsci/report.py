@@ -11,6 +11,7 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 
 from graphsci import pl
 from graphsci.config import PRESETS
+from graphsci.files import is_store
 from graphsci.preprocessing import library_sizes, log_normalize
 from graphsci.streams import take_cells
 
@@ -370,7 +372,7 @@ def _stopped_words(training: Mapping[str, Any]) -> str:
 def loading_lines(summary: Mapping[str, Any]) -> list[str]:
     """Python that opens the results of a run."""
     path = summary["outputs"]["output"]
-    reader = "read_zarr" if path.endswith(".zarr") else "read_h5ad"
+    reader = "read_zarr" if is_store(Path(path)) else "read_h5ad"
     name = next(iter(summary["slots"]))
     unit = summary["units"][name]
     return [

@@ -65,8 +65,9 @@ def impute(
     """
     # what is asked for is checked before the long work
     request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
+    slots = keys(key_added, prefix=prefix)
     if genes is None:
-        request.refuse_overwriting(layer, keys(key_added, prefix=prefix))
+        request.refuse_overwriting(layer, slots)
     model = GraphSCI(config, **options).fit(
         adata,
         layer=layer,
