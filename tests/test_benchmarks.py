@@ -25,7 +25,7 @@ def suite(monkeypatch, tmp_path):
     monkeypatch.setattr(load("suite.records"), "RECORDS", tmp_path / "records")
     monkeypatch.setattr(load("suite.tables"), "RESULTS", tmp_path / "results")
     yield lambda name: load(f"suite.{name}")
-    for name in [name for name in sys.modules if name.split(".")[0] in ("suite", "data")]:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("suite", "data", "refresh_docs")]:
         del sys.modules[name]
 
 
@@ -157,8 +157,23 @@ def test_the_summary_says_where_ours_is_first(suite):
         ("simulation", "b", "alra", 0, "mae_all", 0.2),
     ]
     rows = tables.summary(pd.DataFrame(runs, columns=names)).splitlines()[6:]
-    assert rows[0].endswith("| a | graphsci | 0.200 (1) | alra | 0.300 | 0.900 | behind |")
-    assert rows[1].endswith("| graphsci, imputed_median | 0.100 (1) | alra | 0.200 | - | first |")
+    assert rows[0].endswith("| graphsci | 0 of 1 | a 0.200 / 0.300 alra / 0.900 |")
+    assert rows[1].endswith("| graphsci, imputed_median | 1 of 1 | **b 0.100** / 0.200 alra / - |")
+
+
+def test_tables_of_the_document_are_replaced_between_their_marks(suite, tmp_path, monkeypatch):
+    docs = importlib.import_module("refresh_docs")
+    (tmp_path / "study.md").write_text("# Study\n\n## Some score\n\n| new |\n|---|\n\n## Other\n")
+    document = tmp_path / "results.md"
+    mark = "<!-- table study.md: Some -->\n"
+    document.write_text(f"before\n{mark}| old |\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(docs, "RESULTS", tmp_path)
+    monkeypatch.setattr(docs, "DOCUMENT", document)
+    docs.main()
+    assert document.read_text() == f"before\n{mark}| new |\n|---|\n<!-- end -->\nafter\n"
+    document.write_text("<!-- table study.md: Missing -->\n<!-- end -->\n")
+    with pytest.raises(SystemExit, match="no heading 'Missing'"):
+        docs.main()
 
 
 def test_a_part_of_a_study_keeps_what_others_measured(suite, tmp_path):

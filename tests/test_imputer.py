@@ -561,11 +561,13 @@ def test_tl_impute_is_fit_and_impute(toy):
         {"scale": "log2"},
         {"interval": 90},
         {"interval": 0.9, "estimates": "mean"},
+        {"key_added": "a/b", "genes": ["gene1"]},
+        {"prefix": "a/", "genes": ["gene1"]},
     ],
 )
 def test_tl_impute_checks_its_arguments_before_training(toy, monkeypatch, options):
     monkeypatch.setattr(GraphSCI, "fit", lambda *a, **k: pytest.fail("training began"))
-    with pytest.raises(ValueError, match=f"^{next(iter(options))}: "):
+    with pytest.raises(ValueError, match=f"^{next(iter(options))}[: ]"):
         tl.impute(toy, **options)
     assert set(toy.layers) == {"rate"}
 

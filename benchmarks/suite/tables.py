@@ -158,15 +158,15 @@ def tidy(found: Iterable[Record]) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Return ours beside the best peer and the counts, for every score and data set."""
+    """Return ours beside the best peer and the counts: one row a score and estimate of ours."""
     lines = [
         "## Every score: ours, the best peer, the counts as they came",
         "",
-        "On the seeds that peers were run with, their number in brackets: another seed is another "
-        "split or another simulated data set. *First*: ours is at least as good as every peer.",
+        "On the seeds that peers were run with: another seed is another split or another simulated "
+        "data set. **Bold**: ours is at least as good as every peer.",
         "",
-        "| score | data set | ours | value | best peer | value | counts | ours is |",
-        "|---|---|---|---|---|---|---|---|",
+        "| score | ours | first on | data set: ours / best peer / counts |",
+        "|---|---|---|---|",
     ]
     for name, score in SCORES.items():
         part = table[table.score == name]
@@ -175,38 +175,39 @@ def summary(table: pd.DataFrame) -> str:
         part = part.assign(column=_columns(part))
         runs = pd.MultiIndex.from_frame(part[["column", "seed"]])
         part = part[runs.isin(runs[part.method.map(_is_peer).to_numpy()])]
-        cells = part.groupby(["method", "column"]).value.agg(["mean", "count"])
-        for column in dict.fromkeys(part.column):
-            lines += _summary_rows(cells, column, score)
+        means = part.groupby(["method", "column"]).value.mean()
+        ours = {m for m in part.method if m.split("@")[0] in (OURS, OURS_MEAN)}
+        for method in sorted(ours, key=_place):
+            places = [_beside_best(means, method, c, score) for c in dict.fromkeys(part.column)]
+            places = [place for place in places if place]
+            first = sum(place.startswith("**") for place in places)
+            if places:
+                lines.append(
+                    f"| {score.title} | {method.replace('@', ', ')} "
+                    f"| {first} of {len(places)} | {'; '.join(places)} |"
+                )
     return "\n".join(lines)
 
 
-def _summary_rows(cells: pd.DataFrame, column: str, score: Score) -> list[str]:
-    """Return one row for each of our estimates; none if ours or all peers are missing."""
-    here = cells.xs(column, level="column")
-    peers = [method for method in here.index if _is_peer(method)]
-    ours = sorted((m for m in here.index if m.split("@")[0] in (OURS, OURS_MEAN)), key=_place)
-    if not peers:
-        return []
+def _beside_best(means: pd.Series, method: str, column: str, score: Score) -> str:
+    """Return ours, the best peer and the counts on one data set; nothing if one is missing."""
+    here = means.xs(column, level="column")
+    peers = [name for name in here.index if _is_peer(name)]
+    if not peers or method not in here:
+        return ""
 
-    def badness(method: str) -> float:
-        value = float(here.loc[method, "mean"])
+    def badness(name: str) -> float:
+        value = float(here[name])
         if score.direction == "nominal":
             return abs(value - score.nominal)
         return -value if score.direction == "higher" else value
 
     best = min(peers, key=badness)
-    raw = here["mean"].get("nothing", np.nan)
-    rows = []
-    for method in ours:
-        place = "first" if badness(method) <= badness(best) else "behind"
-        n = int(here.loc[method, "count"])
-        rows.append(
-            f"| {score.title} | {column} | {method.replace('@', ', ')} "
-            f"| {here.loc[method, 'mean']:.3f} ({n}) | {best} | {here.loc[best, 'mean']:.3f} "
-            f"| {'-' if np.isnan(raw) else f'{raw:.3f}'} | {place} |"
-        )
-    return rows
+    ours = f"{column} {here[method]:.3f}"
+    if badness(method) <= badness(best):
+        ours = f"**{ours}**"
+    counts = f"{here['nothing']:.3f}" if "nothing" in here else "-"
+    return f"{ours} / {here[best]:.3f} {best} / {counts}"
 
 
 def pivot(part: pd.DataFrame, score: Score) -> str:
