@@ -25,7 +25,8 @@ def suite(monkeypatch, tmp_path):
     monkeypatch.setattr(load("suite.records"), "RECORDS", tmp_path / "records")
     monkeypatch.setattr(load("suite.tables"), "RESULTS", tmp_path / "results")
     yield lambda name: load(f"suite.{name}")
-    for name in [name for name in sys.modules if name.split(".")[0] in ("suite", "data", "refresh_docs")]:
+    ours = ("suite", "data", "refresh_docs")
+    for name in [name for name in sys.modules if name.split(".")[0] in ours]:
         del sys.modules[name]
 
 
