@@ -1,22 +1,25 @@
-"""Put the tables of finished studies into docs/results.md, between their marks.
+"""Put the tables of finished studies into docs/results.md and docs/network.md.
 
     python benchmarks/refresh_docs.py
 
-A table of the document stands between ``<!-- table NAME -->`` and ``<!-- end -->``; NAME is a file
-of ``benchmarks/results`` and a heading in it, as ``truth.md: Every score``, or one of the tables
-made here from ``truth.csv``. The text around the tables is written by hand: read it again when
-a number has moved.
+A table of a document stands between ``<!-- table NAME -->`` and ``<!-- end -->``; NAME is a file
+of ``benchmarks/results`` and a heading in it, as ``truth.md: Every score``, one of the tables
+made here from ``truth.csv``, or ``network:`` and a data set of ``network.json`` or ``shuffled``,
+which ``benchmarks/network.py --out`` writes. The text around the tables is written by hand: read
+it again when a number has moved.
 """
 
+import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
 from suite.environments import BENCHMARKS
 from suite.tables import RESULTS
 
-DOCUMENT = BENCHMARKS.parent / "docs" / "results.md"
+DOCUMENTS = [BENCHMARKS.parent / "docs" / name for name in ("results.md", "network.md")]
 #: Rows of the tables made here: method of the study, words of the document.
 SIMULATED = {
     "graphsci": "`imputed`",
@@ -27,16 +30,19 @@ SIMULATED = {
     "nothing": "counts",
 }
 SIMULATIONS = ("sim_t2", "sim_t6", "sim_t2_hard", "sim_t6_hard")
+KNOWN = ("STRING", "CORUM", "TRRUST")
 MARKED = re.compile(r"(<!-- table (?P<name>.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
     """Replace every marked table, and say which changed."""
-    before = DOCUMENT.read_text()
-    after = MARKED.sub(lambda found: found[1] + table(found["name"]) + "\n" + found[3], before)
-    DOCUMENT.write_text(after)
-    names = [found["name"] for found in MARKED.finditer(after)]
-    print(f"{DOCUMENT}: {len(names)} tables, {'changed' if after != before else 'as they were'}")
+    for document in DOCUMENTS:
+        before = document.read_text()
+        after = MARKED.sub(lambda found: found[1] + table(found["name"]) + "\n" + found[3], before)
+        document.write_text(after)
+        names = [found["name"] for found in MARKED.finditer(after)]
+        state = "changed" if after != before else "as they were"
+        print(f"{document}: {len(names)} tables, {state}")
 
 
 def table(name: str) -> str:
@@ -44,12 +50,15 @@ def table(name: str) -> str:
     if name in MADE:
         return MADE[name](pd.read_csv(RESULTS / "truth.csv"))
     file, _, heading = name.partition(": ")
+    if file == "network":
+        found = json.loads((RESULTS / "network.json").read_text())
+        return shuffled_edges(found) if heading == "shuffled" else network(found[heading])
     parts = (
         (RESULTS / file).read_text().split("\n## ") if heading else [(RESULTS / file).read_text()]
     )
     chosen = [part for part in parts if part.removeprefix("## ").startswith(heading)]
     if not chosen:
-        raise SystemExit(f"{RESULTS / file} has no heading {heading!r}, which {DOCUMENT} asks for.")
+        raise SystemExit(f"{RESULTS / file} has no heading {heading!r}, asked for by a document.")
     return "\n".join(line for line in chosen[0].split("\n") if line.startswith("|"))
 
 
@@ -78,6 +87,41 @@ def cost(truth: pd.DataFrame) -> str:
                 f"| {row.d2:.3f} |"
             )
     return "\n".join(lines)
+
+
+def network(study: dict[str, Any]) -> str:
+    """Return how every network compares with the known ones, on one data set."""
+    head, rows = ["network"], {label: [label] for label in study["STRING"]["by size"]}
+    for known in KNOWN:
+        by_size, positive = study[known]["by size"], study[known]["positive"]
+        head += [f"{known} precision at {by_size['random']['n_edges']:.0f}", "positive only"]
+        head += [f"{known} {name}" for name in ("auprc", "early", "odds")]
+        for label, row in by_size.items():
+            rows[label] += [f"{row['precision']:.3f}", f"{positive[label]['precision']:.3f}"]
+            rows[label] += [
+                f"{row['auprc']:.4f}",
+                f"{row['early_precision']:.3f}",
+                f"{row['odds_ratio']:.1f}",
+            ]
+    table = [head, ["---"] * len(head), *rows.values()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in table)
+
+
+def shuffled_edges(studies: dict[str, Any]) -> str:
+    """Return what shuffled genes get at each stated rate: edges, share, implied."""
+    found = {name: study["shuffled"]["rates"] for name, study in studies.items() if _is_set(study)}
+    lines = [f"| stated | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    for rate in next(iter(found.values())):
+        cells = [
+            f"{row[rate]['edges']:,.0f}, {row[rate]['share']:.3f}, {row[rate]['implied']:.3f}"
+            for row in found.values()
+        ]
+        lines.append(f"| {rate} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _is_set(study: Any) -> bool:
+    return isinstance(study, dict) and "shuffled" in study
 
 
 MADE: dict[str, Callable[[pd.DataFrame], str]] = {"simulations": simulations, "cost": cost}

@@ -169,7 +169,7 @@ def test_tables_of_the_document_are_replaced_between_their_marks(suite, tmp_path
     mark = "<!-- table study.md: Some -->\n"
     document.write_text(f"before\n{mark}| old |\n<!-- end -->\nafter\n")
     monkeypatch.setattr(docs, "RESULTS", tmp_path)
-    monkeypatch.setattr(docs, "DOCUMENT", document)
+    monkeypatch.setattr(docs, "DOCUMENTS", [document])
     docs.main()
     assert document.read_text() == f"before\n{mark}| new |\n|---|\n<!-- end -->\nafter\n"
     document.write_text("<!-- table study.md: Missing -->\n<!-- end -->\n")
