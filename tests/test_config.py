@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, fields
 import numpy as np
 import pytest
 
-from graphsci.config import PAPER, PRESETS, Config, option_names, preset, read_config
+from graphsci.config import PAPER, PRESETS, Config, later_seed, option_names, preset, read_config
 
 FIELDS = {field.name: field for field in fields(Config)}
 BOUNDED = [
@@ -56,8 +56,9 @@ def test_nan_is_refused_and_whole_numbers_are_taken_as_float(name):
 
 
 def test_seeds_fit_every_library():
-    assert Config(seed=2**31 - 1).seed == 2**31 - 1
-    with pytest.raises(ValueError, match=r"seed: got 8589934592, expected .* \[0, 2147483647\]"):
+    assert Config(seed=2**32 - 1).seed == 2**32 - 1
+    assert later_seed(2**32 - 1, 3) == 2
+    with pytest.raises(ValueError, match=r"seed: got 8589934592, expected .* \[0, 4294967295\]"):
         Config(seed=2**33)
 
 

@@ -68,7 +68,7 @@ def test_a_users_graph_comes_back(toy, tmp_path):
     loaded = GraphSCI.load(tmp_path / "model")
     same_bits(model, loaded, toy)
     assert loaded.gene_graph.source == "mine"
-    assert loaded.gene_graph.parameters == {"file": "net.tsv"}
+    assert loaded.gene_graph.parameters == {"file": "net.tsv", "given": True}
     assert loaded.gene_graph.edge_table().equals(model.gene_graph.edge_table())
 
 
@@ -143,6 +143,12 @@ def test_a_folder_with_other_things_is_not_replaced(trained, tmp_path):
     with pytest.raises(OSError, match="thesis is a folder"):
         trained("nb").save(tmp_path / "thesis", overwrite=True)
     assert (tmp_path / "thesis/chapter1.txt").read_text() == "words"
+
+
+def test_an_empty_folder_is_filled(trained, tmp_path):
+    (tmp_path / "model").mkdir()
+    trained("nb").save(tmp_path / "model")
+    assert GraphSCI.load(tmp_path / "model").verdict is not None
 
 
 def test_notes_beside_a_model_are_not_lost(trained, tmp_path):

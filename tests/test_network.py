@@ -12,7 +12,7 @@ from matplotlib import pyplot
 from scipy import sparse, stats
 from sklearn.metrics import average_precision_score
 
-from graphsci import GraphSCI, pl
+from graphsci import GraphSCI, pl, tl
 from graphsci import network as nw
 from graphsci.config import Config
 from graphsci.evaluation.false_signal import append_shuffled_genes
@@ -403,6 +403,18 @@ def test_shuffled_genes_get_no_more_edges_than_stated():
         assert touched[kept].mean() <= rate
 
 
+def test_the_twin_withholds_nothing(control):
+    """Every direction of its test of variation then counts: no decoy is out by luck."""
+    assert control.model.config.validation_fraction == 0
+    assert not control.model.config.check
+
+
+def test_names_are_checked_before_training(data, monkeypatch):
+    monkeypatch.setattr(GraphSCI, "fit", lambda *a, **k: pytest.fail("training began"))
+    with pytest.raises(ValueError, match=r"key_added .* without '/'"):
+        tl.gene_network(data, key_added="a/b", modules=False)
+
+
 def test_confident_edges_are_true(refined):
     """At a false-discovery rate of .05, with as much again for chance: edges share genes."""
     sure = refined.confident(0.95)
@@ -517,7 +529,6 @@ def test_annotate(refined, data, tmp_path):
 
 
 def test_tl(model, data):
-    from graphsci import tl
 
     adata = data.copy()
     found = tl.gene_network(adata, model, n_neighbors=5, control=False)
@@ -537,7 +548,6 @@ def test_tl(model, data):
     ],
 )
 def test_tl_refuses_before_training(model, data, monkeypatch, options, said):
-    from graphsci import tl
 
     monkeypatch.setitem(sys.modules, "leidenalg", None)
     monkeypatch.setattr(nw, "train_control", None)
@@ -546,7 +556,6 @@ def test_tl_refuses_before_training(model, data, monkeypatch, options, said):
 
 
 def test_tl_leaves_what_impute_wrote(model, data):
-    from graphsci import tl
 
     adata = model.impute(data, copy=True)
     adata.varp["graphsci_graph"] = graph = sparse.csr_matrix((80, 80), dtype=np.float32)

@@ -182,6 +182,15 @@ def test_counts_are_read_where_the_run_found_them(draw, trained):
     np.testing.assert_allclose(common.counts([3])[full], counts, rtol=1e-6)
 
 
+def test_a_layer_of_another_run_is_not_taken_for_one_of_this(draw, trained):
+    toy = draw()
+    trained("nb").impute(toy)
+    trained("nb").impute(toy, key_added="second", prefix="b_", scale="log1p")
+    common = pl._Common.of(toy, None, None, "graphsci")
+    with pytest.raises(ValueError, match="does not describe the layer 'b_denoised'"):
+        common.estimate("b_denoised")
+
+
 def test_library_sizes_may_come_from_obs(results):
     part = results[:, :30].copy()
     part.obs["library"] = results.X.sum(1)

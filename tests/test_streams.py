@@ -146,7 +146,7 @@ def test_sparse_output_says_what_it_drops(tmp_path, data, backed):
     np.testing.assert_allclose(layer.toarray(), expected, rtol=1e-6)
     sd = np.where(whole["denoised"] >= 0.5, whole["denoised_sd"], 0)
     np.testing.assert_allclose(kept.layers["denoised_sd"].toarray(), sd, rtol=1e-6)
-    lost = kept.uns["graphsci"]["dropped"]["denoised"]
+    lost = kept.uns["graphsci"]["estimates"]["denoised"]["dropped"]
     small = whole["denoised"][whole["denoised"] < 0.5]
     assert lost["below"] == 0.5
     assert lost["share_of_entries"] == pytest.approx((small > 0).sum() / whole["denoised"].size)
@@ -154,6 +154,9 @@ def test_sparse_output_says_what_it_drops(tmp_path, data, backed):
     message = refused("impute", source, "-o", tmp_path / "x.h5ad", "--drop-below", "1",
                       "--genes", "gene1", *OPTIONS)  # fmt: skip
     assert "it makes sparse layers, but chosen genes (--genes) are written as tables" in message
+    message = refused("impute", source, "-o", tmp_path / "x.h5ad", "--drop-below", "1",
+                      "--dtype", "float16")  # fmt: skip
+    assert "sparse layers (--drop-below) have no float16" in message
 
 
 @pytest.mark.parametrize("ending", [".h5ad", ".zarr"])

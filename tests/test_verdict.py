@@ -73,6 +73,16 @@ def test_a_loss_against_gene_means_reads_as_one():
     assert "-10.0%" not in lost.line()
 
 
+def test_few_cells_need_a_larger_difference():
+    """Student's t with 9 degrees of freedom: 2.3 standard errors instead of 2."""
+    few = BETTER._replace(n_cells=10)
+    assert few.of(POOLING).z == -2.1
+    assert POOLING not in few.beaten
+    assert POOLING in BETTER.beaten
+    assert few.significant == pytest.approx(2.32, abs=0.01)
+    assert BETTER._replace(n_cells=100_000).significant == pytest.approx(2.0, abs=1e-3)
+
+
 def test_plain_values():
     plain = WORSE.to_dict()
     assert plain["passed"] is False

@@ -20,7 +20,7 @@ from scipy import sparse
 
 from graphsci import estimates as es
 from graphsci import fitting, io, training
-from graphsci.config import Config
+from graphsci.config import Config, later_seed
 from graphsci.evaluation import CONTROLS, PROTOCOLS, study
 from graphsci.evaluation.clustering import require_packages
 from graphsci.evaluation.labels import known_labels
@@ -125,7 +125,7 @@ class Fits:
             self.saved += seconds
             return fitted
         started = time.perf_counter()
-        chosen = self.config.replace(check=False, seed=self.config.seed + task.seed)
+        chosen = self.config.replace(check=False, seed=later_seed(self.config.seed, task.seed))
         names = pd.DataFrame(index=[str(gene) for gene in range(task.training.shape[1])])
         adata = AnnData(sparse.csr_matrix(task.training, dtype=np.float32), var=names)
         model = GraphSCI(chosen).fit(adata, progress=self.progress, log=self.log)

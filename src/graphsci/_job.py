@@ -25,6 +25,7 @@ from graphsci.estimates import ESTIMATES, Depth, Estimate, Scale, estimate_names
 from graphsci.files import check_writable, write_json, write_text
 from graphsci.imputer import Cells, GraphSCI, Request
 from graphsci.known_networks import read_known_networks
+from graphsci.network._table import network_slot
 from graphsci.preprocessing import positions_of
 from graphsci.sources import DiskCounts
 from graphsci.streams import take_cells
@@ -118,8 +119,12 @@ class Job:
 
     def taken(self, adata: AnnData) -> list[str]:
         """Slots of the results that ``adata`` has already, as Python would write them."""
-        matrices = [(self.place, self.stored(name)) for name in self.names]
-        wanted = [*self.slots.beside_estimates, *matrices]
+        matrices: Sequence[tuple[str, str]] = [
+            (self.place, self.stored(name)) for name in self.names
+        ]
+        wanted: Sequence[tuple[str, str]] = [*self.slots.beside_estimates, *matrices]
+        if network_slot(self.key_added) in adata.uns and self.slots.uns not in adata.uns:
+            wanted = matrices  # a network of the same key wrote what its model says of genes
         return [f'{place}["{name}"]' for place, name in wanted if name in getattr(adata, place)]
 
 
@@ -338,6 +343,11 @@ def _check_request(job: Job, adata: AnnData) -> None:
             "drop_below (--drop-below): it makes sparse layers, but chosen genes (--genes) are "
             "written as tables. Leave one of the two out."
         )
+    if job.drop_below is not None and job.dtype == "float16":
+        raise ValueError(
+            "dtype (--dtype): sparse layers (--drop-below) have no float16, which scipy could not "
+            "read. Leave one of the two out."
+        )
     slashed = [name for name in job.genes or () if "/" in name]
     if slashed:
         raise ValueError(
@@ -469,7 +479,8 @@ def _notes(job: Job, record: dict[str, Any]) -> list[str]:
     notes += [
         f"{job.slot(name)} is stored without values below {lost['below']:g}: "
         f"{lost['share_of_entries']:.1%} of all entries, {lost['share_of_sum']:.2%} of their sum"
-        for name, lost in record.get("dropped", {}).items()
+        for name in job.names
+        if (lost := record["estimates"][job.stored(name)].get("dropped"))
     ]
     if record.get("clipped"):
         notes.append(

@@ -98,6 +98,8 @@ def _stream_and_tell(
     lost = _stream(model, adata, cells, job, path, team)
     if lost:
         record = adata.uns[job.slots.uns]
+        for name, dropped in lost.pop("dropped", {}).items():
+            record["estimates"][job.stored(name)]["dropped"] = dropped
         record |= lost
         add_elements(path, {f"uns/{job.slots.uns}": record})
 

@@ -11,8 +11,8 @@ import pandas as pd
 
 from graphsci import io
 from graphsci import network as nw
-from graphsci._keys import DEFAULT_KEY
-from graphsci.config import Config
+from graphsci._keys import DEFAULT_KEY, keys
+from graphsci.config import Config, later_seed
 from graphsci.files import atomic_path, check_writable
 from graphsci.gene_graph import GeneGraph
 from graphsci.gene_sets import read_gene_sets
@@ -188,6 +188,7 @@ def _check_paths(job: NetworkJob) -> None:
 
 def _check_options(job: NetworkJob) -> None:
     """Refuse what does not go together."""
+    keys(job.key_added)  # refuses what is no name
     has_data = job.counts is not None
     if job.data is not None and not job.is_model:
         raise ValueError("--data goes with a model folder; these counts are the input already.")
@@ -279,7 +280,7 @@ def _evidence(
 ) -> dict[str, Any]:
     """Options of ``refine_network``: further models, the control, the prior."""
     control = None
-    seeds = [config.seed + _SEED_STEP + number for number in range(job.n_models - 1)]
+    seeds = [later_seed(config.seed, _SEED_STEP + number) for number in range(job.n_models - 1)]
     more = [_train(job, config.replace(seed=seed), adata, known, ears) for seed in seeds]
     if job.control and adata is not None:
         control = nw.train_control(model, adata, **job.where, log=ears.log)

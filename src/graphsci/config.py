@@ -46,8 +46,8 @@ class Config:
     )
     graph_threshold: float = _option(
         0.3,
-        "An edge needs an absolute correlation above this (paper: 0.3); a confidence of PIDC needs "
-        "0.95.",
+        "An edge needs an absolute correlation above this (paper: 0.3); with --graph pidc it needs "
+        "a confidence of 0.95 instead.",
         low=0.0,
         high=1.0,
     )
@@ -132,8 +132,7 @@ class Config:
         "'bf16' does the matrix products in bfloat16, likelihoods stay in float32; faster on "
         "recent GPUs; preset 'default' only.",
     )
-    # scikit-learn takes up to 2^32 - 1; the rest is room for runs that count up from the seed
-    seed: int = _option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
+    seed: int = _option(0, "Seed of every random choice.", low=0, high=2**32 - 1)
 
     def __post_init__(self) -> None:
         """Refuse values out of bounds, naming the field."""
@@ -172,6 +171,11 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, for JSON."""
         return dataclasses.asdict(self)
+
+
+def later_seed(seed: int, steps: int) -> int:
+    """Return the seed of another run: so many further, from 0 again after the largest."""
+    return (seed + steps) % 2**32
 
 
 def _refuse_unknown(names: Mapping[str, Any]) -> None:

@@ -75,9 +75,11 @@ def check_writable(
 
 
 def _check_replaceable(path: Path, overwrite: bool) -> None:
+    if path.is_dir() and not any(path.iterdir()):
+        return
     if not overwrite:
         raise FileExistsError(f"{path} exists. Choose another output, or allow overwriting.")
-    if path.is_dir() and any(path.iterdir()) and not (is_zarr(path) or _is_model(path)):
+    if path.is_dir() and not (is_zarr(path) or _is_model(path)):
         raise IsADirectoryError(
             f"{path} is a folder with more than a zarr store or a model, and will not be replaced. "
             "Choose another output, or remove the folder yourself."
@@ -128,6 +130,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
                 f"nothing was written to {temporary}, the path that becomes {target}. "
                 "Write to the path that atomic_path yields."
             )
+        _unfinished.discard(temporary)  # it is finished: from here on it is not to be lost
         _move(temporary, target)
     finally:
         _remove(temporary)

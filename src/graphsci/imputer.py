@@ -517,7 +517,14 @@ class GraphSCI:
         fitted = self.fitted
         scales = es.describe_scale(depth, scale, median_library=fitted.spec.common_depth)
         return {
-            "estimates": {stored(name): {"meaning": es.MEANINGS[name], **scales} for name in names},
+            "estimates": {
+                stored(name): {
+                    "meaning": es.MEANINGS[name],
+                    **scales,
+                    **({"level": level} if name.endswith(("_lower", "_upper")) else {}),
+                }
+                for name in names
+            },
             "counts": "X" if layer is None else f"layers/{layer}",
             **({} if level is None else {"interval_level": level}),
             "config": fitted.spec.config.to_dict(),
@@ -804,9 +811,9 @@ def _batch_codes(
     """Batch of each cell, (cells,); all 0 for a model without batches."""
     if batch_key is None:
         return np.zeros(adata.n_obs, np.int64)
-    codes, found = read_batches(adata, batch_key)
-    if not names:
+    if not names and batch_key in adata.obs:
         return np.zeros(adata.n_obs, np.int64)
+    codes, found = read_batches(adata, batch_key)
     positions = pd.Index(names).get_indexer(pd.Index(found, dtype=object))
     unknown = [name for name, position in zip(found, positions, strict=True) if position < 0]
     if unknown:

@@ -280,9 +280,20 @@ class _Common(NamedTuple):
 
 
 def _described(record: Mapping[str, Any], layer: str) -> Mapping[str, Any]:
-    """Return what the run record says of a layer, whatever prefix its name has."""
-    names = [name for name in record.get("estimates", {}) if layer.endswith(name)]
-    return record["estimates"][max(names, key=len)] if names else {}
+    """Return what the run record says of a layer.
+
+    Raises
+    ------
+    ValueError
+        If it says nothing: the layer's scale is not known then.
+    """
+    described: Mapping[str, Mapping[str, Any]] = record.get("estimates", {})
+    if layer not in described:
+        raise ValueError(
+            f"the run's record does not describe the layer {layer!r}; it describes "
+            f"{', '.join(map(repr, described)) or 'none'}. Name the run that made it: key=..."
+        )
+    return described[layer]
 
 
 def _variable_genes(common: _Common, n_genes: int) -> NDArray[np.int64]:

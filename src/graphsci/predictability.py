@@ -165,7 +165,8 @@ def real_directions(
         score = _score(sums, n_nuisance)
         information.append(np.diag(score.moments))
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratios.append(score.squares / information[-1])
+            ratio = score.squares / information[-1]
+        ratios.append(np.where(information[-1] > 0, ratio, 1.0))  # a dead direction says nothing
         genes &= (sums.molecules >= _FEWEST_MOLECULES) & np.isfinite(ratios[-1]).all(1)
     everything = np.ones(len(information[0]), dtype=bool)
     if not genes.any():

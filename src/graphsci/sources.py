@@ -209,13 +209,21 @@ def canonical_csr(matrix: Any) -> sparse.csr_matrix:
     csr = sparse.csr_matrix(matrix if not sparse.issparse(matrix) else matrix.tocsr())
     if csr.has_canonical_format and csr.data.all():
         return csr
-    if csr.dtype.kind in "iu" and csr.dtype.itemsize < 8 and not csr.has_canonical_format:
+    if csr.dtype.kind in "iu" and csr.dtype.itemsize < 8 and _has_duplicates(csr):
         csr = csr.astype(np.int64)
     elif sparse.issparse(matrix) and np.shares_memory(csr.data, matrix.data):
         csr = csr.copy()
     csr.sum_duplicates()
     csr.eliminate_zeros()
     return csr
+
+
+def _has_duplicates(csr: sparse.csr_matrix) -> bool:
+    if csr.has_canonical_format:
+        return False
+    ordered = csr.copy()
+    ordered.sort_indices()
+    return not ordered.has_canonical_format
 
 
 def as_float32(matrix: sparse.csr_matrix) -> sparse.csr_matrix:

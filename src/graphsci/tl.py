@@ -154,6 +154,7 @@ def gene_network(
     from graphsci.network._table import check_confidence
     from graphsci.network.modules import leiden
 
+    keys(key_added)  # refuses what is no name
     if model is not None:
         _refuse_training(gene_graph=gene_graph, config=config, **options)
     check_confidence(min_confidence)

@@ -44,7 +44,7 @@ class ZeroInflation(NamedTuple):
 
     evidence: float  #: mean over genes of 2 log(likelihood of ZINB / of NB)
     share: float  #: median over genes of the share of entries dropped
-    clear: float  #: share of the genes whose ratio exceeds :data:`CLEAR_GAIN`
+    clear: float  #: share of the genes, in each group, whose ratio exceeds :data:`CLEAR_GAIN`
     n_genes: int  #: genes looked at
     n_cells: int  #: cells looked at
 

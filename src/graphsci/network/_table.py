@@ -171,6 +171,7 @@ def annotate_network(
     key_added
         Name of the run.
     """
+    slots = keys(key_added)
     position = pd.Index(network.gene_names).get_indexer(adata.var_names)
     known = np.flatnonzero(position >= 0)
     place = sparse.csr_matrix(
@@ -187,7 +188,6 @@ def annotate_network(
         module = modules.set_index("gene")["module"]
         values = module.reindex(adata.var_names).fillna(-1).to_numpy(dtype=np.int64)
         adata.var[_module_column(key_added)] = values
-    slots = keys(key_added)
     if model is not None and slots.uns not in adata.uns:
         model.annotate_genes(adata, slots)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci._correlation import blocks
+from graphsci.config import later_seed
 from graphsci.evaluation.false_signal import append_shuffled_genes
 from graphsci.gene_graph import GeneGraph, graph_from_edges
 from graphsci.imputer import GraphSCI
@@ -79,7 +80,7 @@ def train_control(
     from anndata import AnnData
 
     spec = model.fitted.spec
-    seed = spec.config.seed + 1 if seed is None else seed
+    seed = later_seed(spec.config.seed, 1) if seed is None else seed
     data = extract_counts(
         adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
     )
