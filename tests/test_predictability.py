@@ -139,6 +139,13 @@ def test_directions_that_fail_on_withheld_molecules_are_not_real(cells):
     assert not real_directions(drawn(rng, depth, z, 0.4), training, n_nuisance=3).any()
 
 
+def test_a_dead_direction_does_not_speak_for_the_others(cells):
+    rng, depth, z = cells
+    z[:, 0] = 0.0
+    training = overfitted(drawn(rng, depth, z, 0.45))
+    assert not real_directions(drawn(rng, depth, z, 0.4), training, n_nuisance=3).any()
+
+
 @pytest.mark.parametrize("share", [0.0005, 0.005])
 def test_too_few_withheld_molecules_refute_nothing(cells, share):
     rng, depth, z = cells

@@ -174,7 +174,8 @@ def real_directions(
     seen, in_training = (ratio[genes].mean(0) - 1 for ratio in ratios)
     error = np.sqrt(2 / genes.sum())  # of a mean of chi-squares
     proven: NDArray[np.bool_] = seen > _PROVEN_Z * error
-    promised = in_training * information[0] / information[1]
+    alive = information[1] > 0
+    promised = in_training * np.where(alive, information[0] / np.where(alive, information[1], 1), 0)
     found, expected = seen[~proven].sum(), promised[~proven].sum()
     could_be_seen = expected > _SEEN_Z * error * np.sqrt((~proven).sum())
     return proven if could_be_seen and found < expected / 2 else everything
