@@ -591,13 +591,11 @@ def _gene_graph(
     if user_graph is None:
         return _computed_graph(counts, names, config)
     part = sparse.csr_matrix(user_graph.adjacency[genes][:, genes])
-    parameters = {**user_graph.parameters, "given": True}
-    known = user_graph._replace(adjacency=part, gene_names=names, parameters=parameters)
-    weight = config.network_weight
-    if weight == 1:
-        return known
-    both = [_computed_graph(counts, names, config), relative_to_strongest(known)]
-    return combine_graphs(both, weights=[1 - weight, weight])
+    graph, weight = user_graph._replace(adjacency=part, gene_names=names), config.network_weight
+    if weight != 1:
+        both = [_computed_graph(counts, names, config), relative_to_strongest(graph)]
+        graph = combine_graphs(both, weights=[1 - weight, weight])
+    return graph._replace(parameters={**graph.parameters, "given": True})
 
 
 def _computed_graph(

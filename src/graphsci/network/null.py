@@ -25,13 +25,6 @@ if TYPE_CHECKING:
 DECOY_SHARE = 0.2  #: shuffled copies, as a share of the genes
 DECOY_RANGE = (50, 1000)  #: but at least and at most so many
 DECOY_MIN_CELLS = 10  #: a decoy seen in fewer cells could not correlate with anything
-#: Source of the graph that each choice of ``config.graph`` computes.
-_SOURCES = {
-    "pearson": "pearson",
-    "coexpressed": "pearson_coexpressed",
-    "noise": "noise_corrected",
-    "pidc": "pidc",
-}
 
 
 class Control(NamedTuple):
@@ -123,17 +116,8 @@ def _unused_names(count: int, taken: set[str]) -> list[str]:
 
 
 def has_given_graph(spec: ModelSpec) -> bool:
-    """Whether a user gave the graph: it says so, or ``config`` would have computed another."""
-    graph, config = spec.graph, spec.config
-    if graph.source == "none":  # as asked for, or for want of cells
-        return False
-    limits: dict[str, Any] = {"top_k": config.graph_top_k or None}
-    if config.graph != "pidc":  # whose threshold is its own
-        limits["threshold"] = config.graph_threshold
-    as_computed = limits.items() <= graph.parameters.items()
-    if graph.source != _SOURCES.get(config.graph) or not as_computed:
-        return True
-    return bool(graph.parameters.get("given"))
+    """Whether a user gave the graph, alone or to be combined: training has recorded it."""
+    return bool(spec.graph.parameters.get("given"))
 
 
 def _padded(graph: GeneGraph, twin: AnnData) -> GeneGraph | None:
