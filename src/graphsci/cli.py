@@ -351,7 +351,7 @@ def _summary_table(summary: Mapping[str, Any], *, matched: bool) -> Table:
     for name, slot in summary["slots"].items():
         table.add_row(slot, summary["units"][name])
     for name, path in summary["outputs"].items():
-        table.add_row(name, path)
+        table.add_row("saved model" if name == "model" else name, path)
     memory = summary["peak_memory_mib"]
     spent = f"{seconds['total']:.1f} s" + ("" if memory is None else f", {memory:,.0f} MiB at most")
     table.add_row("took", spent)

@@ -284,8 +284,8 @@ def noise_corrected_graph(
         "caution": caution,
     }
     note = (
-        f"gene graph: of {len(residuals.genes):,} of {len(names):,} genes the variation beyond "
-        "sampling noise is known well enough for edges; genes of few cells need more cells"
+        f"gene graph: {len(residuals.genes):,} of {len(names):,} genes can have edges: how far "
+        "they vary beyond sampling noise is known well enough; more cells would tell it of more"
     )
     return GeneGraph(_symmetric(edges, len(names)), names, "noise_corrected", parameters, (note,))
 
