@@ -272,22 +272,29 @@ def test_cells_of_one_molecule_train(toy, likelihood):
 
 
 def test_what_was_held_out_does_not_change_the_share_dropped():
-    """The curve is learned at the depth of what was kept and read at that of all molecules."""
-    rng = np.random.default_rng(0)
-    mean = rng.lognormal(0.7, 1.0, 80)
-    counts = rng.poisson(mean * rng.gamma(8, 1 / 8, (300, 80)))
-    counts[rng.random(counts.shape) < 1 / (1 + mean)] = 0
-    adata = AnnData(counts.astype(np.float32))
-    block = training.cell_block(
-        sparse.csr_matrix(adata.X), np.zeros(300, np.int64), slice(None), torch.device("cpu")
-    )
+    """The curve is learned at the depth of what was kept and read at that of all molecules.
+
+    Mean of three data sets; read at the depth of what was kept, they differ by .08.
+    """
     found = []
-    for held_out in (0.05, 0.5):
-        fitted = fit(adata, likelihood="zinb", held_out_fraction=held_out, max_epochs=60)
-        with torch.inference_mode():
-            logits = fitted.network.expression(block).zero_inflation_logits
-        found.append(float(torch.sigmoid(logits).mean()))
-    assert found[0] == pytest.approx(found[1], abs=0.03)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        mean = rng.lognormal(0.7, 1.0, 80)
+        counts = rng.poisson(mean * rng.gamma(8, 1 / 8, (300, 80)))
+        counts[rng.random(counts.shape) < 1 / (1 + mean)] = 0
+        counts[0] = np.maximum(counts[0], 1)  # every gene is detected
+        adata = AnnData(counts.astype(np.float32))
+        block = training.cell_block(
+            sparse.csr_matrix(adata.X), np.zeros(300, np.int64), slice(None), torch.device("cpu")
+        )
+        for held_out in (0.05, 0.5):
+            options = {"likelihood": "zinb", "max_epochs": 60, "seed": seed}
+            fitted = fit(adata, held_out_fraction=held_out, **options)
+            with torch.inference_mode():
+                logits = fitted.network.expression(block).zero_inflation_logits
+            found.append(float(torch.sigmoid(logits).mean()))
+    little, much = np.mean(found[::2]), np.mean(found[1::2])
+    assert little == pytest.approx(much, abs=0.04)
 
 
 @pytest.mark.parametrize("name", ["default", "paper"])

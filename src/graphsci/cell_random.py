@@ -24,15 +24,10 @@ _STEP = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 #: What numbers are for; numbers for different uses are independent.
 CELLS, GENES, PAIRS, TEST_SPLITS = 1, 2, 3, 4
-_COINS, _MASK, _RADIUS, _ANGLE = 11, 12, 13, 14
+_DRAWS, _MASK, _RADIUS, _ANGLE = 11, 12, 13, 14
 
-#: Bits of a coin: its chance is rounded to a multiple of 2^-16.
-_COIN_BITS = 16
-_COINS_PER_HASH = 64 // _COIN_BITS
-#: Entries with at most this many molecules toss them one by one; the rest 64 at a time.
-_FEW_MOLECULES = 8
-#: Entries with more molecules than this look their number up, whatever it costs to toss them.
-_MANY_MOLECULES = 256
+#: Counts below this are drawn by one look-up, larger ones by one for every binary digit more.
+_SMALL = 32
 #: Bits of a number that is looked up: those of a float64, which distribution functions are.
 _TABLE_BITS = 53
 
@@ -73,84 +68,59 @@ def keep_mask(keys: Tensor, n_columns: int, dropout_rate: float) -> Tensor:
 def binomial(
     counts: Tensor, probability: float, *, keys: Tensor, rows: Tensor, columns: Tensor
 ) -> Tensor:
-    """Binomial(counts, probability) draws, (entries,), exact up to the rounding of a coin.
+    """Binomial(counts, probability) draws by inversion, (entries,).
 
-    Most counts of a cell are 1 and toss a single coin. Counts above 256 are drawn by inversion,
-    exact up to the rounding of the distribution function to float64 (below 1e-12), at a cost
-    that hardly grows with them.
+    Exact up to the rounding of the distribution function to float64, below 1e-12, at a cost that
+    hardly grows with the counts. Distribution functions are made of whole numbers by the CPU, so
+    that every device draws the same.
 
     Parameters
     ----------
     counts
         (entries,) whole numbers.
-    probability
-        Rounded to a multiple of 2^-16.
     keys
         (cells,) from :func:`row_keys`.
     rows, columns
         (entries,) cell, as a position in ``keys``, and gene of each entry.
     """
-    chance = round(probability * 2**_COIN_BITS)
-    origin = (keys ^ _signed(_mix_int(_COINS)))[rows].add_(columns * _signed(_STEP))
-    hashed = _mix(origin)
-    kept = torch.minimum(_toss(hashed, 0, chance).to(counts.dtype), counts)
-    left = torch.nonzero(counts > 1).squeeze(1)
-    hashed = hashed[left]
-    for molecule in range(1, _FEW_MOLECULES):
-        coin = molecule % _COINS_PER_HASH
-        if coin == 0:
-            hashed = _mix(hashed)
-        kept.index_add_(0, left, _toss(hashed, coin, chance).to(counts.dtype))
-        more = torch.nonzero(counts[left] > molecule + 1).squeeze(1)
-        left, hashed = left[more], hashed[more]
-    large = counts[left] > _MANY_MOLECULES
-    most, few = left[large], left[~large]
-    kept[most] = _looked_up(counts[most].long(), chance, hashed[large]).to(counts.dtype)
-    many = _binomial_of_words(counts[few].long() - _FEW_MOLECULES, chance, hashed[~large])
-    return kept.index_add_(0, few, many.to(counts.dtype))
+    hashed = _mix((keys ^ _signed(_mix_int(_DRAWS)))[rows].add_(columns * _signed(_STEP)))
+    drawn = _shifted(hashed, 64 - _TABLE_BITS)
+    table = torch.from_numpy(_small_distributions(probability)).to(counts.device)
+    of_one = table[0] - (1 << _TABLE_BITS)  # P(0 of 1)
+    kept = torch.minimum((drawn >= of_one).to(counts.dtype), counts)
+    several = torch.nonzero(counts > 1).squeeze(1)
+    size = counts[several].long()
+    small = size & (_SMALL - 1)
+    place = torch.searchsorted(table, (small << _TABLE_BITS) | drawn[several], right=True)
+    kept[several] = (place - small * (small - 1) // 2).to(counts.dtype)
+    large = torch.nonzero(size >= _SMALL).squeeze(1)
+    many, entries = size[large], several[large]
+    kept[entries] += _sum_of_powers(many, probability, hashed[entries]).to(counts.dtype)
+    return kept
 
 
-def _toss(hashed: Tensor, coin: int, chance: int) -> Tensor:
-    """Whether one coin of each hash shows heads."""
-    return (hashed >> (coin * _COIN_BITS)).bitwise_and_(2**_COIN_BITS - 1) < chance
+def _small_distributions(probability: float) -> NDArray[np.int64]:
+    """Distribution functions of Binomial(n, p) of all n below ``_SMALL``, one after the other.
 
-
-def _binomial_of_words(counts: Tensor, chance: int, keys: Tensor) -> Tensor:
-    """Binomial draws of some counts, (entries,) int64: 64 molecules in each word, bit by bit.
-
-    A molecule is kept if a random number of 16 bits is below ``chance``. That is decided at the
-    first bit in which the two differ, for all molecules of a word at once.
+    That of n has n values, of 0 to n - 1, in units of 2^-53, and n x 2^53 added: they ascend.
     """
-    if chance == 2**_COIN_BITS:  # certainty has one bit more than a coin
-        return counts
-    n_words = (counts + 63) // 64
-    entry = torch.repeat_interleave(n_words)
-    word = torch.arange(len(entry), device=counts.device) - (n_words.cumsum(0) - n_words)[entry]
-    size = (counts[entry] - 64 * word).clamp_max(64)
-    ones = torch.ones_like(size)
-    undecided = torch.where(size == 64, -ones, (ones << size.clamp_max(63)) - 1)
-    kept, keys = torch.zeros_like(undecided), keys[entry] + (word + 1) * _signed(_SECOND)
-    for bit in range(_COIN_BITS):
-        drawn = _mix(keys + _signed((bit + 1) * _STEP))
-        if chance >> (_COIN_BITS - 1 - bit) & 1:
-            kept |= undecided & ~drawn
-            undecided &= drawn
-        else:
-            undecided &= ~drawn
-    return torch.zeros_like(counts).index_add_(0, entry, _count_bits(kept))
+    n = np.repeat(np.arange(_SMALL), np.arange(_SMALL))
+    kept = np.arange(len(n)) - n * (n - 1) // 2
+    below = special.betainc(n - kept, kept + 1.0, 1 - probability)
+    return (n << _TABLE_BITS) + np.rint(below * 2.0**_TABLE_BITS).astype(np.int64)
 
 
-def _looked_up(counts: Tensor, chance: int, keys: Tensor) -> Tensor:
-    """Binomial draws of large counts, (entries,) int64, by inversion.
+def _sum_of_powers(counts: Tensor, probability: float, keys: Tensor) -> Tensor:
+    """Binomial draws of all of a count but its remainder modulo ``_SMALL``, (entries,) int64.
 
     A count is a sum of powers of two, and so is the draw one of Binomial(2^k, p), each looked up
-    by a random number of 53 bits in a table of the distribution function. Tables are made of
-    whole numbers by the CPU, so that every device finds the same.
+    by a random number of its own.
     """
     kept = torch.zeros_like(counts)
-    for power in range(int(counts.max()).bit_length() if len(counts) else 0):
+    largest = int(counts.max()) if len(counts) else 0
+    for power in range(_SMALL.bit_length() - 1, largest.bit_length()):
         members = torch.nonzero(counts >> power & 1).squeeze(1)
-        lowest, table = _distribution(2**power, chance / 2**_COIN_BITS)
+        lowest, table = _distribution(2**power, probability)
         drawn = _shifted(_mix(keys[members] + _signed((power + 1) * _STEP)), 64 - _TABLE_BITS)
         place = torch.searchsorted(torch.from_numpy(table).to(drawn.device), drawn, right=True)
         kept[members] += lowest + place
@@ -170,14 +140,6 @@ def _distribution(n: int, probability: float) -> tuple[int, NDArray[np.int64]]:
     kept = np.arange(lowest, highest, dtype=float)
     below = special.betainc(n - kept, kept + 1, 1 - probability)
     return lowest, np.rint(below * 2.0**_TABLE_BITS).astype(np.int64)
-
-
-def _count_bits(words: Tensor) -> Tensor:
-    """Number of ones in each word of 64 bits (Warren, Hacker's Delight, section 5-1)."""
-    words = words - ((words >> 1) & 0x5555555555555555)
-    words = (words & 0x3333333333333333) + ((words >> 2) & 0x3333333333333333)
-    words = (words + (words >> 4)) & 0x0F0F0F0F0F0F0F0F
-    return (words * 0x0101010101010101) >> 56 & 0xFF
 
 
 def _mix(keys: Tensor) -> Tensor:
