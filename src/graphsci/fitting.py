@@ -31,6 +31,7 @@ from graphsci.blocks import (
 )
 from graphsci.checkpoint import Checkpoint, digest
 from graphsci.config import Config
+from graphsci.devices import choose_device, repeatable
 from graphsci.estimates import expected_measured, posterior
 from graphsci.gene_graph import (
     GeneGraph,
@@ -120,30 +121,6 @@ class _Split(NamedTuple):
     median_all: float  # median library size with all molecules
 
 
-def choose_device(device: str) -> torch.device:
-    """Return the device: a GPU for ``auto`` if there is one.
-
-    Raises
-    ------
-    ValueError
-        If the device does not exist here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device: got {device!r}, expected auto, cpu, cuda or cuda:N.") from None
-    if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"device: got {device!r}, expected auto, cpu, cuda or cuda:N.")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device: got {device!r}, but {torch.cuda.device_count()} CUDA devices are visible. "
-            "Use --device cpu, or install a CUDA build of torch."
-        )
-    return chosen
-
-
 def fit(
     data: CountData[sparse.csr_matrix] | CountData[CountSource],
     config: Config,
@@ -205,7 +182,7 @@ def fit(
         undetected=data.gene_names[data.undetected_genes],
         graph=graph,
     )
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with repeatable(device), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(config.seed)
         network = build_network(spec).to(device)
         objective = _objective(network, split, batch, spec, device)

@@ -20,6 +20,7 @@ from graphsci import fitting, training
 from graphsci._keys import DEFAULT_KEY, Keys, keys
 from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config, preset
+from graphsci.devices import choose_device
 from graphsci.files import check_writable
 from graphsci.gene_graph import GeneGraph, graph_from_edges, graph_from_matrix
 from graphsci.gene_sets import match_symbols
@@ -445,7 +446,7 @@ class GraphSCI:
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto") -> GraphSCI:
         """Read a model folder; it gives the same numbers as the model that was saved."""
-        loaded = load_model(path, device=fitting.choose_device(device))
+        loaded = load_model(path, device=choose_device(device))
         model = cls(loaded.spec.config)
         model._fitted = loaded
         return model

@@ -180,6 +180,7 @@ def log_rising_factorial(start: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
     The same as log Gamma(start + n) - log Gamma(start) - log Gamma(n + 1), without the
     cancellation of large log-gammas and at a fraction of their cost: most counts are 0 or 1,
     so the product is multiplied out, beyond the first factor for the few entries that have more.
+    A GPU has log-gammas in abundance and must not wait to learn how many entries those are.
 
     Parameters
     ----------
@@ -188,6 +189,8 @@ def log_rising_factorial(start: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
     n
         (entries,) integral, >= 0.
     """
+    if start.is_cuda:
+        return _log_rising_factorial_by_gamma(start, n)
     one = n > 0
     value, slope = torch.log(start).mul_(one), torch.reciprocal(start).mul_(one)
     left = torch.nonzero(n > 1).squeeze(1)
@@ -204,6 +207,14 @@ def log_rising_factorial(start: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
     value.index_add_(0, left, rest.to(value.dtype))
     slope.index_add_(0, left, (torch.digamma(here + more) - torch.digamma(here)).to(slope.dtype))
     return value, slope
+
+
+def _log_rising_factorial_by_gamma(start: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the same for every entry alike, in float64."""
+    here, more = start.double(), n.double()
+    value = _log_gamma_ratio(here, more) - torch.lgamma(more + 1)
+    slope = torch.digamma(here + more) - torch.digamma(here)
+    return value.to(start.dtype), slope.to(start.dtype)
 
 
 def thinned_nb_loss(mean: Tensor, inverse_dispersion: Tensor, thinned: ThinnedBlock) -> Tensor:
