@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import sparse, stats
 
 from graphsci import preprocessing as pp
+from graphsci.preprocessing import _opening, _refusals, _values
 
 COUNTS = np.array([[1, 0, 3, 0], [0, 0, 0, 0], [2, 0, 0, 5]])
 CELLS, GENES = ["c0", "c1", "c2"], ["g0", "g1", "g2", "g3"]
@@ -68,7 +69,7 @@ def test_every_form_and_dtype_is_accepted_and_left_alone(form, dtype):
 def test_dtypes_that_scipy_lacks_and_views_are_accepted(dtype):
     adata = make_adata(COUNTS.astype(dtype), layers={"same": COUNTS.astype(dtype)})
     np.testing.assert_array_equal(pp.extract_counts(adata).counts.toarray(), COUNTS)
-    assert pp._looks_like_counts(adata.layers["same"])
+    assert _refusals._looks_like_counts(adata.layers["same"])
     np.testing.assert_array_equal(pp.extract_counts(adata[::2]).counts.toarray(), COUNTS[::2])
 
 
@@ -101,7 +102,7 @@ def test_canonical_float32_is_not_copied():
 
 @pytest.mark.parametrize("form", ["dense", "csr_matrix", "csc_matrix"])
 def test_blocks_do_not_change_the_result(tmp_path, monkeypatch, form):
-    monkeypatch.setattr(pp, "_VALUES_PER_BLOCK", 50)  # two rows of 20 genes
+    monkeypatch.setattr(_values, "_VALUES_PER_BLOCK", 50)  # two rows of 20 genes
     values = poisson()
     adata = make_adata(FORMS[form](values))
     adata.write_h5ad(tmp_path / "a.h5ad")
@@ -112,7 +113,7 @@ def test_blocks_do_not_change_the_result(tmp_path, monkeypatch, form):
 
 
 def test_a_wrong_value_in_the_last_block_is_found(monkeypatch):
-    monkeypatch.setattr(pp, "_VALUES_PER_BLOCK", 50)
+    monkeypatch.setattr(_values, "_VALUES_PER_BLOCK", 50)
     values = poisson().astype(float)
     values[-1, -1] = 0.5
     for form in (np.asarray, sparse.csr_matrix):
@@ -294,7 +295,7 @@ def test_dask_is_refused():
         __module__ = "dask.array.core"
 
     with pytest.raises(TypeError, match=r"is a dask array.*to_memory"):
-        pp._check_dtype(Array(), "adata.X")
+        _opening._check_dtype(Array(), "adata.X")
 
 
 @pytest.mark.parametrize("form", ["dense", "csr_matrix"])

@@ -82,11 +82,17 @@ def source_digest(kind: Kind, source: Path) -> str:
     package = source / "src" / "graphsci"
     if kind == "control":
         texts = [(package / name).read_text() for name in _OF_CONTROLS]
-        texts += _functions(package / "preprocessing.py", _FUNCTIONS_OF_CONTROLS)
+        texts += _functions(_normalization(package), _FUNCTIONS_OF_CONTROLS)
     else:
         found = sorted(package.rglob("*.py"))
         texts = [path.read_text() for path in found if _decides(path.relative_to(package))]
     return digest("".join(texts).encode())
+
+
+def _normalization(package: Path) -> Path:
+    """Return the module of log-normalisation; older checkouts have it in another."""
+    path = package / "preprocessing" / "normalization.py"
+    return path if path.exists() else package / "preprocessing.py"
 
 
 def _functions(path: Path, names: tuple[str, ...]) -> list[str]:

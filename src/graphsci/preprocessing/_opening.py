@@ -1,0 +1,101 @@
+"""The matrix of an AnnData, with its names and batches, before its values are looked at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsci.preprocessing._types import Names
+from graphsci.preprocessing.batches import extract_batch
+from graphsci.preprocessing.names import checked_names
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class Opened(NamedTuple):
+    """A matrix of an AnnData with its names, before its values were looked at."""
+
+    matrix: Any
+    where: str
+    cell_names: Names
+    gene_names: Names
+    batch: NDArray[np.int64] | None
+    batch_names: tuple[str, ...]
+    notes: list[str]
+
+
+def open_matrix(adata: AnnData, layer: str | None, batch_key: str | None, min_cells: int) -> Opened:
+    """Refuse everything but values."""
+    check_is_anndata(adata)
+    matrix = find_matrix(adata, layer)
+    where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    _check_shape(matrix.shape, where, min_cells)
+    _check_dtype(matrix, where)
+    cell_names = checked_names(adata.obs_names, "cell", "adata.obs_names_make_unique()")
+    gene_names = checked_names(adata.var_names, "gene", "adata.var_names_make_unique()")
+    return Opened(matrix, where, cell_names, gene_names, *extract_batch(adata, batch_key))
+
+
+def check_is_anndata(adata: object) -> None:
+    """Refuse anything but an AnnData with a TypeError that says what to do."""
+    import anndata
+
+    if not isinstance(adata, anndata.AnnData):
+        raise TypeError(
+            f"got a {type(adata).__name__}, expected an AnnData (cells x genes). "
+            "Wrap an array with anndata.AnnData(X), or read a file with graphsci.io.read_counts."
+        )
+
+
+def find_matrix(adata: AnnData, layer: str | None) -> Any:
+    """Return ``X`` or a layer, or say what there is instead."""
+    if layer is not None and layer not in adata.layers:
+        raise ValueError(
+            f"there is no layer {layer!r}; {layers_present(adata)} "
+            "Name one of these, or leave `layer` out to use adata.X."
+        )
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        raise ValueError(
+            f"adata.X is empty (None), expected raw counts; {layers_present(adata)} "
+            "Name the one with raw counts: `layer=` (`--layer`)."
+        )
+    return matrix
+
+
+def layers_present(adata: AnnData) -> str:
+    """Say which layers there are."""
+    if not len(adata.layers):
+        return "adata has no layers."
+    return f"layers present: {', '.join(map(repr, adata.layers))}."
+
+
+def _check_shape(shape: tuple[int, ...], where: str, min_cells: int) -> None:
+    n_cells, n_genes = shape
+    if n_cells < min_cells or n_genes < 2:
+        raise ValueError(
+            f"{where} is {n_cells:,} cells x {n_genes:,} genes, "
+            f"expected at least {min_cells} cells and 2 genes: "
+            "genes are predicted from each other across cells. "
+            "Check that the file was read fully and in the right orientation."
+        )
+
+
+def _check_dtype(matrix: Any, where: str) -> None:
+    if type(matrix).__module__.startswith("dask"):
+        raise TypeError(
+            f"{where} is a dask array, expected values in memory or a backed file. "
+            "Call adata.to_memory() first, or open the file with read_counts(..., backed=True)."
+        )
+    if np.dtype(matrix.dtype).kind not in "iuf":
+        hint = (
+            "True/False only says whether a gene was detected; bring the counts themselves."
+            if matrix.dtype == bool
+            else "Convert it, e.g. adata.X = adata.X.astype('float32')."
+        )
+        raise TypeError(
+            f"{where} has dtype {matrix.dtype}, expected real numbers (integer or float). {hint}"
+        )

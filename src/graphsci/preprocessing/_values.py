@@ -1,0 +1,128 @@
+"""Every value of a matrix, looked at block by block, in memory or in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from graphsci.preprocessing._types import Mask
+from graphsci.sources import (
+    CHUNK_CELLS,
+    DiskMatrix,
+    as_float32,
+    canonical_csr,
+    read_ahead,
+    row_totals,
+    storable,
+)
+
+_VALUES_PER_BLOCK = 2**22  # dense or stored values looked at in one go
+
+
+class Found(NamedTuple):
+    """What the values of a matrix are like."""
+
+    n_not_finite: int = 0
+    n_negative: int = 0
+    n_fractional: int = 0
+    max_rounding: float = 0.0  #: largest distance to the nearest integer
+    minimum: float = 0.0
+    maximum: float = 0.0
+
+    def __add__(self, other: Found) -> Found:  # type: ignore[override]
+        return Found(
+            self.n_not_finite + other.n_not_finite,
+            self.n_negative + other.n_negative,
+            self.n_fractional + other.n_fractional,
+            max(self.max_rounding, other.max_rounding),
+            min(self.minimum, other.minimum),
+            max(self.maximum, other.maximum),
+        )
+
+
+def inspect_values(values: NDArray[Any]) -> Found:
+    """Count what is wrong with a 1-D array of values, in its own dtype."""
+    found = Found()
+    for start in range(0, len(values), _VALUES_PER_BLOCK):
+        found += _inspect_block(values[start : start + _VALUES_PER_BLOCK])
+    return found
+
+
+def _inspect_block(values: NDArray[Any]) -> Found:
+    if values.dtype.kind in "iu":
+        n_negative = int(np.count_nonzero(values < 0)) if values.dtype.kind == "i" else 0
+        return Found(0, n_negative, 0, 0.0, float(values.min()), float(values.max()))
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return Found(n_not_finite=len(values))
+    rounding = np.abs(finite - np.rint(finite))
+    return Found(
+        len(values) - len(finite),
+        int(np.count_nonzero(finite < 0)),
+        int(np.count_nonzero(rounding)),
+        float(rounding.max()),
+        float(finite.min()),
+        float(finite.max()),
+    )
+
+
+class Scan(NamedTuple):
+    """What one pass over a file finds."""
+
+    found: Found
+    n_entries: int  #: values other than 0
+    totals: NDArray[np.float64]  #: (cells,)
+    detected: Mask  #: (genes,)
+
+
+def scan_file(matrix: DiskMatrix) -> Scan:
+    """Look at every value of a file, a chunk of rows at a time."""
+    n_cells, n_genes = matrix.shape
+    found, n_entries = Found(), 0
+    totals, detected = np.zeros(n_cells), np.zeros(n_genes, dtype=bool)
+    rows = [(at, min(at + CHUNK_CELLS, n_cells)) for at in range(0, n_cells, CHUNK_CELLS)]
+    blocks = read_ahead(lambda at: canonical_csr(matrix.rows(*at)), rows)
+    for (start, stop), block in zip(rows, blocks, strict=True):
+        found += inspect_values(block.data)
+        n_entries += block.nnz
+        with np.errstate(invalid="ignore"):  # infinite values are refused after the pass
+            totals[start:stop] = row_totals(as_float32(block))
+        detected |= np.bincount(block.indices, minlength=n_genes) > 0
+    return Scan(found, n_entries, totals, detected)
+
+
+def to_checked_csr(matrix: Any) -> tuple[sparse.csr_matrix, Found]:
+    """Return the matrix as canonical float32 CSR, and what its values are like.
+
+    Values are inspected before the cast, so that the cast cannot hide anything.
+    """
+    if _is_on_disk_columns(matrix):
+        matrix = matrix.to_memory()
+    if sparse.issparse(matrix):
+        matrix = canonical_csr(matrix)
+        return as_float32(matrix), inspect_values(matrix.data)
+    found = Found()
+    blocks = []
+    for block in _row_blocks(matrix):
+        found += inspect_values(block.data)
+        blocks.append(as_float32(block))
+    return sparse.csr_matrix(sparse.vstack(blocks, format="csr")), found
+
+
+def _is_on_disk_columns(matrix: Any) -> bool:
+    from anndata.abc import CSCDataset
+
+    return isinstance(matrix, CSCDataset)
+
+
+def _row_blocks(matrix: Any) -> Iterator[sparse.csr_matrix]:
+    """Read a dense, or an on-disk sparse or dense matrix, in canonical CSR row blocks."""
+    n_rows, n_columns = matrix.shape
+    step = max(1, _VALUES_PER_BLOCK // n_columns)
+    for start in range(0, n_rows, step):
+        block = matrix[start : start + step]
+        yield canonical_csr(block if sparse.issparse(block) else storable(np.asarray(block)))

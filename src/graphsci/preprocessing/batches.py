@@ -1,0 +1,78 @@
+"""The batch of each cell, from a column of ``obs``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from graphsci._words import few
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: A batch of fewer cells hardly teaches its offsets.
+_SMALL_BATCH = 10
+#: From this share of cells with a batch of their own the column is no batch.
+_SINGLE_CELLS = 0.9
+
+
+def extract_batch(
+    adata: AnnData, batch_key: str | None
+) -> tuple[NDArray[np.int64] | None, tuple[str, ...], list[str]]:
+    """Return codes (cells,), batch names and notes."""
+    if batch_key is None:
+        return None, (), []
+    codes, names = read_batches(adata, batch_key)
+    if len(names) == 1:
+        return None, (), [f"Batch column {batch_key!r} has one level ({names[0]}): not used."]
+    sizes = np.bincount(codes)
+    n_single = int((sizes == 1).sum())
+    if len(codes) > 2 and n_single > _SINGLE_CELLS * len(codes):
+        raise ValueError(
+            f"batch column {batch_key!r} has a value of its own in {n_single:,} of {len(codes):,} "
+            "cells, expected a few groups of cells. Choose another `batch_key` (`--batch-key`)."
+        )
+    return codes, names, _small_batches(batch_key, names, sizes)
+
+
+def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return the batch of each cell (cells,), as an index into the names, and the names.
+
+    For training and for later cells alike: whatever the column's type, a name is ``str(value)``.
+    """
+    categories = pd.Categorical(_batch_column(adata, batch_key)).remove_unused_categories()
+    positions, names = pd.factorize(np.array([str(n) for n in categories.categories], object))
+    return positions[categories.codes].astype(np.int64), tuple(names)
+
+
+def _small_batches(batch_key: str, names: tuple[str, ...], sizes: NDArray[np.int64]) -> list[str]:
+    """Return a warning if batches have too few cells to learn their offsets from."""
+    small = [name for name, size in zip(names, sizes, strict=True) if size < _SMALL_BATCH]
+    if not small:
+        return []
+    return [
+        f"Batch column {batch_key!r}: {len(small):,} of {len(names):,} batches have fewer than "
+        f"{_SMALL_BATCH} cells ({few(small)}), too few to learn a batch's offsets from. Merge "
+        "them, or choose another `batch_key` (`--batch-key`)."
+    ]
+
+
+def _batch_column(adata: AnnData, batch_key: str) -> pd.Series:
+    if batch_key not in adata.obs.columns:
+        present = ", ".join(map(repr, adata.obs.columns)) or "none"
+        raise ValueError(
+            f"there is no batch column {batch_key!r} in adata.obs; columns present: {present}. "
+            "Name one of these, or leave `batch_key` (`--batch-key`) out."
+        )
+    column: pd.Series = adata.obs[batch_key]
+    missing = column.isna().to_numpy()
+    if missing.any():
+        cells = adata.obs_names[missing]
+        raise ValueError(
+            f"batch column {batch_key!r} lacks a value for {len(cells):,} cells "
+            f"({few(cells)}), expected one for every cell. Fill them in, or remove those cells."
+        )
+    return column

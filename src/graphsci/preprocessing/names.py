@@ -1,0 +1,47 @@
+"""Names of genes and cells: unique, and found among others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from graphsci._words import few
+from graphsci.preprocessing._types import Names
+
+
+def checked_names(index: pd.Index, kind: str, remedy: str) -> Names:
+    """Return names as a numpy str array; refuse duplicates."""
+    if not index.is_unique:
+        repeated = index[index.duplicated()].unique()
+        raise ValueError(
+            f"{len(repeated):,} {kind} names occur more than once ({few(repeated)}), "
+            f"expected unique names: {kind}s are matched by name. "
+            f"Make them unique: {remedy} (command line: --make-names-unique)."
+        )
+    return np.asarray(index.astype(str), dtype=np.str_)
+
+
+def positions_of(
+    names: Sequence[str], index: pd.Index, *, kind: Literal["gene", "cell"], option: str
+) -> NDArray[np.int64]:
+    """Positions of chosen genes or cells in ``index``, in the order asked for.
+
+    Raises
+    ------
+    ValueError
+        If one is unknown, or names in ``index`` repeat; ``option`` is what the message names.
+    """
+    slot, hint = {"gene": ("var_names", "case"), "cell": ("obs_names", "suffixes")}[kind]
+    checked_names(index, kind, f"adata.{slot}_make_unique()")
+    positions = index.get_indexer(pd.Index(names))
+    missing = [name for name, position in zip(names, positions, strict=True) if position < 0]
+    if missing:
+        raise ValueError(
+            f"{option}: {len(missing)} of {len(names)} are not in {slot}: "
+            f"{', '.join(missing[:5])}. Check spelling and {hint}."
+        )
+    return np.asarray(positions, dtype=np.int64)
