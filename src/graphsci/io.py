@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.io import mmread
 
+from graphsci._words import few
 from graphsci.files import ANNDATA_SUFFIXES, atomic_path, check_writable, is_store
 
 logger = logging.getLogger("graphsci")
@@ -41,7 +42,6 @@ _READABLE = (
 )
 _GENE_EXPRESSION = "Gene Expression"
 _VALUES_PER_BLOCK = 2**22
-_SHOWN = 5  # names shown in messages
 
 
 # what h5py, zarr, anndata, scipy, gzip and csv raise on damaged files
@@ -154,7 +154,7 @@ def _find_folder(path: Path) -> _Source:
     if prefixed:
         hint = f"If it is 10x data with a prefix, give the matrix file: {path / prefixed[0]}."
     raise FileFormatError(
-        f"{path} is a folder with {_first(files) or 'nothing in it'}, expected a .zarr store or "
+        f"{path} is a folder with {few(files) or 'nothing in it'}, expected a .zarr store or "
         f"a 10x folder (matrix.mtx, barcodes.tsv, features.tsv or genes.tsv). {hint}"
     )
 
@@ -219,11 +219,6 @@ def _make_names_unique(adata: AnnData) -> None:
             logger.warning("Made %s repeated %s names unique: -1, -2, ...", n_repeated, kind)
 
 
-def _first(names: Sequence[str] | pd.Index | NDArray[Any]) -> str:
-    shown = ", ".join(str(name) for name in names[:_SHOWN])
-    return shown + ", ..." if len(names) > _SHOWN else shown
-
-
 def _compact(matrix: Any) -> sparse.csr_matrix:
     """Return CSR, float32 if that changes no value."""
     csr = sparse.csr_matrix(matrix)
@@ -241,7 +236,7 @@ def _read_h5ad(source: _Source, genes_in: GenesIn | None, backed: bool) -> AnnDa
     with h5py.File(source.path, "r") as file:
         if "obs" not in file or "var" not in file:
             raise FileFormatError(
-                f"{source.path} is HDF5 but no AnnData: it holds {_first(list(file))}, expected "
+                f"{source.path} is HDF5 but no AnnData: it holds {few(list(file))}, expected "
                 f"obs and var.{_content_hint(file)}"
             )
         old = isinstance(file["obs"], h5py.Dataset)  # anndata below 0.7
@@ -278,7 +273,7 @@ def _read_zarr(source: _Source, genes_in: GenesIn | None, backed: bool) -> AnnDa
     if "obs" not in group or "var" not in group:
         raise FileFormatError(
             f"{source.path} is a zarr store but no AnnData: it holds "
-            f"{_first(sorted(group.keys())) or 'nothing'}, expected obs and var. "
+            f"{few(sorted(group.keys())) or 'nothing'}, expected obs and var. "
             "Write it with anndata's write_zarr."
         )
     return _open_zarr(group) if backed else anndata.read_zarr(group)
@@ -362,7 +357,7 @@ def _read_10x_h5(source: _Source, genes_in: GenesIn | None, backed: bool) -> Ann
     with h5py.File(source.path, "r") as file:
         groups = _10x_groups(file)
         if len(groups) != 1:
-            found = f"matrices for {_first(groups)}" if groups else _first(list(file)) or "nothing"
+            found = f"matrices for {few(groups)}" if groups else few(list(file)) or "nothing"
             raise FileFormatError(
                 f"{source.path} holds {found}, expected one 10x matrix."
                 + (" Split it by genome first." if groups else _content_hint(file))
@@ -469,7 +464,7 @@ def _read_loom(source: _Source, genes_in: GenesIn | None, backed: bool) -> AnnDa
     with h5py.File(source.path, "r") as file:
         if not {"matrix", "row_attrs", "col_attrs"} <= set(file):
             raise FileFormatError(
-                f"{source.path} is HDF5 but no loom file: it holds {_first(list(file))}, expected "
+                f"{source.path} is HDF5 but no loom file: it holds {few(list(file))}, expected "
                 f"matrix, row_attrs and col_attrs.{_content_hint(file)}"
             )
         var = _loom_attributes(source, file["row_attrs"], _LOOM_GENES, "gene")
@@ -486,7 +481,7 @@ def _loom_attributes(
     if key is None:
         raise FileFormatError(
             f"{source.path} has no names of {kind}s: its attributes are "
-            f"{_first(list(group)) or 'none'}, expected one of {', '.join(name_keys)}. "
+            f"{few(list(group)) or 'none'}, expected one of {', '.join(name_keys)}. "
             "Add it, or convert the file to .h5ad."
         )
     columns = {name: _loom_values(item) for name, item in group.items() if item.ndim == 1}
@@ -571,7 +566,7 @@ def _check_row_names(source: _Source, corner: str, rows: Sequence[str]) -> None:
     """Refuse a first column of numbers under a name: it may be data, where names are expected."""
     if corner and rows and all(map(_is_number, rows)):
         raise FileFormatError(
-            f"{source.path} has numbers ({_first(rows)}) under {corner!r} in its first column, "
+            f"{source.path} has numbers ({few(rows)}) under {corner!r} in its first column, "
             "expected the names of the rows. Write the table with its row names (in pandas "
             "without index=False); if these numbers are the names, leave the first field of the "
             "first line empty."
@@ -593,8 +588,8 @@ def _orientation_question(source: _Source, separator: str, columns: list[str]) -
         next(lines)
         rows = [line[0] for line in lines]
     return (
-        f"{source.path} is a table of {len(rows):,} rows ({_first(rows)}) x {len(columns):,} "
-        f"columns ({_first(columns)}). Its orientation must be stated: genes_in='columns' "
+        f"{source.path} is a table of {len(rows):,} rows ({few(rows)}) x {len(columns):,} "
+        f"columns ({few(columns)}). Its orientation must be stated: genes_in='columns' "
         "(`--genes-in columns`) if columns are genes and rows are cells, genes_in='rows' "
         "(`--genes-in rows`) if rows are genes and columns are cells."
     )
