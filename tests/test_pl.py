@@ -8,6 +8,8 @@ from anndata import AnnData
 from matplotlib.figure import Figure
 
 from graphsci import pl, tl
+from graphsci.pl import _cells
+from graphsci.pl._scale import Common
 
 
 def test_only_plots_are_offered():
@@ -122,14 +124,14 @@ def groups_of(number):
 
 @pytest.mark.parametrize("number", [6, 7, 18])
 def test_groups_have_colors_of_their_own(number):
-    marks = pl._marks(groups_of(number), {})
+    marks = _cells._marks(groups_of(number), {})
     assert len({color for color, _ in marks.values()}) == number
     assert {marker for _, marker in marks.values()} == {"o"}
 
 
 def test_groups_beyond_the_palette_change_marker_and_the_rest_are_grey():
-    assert len(set(pl._marks(groups_of(19), {}).values())) == 19
-    marks = pl._marks(groups_of(80), {})
+    assert len(set(_cells._marks(groups_of(19), {}).values())) == 19
+    marks = _cells._marks(groups_of(80), {})
     assert len(set(marks.values())) == len(marks) == 73
     assert marks["other"][0] == pl.GREY
 
@@ -139,16 +141,16 @@ def test_groups_have_the_colors_that_scanpy_left(results):
     adata.obs["group"] = adata.obs["group"].astype("category")
     names = list(adata.obs["group"].cat.categories)
     adata.uns["group_colors"] = np.array(["#123456", *["red"] * (len(names) - 1)])
-    marks = pl._marks(adata.obs["group"], pl._scanpy_colors(adata, "group"))
+    marks = _cells._marks(adata.obs["group"], _cells._scanpy_colors(adata, "group"))
     assert marks[names[0]] == ("#123456", "o")
     for unusable in (["red"], ["nonsense"] * len(names)):  # as scanpy does: too few, or none
         adata.uns["group_colors"] = unusable
-        assert pl._scanpy_colors(adata, "group") == {}
+        assert _cells._scanpy_colors(adata, "group") == {}
 
 
 def test_a_group_called_other_is_drawn(ax):
     groups = pd.Series(["other", "other", "a"])
-    pl._paint_groups(ax, np.zeros((3, 2)), groups=groups, marks=pl._marks(groups, {}))
+    _cells._paint_groups(ax, np.zeros((3, 2)), groups=groups, marks=_cells._marks(groups, {}))
     assert ax.get_legend_handles_labels()[1] == ["other (2)", "a (1)"]
 
 
@@ -159,7 +161,7 @@ def test_an_estimate_is_brought_to_the_counts_scale_by_its_record(draw, trained)
         for scale in ("counts", "log1p"):
             toy = draw()
             model.impute(toy, depth=depth, scale=scale)
-            common = pl._Common.of(toy, None, None, "graphsci")
+            common = Common.of(toy, None, None, "graphsci")
             drawn.append(common.estimate("denoised"))
     # two medians are in play, of the training counts and of the data: equal up to a factor
     for other in drawn[1:]:
@@ -173,7 +175,7 @@ def test_counts_are_read_where_the_run_found_them(draw, trained):
     toy.layers["counts"] = toy.X.copy()
     toy.X = np.log1p(toy.X)
     trained("nb").impute(toy, layer="counts")
-    common = pl._Common.of(toy, None, None, "graphsci")
+    common = Common.of(toy, None, None, "graphsci")
     library = toy.layers["counts"].sum(1)
     full = library > 0
     factors = library[full] / np.median(library[full])
@@ -186,7 +188,7 @@ def test_a_layer_of_another_run_is_not_taken_for_one_of_this(draw, trained):
     toy = draw()
     trained("nb").impute(toy)
     trained("nb").impute(toy, key_added="second", prefix="b_", scale="log1p")
-    common = pl._Common.of(toy, None, None, "graphsci")
+    common = Common.of(toy, None, None, "graphsci")
     with pytest.raises(ValueError, match="does not describe the layer 'b_denoised'"):
         common.estimate("b_denoised")
 
@@ -194,18 +196,18 @@ def test_a_layer_of_another_run_is_not_taken_for_one_of_this(draw, trained):
 def test_library_sizes_may_come_from_obs(results):
     part = results[:, :30].copy()
     part.obs["library"] = results.X.sum(1)
-    whole = pl._Common.of(results, None, None, "graphsci").counts()
-    again = pl._Common.of(part, None, "library", "graphsci").counts()
+    whole = Common.of(results, None, None, "graphsci").counts()
+    again = Common.of(part, None, "library", "graphsci").counts()
     np.testing.assert_allclose(again, whole[:, :30])
     with pytest.raises(ValueError, match="obs has no column 'nothing'"):
-        pl._Common.of(part, None, "nothing", "graphsci")
+        Common.of(part, None, "nothing", "graphsci")
 
 
 def test_expression_shows_the_median_of_each_group(results):
     figure = pl.expression(results, ["gene1", "gene2"], "group", figure=Figure())
     assert len(figure.axes) == 4
     names = results.obs["group"].value_counts().index
-    common = pl._Common.of(results, None, None, "graphsci")
+    common = Common.of(results, None, None, "graphsci")
     values = np.log1p(common.counts([1])).ravel()
     expected = [np.median(values[(results.obs["group"] == name).to_numpy()]) for name in names]
     medians = figure.axes[0].get_lines()[-1].get_ydata()

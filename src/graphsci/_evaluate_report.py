@@ -234,10 +234,11 @@ def draw(outcome: Outcome, *, level: float) -> Figure:
     from matplotlib.figure import Figure
 
     from graphsci import pl
+    from graphsci.pl._style import STYLE
 
     summaries = study.without_ceiling(outcome.summaries)
     shown = {name: score for name, score in _present(summaries).items() if name != "deviance"}
-    with matplotlib.rc_context(pl._STYLE):  # type: ignore[arg-type]
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(1.9 + 1.7 * len(shown), 2.7), layout="constrained")
         axes = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
         for ax, (name, score) in zip(axes, shown.items(), strict=True):

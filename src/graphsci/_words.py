@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,3 +16,10 @@ def few(names: Sequence[str] | NDArray[Any] | pd.Index) -> str:
     """Return the first few names, comma-separated."""
     shown = ", ".join(str(name) for name in names[:_SHOWN])
     return shown + ", ..." if len(names) > _SHOWN else shown
+
+
+def similar_names(name: str, names: pd.Index) -> str:
+    """Names that differ in little, or in case."""
+    folded = {known.casefold(): known for known in names.astype(str)}
+    near = difflib.get_close_matches(name.casefold(), folded, n=3)
+    return f" (similar: {', '.join(folded[other] for other in near)})" if near else ""

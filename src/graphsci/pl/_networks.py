@@ -1,4 +1,4 @@
-"""Pictures of gene networks; :mod:`graphsci.pl` offers them."""
+"""Pictures of gene graphs and gene networks."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
+from scipy import sparse
 
-from graphsci import pl
+from graphsci._keys import DEFAULT_KEY, keys
+from graphsci.pl._scale import Common
+from graphsci.pl._style import BLUE, GREY, GROUP_COLORS, INK, RED, axes_for, figure_for, styled
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from graphsci.imputer import GraphSCI
     from graphsci.network import GeneNetwork
 
 #: More genes than this cannot be told apart in one picture.
@@ -25,7 +29,7 @@ MOST_GENES = 80
 HEATMAP_GENES = 240
 
 
-@pl._styled
+@styled
 def gene_network(
     network: AnnData | GeneNetwork,
     *,
@@ -34,7 +38,7 @@ def gene_network(
     max_genes: int = 50,
     max_edges: int = 150,
     seed: int = 0,
-    key: str = pl.DEFAULT_KEY,
+    key: str = DEFAULT_KEY,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw a network around chosen genes, coloured by module.
@@ -78,7 +82,7 @@ def gene_network(
     for edge in edges.to_dict("records"):
         ends = edge["gene_a"], edge["gene_b"]
         graph.add_edge(*ends, size=abs(edge["refined"]), sign=edge["sign"])
-    ax = pl._axes(ax, (9, 8))
+    ax = axes_for(ax, (9, 8))
     places = _layout(graph, seed)
     _draw_edges(ax, graph, places)
     _draw_genes(ax, graph, places, set(genes), modules)
@@ -88,7 +92,7 @@ def gene_network(
     return ax
 
 
-@pl._styled
+@styled
 def module_heatmap(
     adata: AnnData,
     modules: pd.DataFrame,
@@ -96,7 +100,7 @@ def module_heatmap(
     layer: str = "denoised",
     counts_layer: str | None = None,
     library_key: str | None = None,
-    key: str = pl.DEFAULT_KEY,
+    key: str = DEFAULT_KEY,
     figure: Figure | None = None,
 ) -> Figure:
     """Gene x gene correlations before and after, genes ordered by module (the paper's Fig. 8).
@@ -120,13 +124,13 @@ def module_heatmap(
     shown = present.groupby("module").head(hubs).head(HEATMAP_GENES)
     if len(shown) < 2:
         raise ValueError("modules: expected at least two genes of adata, got fewer.")
-    common = pl._Common.of(adata, counts_layer, library_key, key)
+    common = Common.of(adata, counts_layer, library_key, key)
     genes = adata.var_names.get_indexer(pd.Index(shown["gene"]))
     sides = {
         "Counts": np.log1p(common.counts(genes)),
         layer.capitalize(): np.log1p(common.estimate(layer, genes)),
     }
-    figure = pl._figure(figure, (10.5, 5))
+    figure = figure_for(figure, (10.5, 5))
     axes = figure.subplots(1, 2)
     starts = np.flatnonzero(np.diff(shown["module"], prepend=-1))
     for ax, (title, values) in zip(axes, sides.items(), strict=True):
@@ -134,8 +138,8 @@ def module_heatmap(
             _correlation(values), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none"
         )
         for start in starts[1:]:
-            ax.axhline(start - 0.5, color=pl.INK, linewidth=0.6)
-            ax.axvline(start - 0.5, color=pl.INK, linewidth=0.6)
+            ax.axhline(start - 0.5, color=INK, linewidth=0.6)
+            ax.axvline(start - 0.5, color=INK, linewidth=0.6)
         ax.set_title(title)
         ends = np.append(starts[1:], len(shown))
         large = ends - starts >= 0.03 * len(shown)  # no room for a number beside smaller ones
@@ -149,9 +153,9 @@ def module_heatmap(
     return figure
 
 
-@pl._styled
+@styled
 def network_degree(
-    network: AnnData | GeneNetwork, *, key: str = pl.DEFAULT_KEY, ax: Axes | None = None
+    network: AnnData | GeneNetwork, *, key: str = DEFAULT_KEY, ax: Axes | None = None
 ) -> Axes:
     """Draw the share of genes with at least so many edges, on logarithmic axes.
 
@@ -162,10 +166,10 @@ def network_degree(
     degree = pd.Series(ends).value_counts().to_numpy()
     if not len(degree):
         raise ValueError("the network has no edge, so no degrees to draw.")
-    ax = pl._axes(ax)
+    ax = axes_for(ax)
     ordered = np.sort(degree)
     share = 100 * np.arange(len(ordered), 0, -1) / len(found.gene_names)
-    ax.step(ordered, share, where="post", color=pl.BLUE)
+    ax.step(ordered, share, where="post", color=BLUE)
     ax.set(
         xscale="log",
         yscale="log",
@@ -179,6 +183,51 @@ def network_degree(
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
     return ax
+
+
+@styled
+def gene_graph_degree(
+    result: AnnData | GraphSCI, *, key: str = DEFAULT_KEY, ax: Axes | None = None
+) -> Axes:
+    """Draw how many neighbours the genes have in the gene graph.
+
+    Parameters
+    ----------
+    result
+        An AnnData with a gene graph, of ``graphsci.tl.impute`` or ``gene_network``, or a model.
+    key
+        Name of the run in an AnnData.
+    ax
+        Where to draw; a new figure if None.
+    """
+    graph = _adjacency(result, key)
+    degree = np.diff(sparse.csr_matrix(graph).indptr)
+    connected = degree[degree > 0]
+    ax = axes_for(ax)
+    if len(connected):
+        width = -(-int(connected.max()) // 40)  # whole numbers, at most 40 bars
+        bins = np.arange(1, connected.max() + width + 1, width) - 0.5
+        ax.hist(connected, bins=bins.tolist(), color=BLUE, edgecolor="white", linewidth=0.5)
+    ax.set(
+        xlabel="edges of a gene",
+        ylabel="genes",
+        title=f"Gene graph: {graph.nnz // 2:,} edges, {len(connected):,} of {len(degree):,} genes "
+        "connected",
+    )
+    return ax
+
+
+def _adjacency(result: Any, key: str) -> sparse.csr_matrix:
+    if not hasattr(result, "varp"):
+        return result.gene_graph.adjacency
+    slot = keys(key).gene_graph
+    if slot not in result.varp:
+        raise ValueError(
+            f"adata.varp has no gene graph {slot!r}; it has "
+            f"{', '.join(map(repr, result.varp)) or 'nothing'}. Run graphsci.tl.impute or "
+            "graphsci.tl.gene_network first, or name the run: key=..."
+        )
+    return sparse.csr_matrix(result.varp[slot])
 
 
 def _network(result: Any, key: str) -> tuple[GeneNetwork, pd.DataFrame | None]:
@@ -236,7 +285,7 @@ def _draw_edges(ax: Axes, graph: Any, places: dict[str, Any]) -> None:
     from matplotlib.collections import LineCollection
 
     strongest = max(size for *_, size in graph.edges(data="size"))
-    for sign, style, color in ((1, "solid", "#8C8C8C"), (-1, (0, (3, 2)), pl.RED)):
+    for sign, style, color in ((1, "solid", "#8C8C8C"), (-1, (0, (3, 2)), RED)):
         chosen = [(a, b, d["size"]) for a, b, d in graph.edges(data=True) if d["sign"] == sign]
         lines = LineCollection(
             [(places[a], places[b]) for a, b, _ in chosen],
@@ -258,8 +307,8 @@ def _draw_genes(
 ) -> None:
     module = {} if modules is None else dict(zip(modules["gene"], modules["module"], strict=True))
     order = pd.Series([module[gene] for gene in graph if gene in module]).value_counts().index
-    paint = dict(zip(order, pl.GROUP_COLORS, strict=False))
-    colors = [paint.get(module.get(gene, -1), pl.GREY) for gene in graph]
+    paint = dict(zip(order, GROUP_COLORS, strict=False))
+    colors = [paint.get(module.get(gene, -1), GREY) for gene in graph]
     points = np.array([places[gene] for gene in graph])
     sizes = [40 + 10 * graph.degree(gene) for gene in graph]
     ax.scatter(

@@ -1,0 +1,282 @@
+"""Pictures of genes, and of entries of cells x genes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+from scipy import sparse, special
+
+from graphsci._keys import DEFAULT_KEY, keys
+from graphsci._words import similar_names
+from graphsci.pl._scale import Common, Values, dense_values, description, layer_of, run_record
+from graphsci.pl._style import (
+    BLUE,
+    COLOR_MAP,
+    GREY,
+    INK,
+    RED,
+    axes_for,
+    figure_for,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Entries drawn in a scatter or density of all cells x genes; more would only cost time.
+_SHOWN_ENTRIES = 200_000
+
+
+@styled
+def expression(
+    adata: AnnData,
+    genes: Sequence[str],
+    groupby: str,
+    *,
+    layer: str = "denoised",
+    counts_layer: str | None = None,
+    library_key: str | None = None,
+    key: str = DEFAULT_KEY,
+    figure: Figure | None = None,
+) -> Figure:
+    """Distribution of some genes in each group of cells, counts beside an estimate.
+
+    Parameters
+    ----------
+    adata
+        Counts with results.
+    genes
+        Genes to draw, one row each.
+    groupby
+        Column of ``obs`` with the groups.
+    layer, counts_layer, library_key, key
+        As in :func:`embedding`.
+    figure
+        Where to draw; a new one if None.
+    """
+    genes = [genes] if isinstance(genes, str) else list(genes)
+    unknown = [f"{g}{similar_names(g, adata.var_names)}" for g in genes if g not in adata.var_names]
+    if unknown:
+        raise ValueError(f"genes: adata.var_names has no {', '.join(unknown)}.")
+    if not genes:
+        raise ValueError("genes: got an empty list, expected names of genes.")
+    if groupby not in adata.obs:
+        raise ValueError(f"groupby: obs has no column {groupby!r}.")
+    common = Common.of(adata, counts_layer, library_key, key)
+    columns = adata.var_names.get_indexer(pd.Index(genes))
+    sides = {
+        "Counts": np.log1p(common.counts(columns)),
+        layer.capitalize(): np.log1p(common.estimate(layer, columns)),
+    }
+    groups = adata.obs[groupby].astype(str)
+    names = groups.value_counts().index.tolist()
+    figure = figure_for(figure, (10.5, 1.5 * len(genes) + 1.6))
+    grid = figure.subplots(len(genes), 2, sharex=True, sharey="row", squeeze=False)
+    for column, (title, values) in enumerate(sides.items()):
+        grid[0, column].set_title(f"{title}, log(1 + counts at common depth)")
+        for row, gene in enumerate(genes):
+            parts = [values[(groups == name).to_numpy(), row] for name in names]
+            _violins(grid[row, column], parts, BLUE if column else "#BDBDBD")
+            grid[row, column].spines[["top", "right"]].set_visible(False)
+            grid[row, 0].set_ylabel(gene, style="italic")
+        grid[-1, column].set_xticks(
+            range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor"
+        )
+    return figure
+
+
+def _violins(ax: Axes, parts: list[Values], color: str) -> None:
+    """Violins with the median of each; a group without spread is its median alone."""
+    spread = [i for i, part in enumerate(parts) if len(part) > 1 and np.ptp(part) > 0]
+    if spread:
+        drawn = ax.violinplot(
+            [parts[i] for i in spread], positions=spread, widths=0.85, showextrema=False
+        )
+        for body in cast("list[Any]", drawn["bodies"]):
+            body.set(facecolor=color, alpha=0.75, edgecolor=INK, linewidth=0.5)
+    medians = [float(np.median(part)) if len(part) else np.nan for part in parts]
+    ax.plot(range(len(parts)), medians, "_", color=INK, markersize=9, markeredgewidth=1.6)
+
+
+@styled
+def mean_variance(
+    adata: AnnData,
+    *,
+    layer: str = "denoised",
+    counts_layer: str | None = None,
+    library_key: str | None = None,
+    key: str = DEFAULT_KEY,
+    ax: Axes | None = None,
+) -> Axes:
+    """Variance over cells against the mean of each gene, counts and estimate.
+
+    Counts lie on or above the Poisson line: sampling alone gives a variance equal to the
+    mean. An estimate that removed the sampling noise lies below its counts.
+    """
+    common = Common.of(adata, counts_layer, library_key, key)
+    ax = axes_for(ax)
+    for values, color, label in (
+        (common.counts(), GREY, "counts"),
+        (common.estimate(layer), BLUE, layer),
+    ):
+        mean, variance = values.mean(0), values.var(0)
+        seen = (mean > 0) & (variance > 0)
+        ax.plot(
+            mean[seen],
+            variance[seen],
+            ".",
+            color=color,
+            markersize=3,
+            alpha=0.5,
+            label=label,
+            rasterized=True,
+        )
+    ax.set(xscale="log", yscale="log")
+    span = np.array(ax.get_xlim())
+    ax.plot(span, span, color=INK, linewidth=1, linestyle="--", label="Poisson: variance = mean")
+    ax.set_xlim(*span)
+    ax.set(
+        xlabel="mean of the gene (counts at common depth)",
+        ylabel="variance over cells (counts²)",
+        title="Mean and variance of genes",
+    )
+    ax.legend(loc="upper left", markerscale=3)
+    return ax
+
+
+@styled
+def dispersion(
+    adata: AnnData,
+    *,
+    counts_layer: str | None = None,
+    library_key: str | None = None,
+    key: str = DEFAULT_KEY,
+    ax: Axes | None = None,
+) -> Axes:
+    """Learned dispersion 1/theta of each gene against its mean.
+
+    The variance that the model expects around its own prediction mu is mu + mu² / theta: the
+    dispersion is what the cell embedding does not explain.
+    """
+    column = keys(key).inverse_dispersion
+    if column not in adata.var:
+        raise ValueError(
+            f"adata.var has no column {column!r}: the preset 'paper' learns a dispersion for "
+            "every entry, none by gene."
+        )
+    common = Common.of(adata, counts_layer, library_key, key)
+    counts = sparse.csr_matrix(layer_of(adata, common.counts_layer))
+    mean = (sparse.diags_array(1 / common.size_factors) @ counts).mean(0)
+    mean, theta = np.asarray(mean).ravel(), adata.var[column].to_numpy(dtype=np.float64)
+    seen = (mean > 0) & np.isfinite(theta)
+    ax = axes_for(ax)
+    ax.plot(mean[seen], 1 / theta[seen], ".", color=BLUE, markersize=3, alpha=0.5, rasterized=True)
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="mean of the gene (counts at common depth)",
+        ylabel="dispersion 1/θ (variance = μ + μ²/θ)",
+        title="Learned dispersion of genes",
+    )
+    return ax
+
+
+@styled
+def uncertainty(
+    adata: AnnData,
+    *,
+    layer: str = "denoised",
+    key: str = DEFAULT_KEY,
+    seed: int = 0,
+    ax: Axes | None = None,
+) -> Axes:
+    """Posterior standard deviation against the estimate, over entries of cells x genes.
+
+    Below the dashed line the posterior is tighter than a single Poisson count of that mean.
+    """
+    value, spread = layer_of(adata, layer), layer_of(adata, f"{layer}_sd")
+    rng = np.random.default_rng(seed)
+    n_cells = min(adata.n_obs, max(1, _SHOWN_ENTRIES // adata.n_vars))
+    cells = np.sort(rng.choice(adata.n_obs, n_cells, replace=False))
+    genes = np.sort(
+        rng.choice(adata.n_vars, min(adata.n_vars, _SHOWN_ENTRIES // n_cells), replace=False)
+    )
+    x, y = (dense_values(matrix[cells], genes).ravel() for matrix in (value, spread))
+    seen = (x > 0) & (y > 0)
+    ax = axes_for(ax)
+    said = description(run_record(adata, key), layer)
+    drawn = ax.hexbin(
+        x[seen],
+        y[seen],
+        xscale="log",
+        yscale="log",
+        bins="log",
+        gridsize=60,
+        cmap=COLOR_MAP,
+        mincnt=1,
+        linewidths=0.1,
+    )
+    ax.figure.colorbar(drawn, ax=ax, label="entries")
+    if said.get("scale") == "counts" and said.get("depth") == "own":
+        span = np.geomspace(x[seen].min(), x[seen].max(), 50)
+        ax.plot(span, np.sqrt(span), color=RED, linestyle="--", label="a Poisson count: sd = √mean")
+        ax.legend(loc="upper left")
+    unit = str(said.get("unit", "its own scale")).split(",")[0]
+    ax.set(
+        xlabel=f"{layer} ({unit})",
+        ylabel="posterior standard deviation",
+        title="Uncertainty of entries",
+    )
+    return ax
+
+
+@styled
+def dropout_curve(
+    adata: AnnData,
+    *,
+    counts_layer: str | None = None,
+    library_key: str | None = None,
+    key: str = DEFAULT_KEY,
+    ax: Axes | None = None,
+) -> Axes:
+    """Share of zeros of each gene against its mean, with what Poisson counts would show.
+
+    With a ZINB the learned curve P(dropped) = sigmoid(intercept + slope log mu) is drawn too.
+    """
+    common = Common.of(adata, counts_layer, library_key, key)
+    counts = sparse.csr_matrix(layer_of(adata, common.counts_layer))
+    mean = np.asarray((sparse.diags_array(1 / common.size_factors) @ counts).mean(0)).ravel()
+    zeros = 1 - np.asarray((counts > 0).mean(0)).ravel()
+    ax = axes_for(ax)
+    seen = mean > 0
+    ax.plot(
+        mean[seen],
+        100 * zeros[seen],
+        ".",
+        color=GREY,
+        markersize=3,
+        alpha=0.6,
+        label="a gene",
+        rasterized=True,
+    )
+    span = np.geomspace(mean[seen].min(), mean[seen].max(), 200)
+    expected = np.exp(-span[:, None] * common.size_factors).mean(1)
+    ax.plot(span, 100 * expected, color=INK, linestyle="--", label="Poisson at this mean")
+    curve = run_record(adata, key).get("dropout_curve") or {}
+    if curve:
+        dropped = special.expit(curve["intercept"] + curve["slope"] * np.log(span))
+        ax.plot(span, 100 * dropped, color=RED, label="learned P(dropped)")
+    ax.set(
+        xscale="log",
+        ylim=(-2, 102),
+        xlabel="mean of the gene (counts at common depth)",
+        ylabel="zeros (% of cells)",
+        title="Zeros of genes",
+    )
+    ax.legend(loc="lower left", markerscale=3)
+    return ax
