@@ -83,10 +83,7 @@ def embedding(
     """
     common = Common.of(adata, counts_layer, library_key, key)
     genes = variable_genes(common, n_genes)
-    sides = {
-        "Counts": np.log1p(common.counts(genes)),
-        layer.capitalize(): np.log1p(common.estimate(layer, genes)),
-    }
+    sides = common.sides(layer, genes)
     colors = [color] if color is None or isinstance(color, str) else list(color)
     if not colors:
         raise ValueError("color: got an empty list, expected columns of obs or genes.")

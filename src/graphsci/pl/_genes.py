@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
-from scipy import sparse, special
+from scipy import special
 
 from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._words import similar_names
@@ -69,10 +69,7 @@ def expression(
         raise ValueError(f"groupby: obs has no column {groupby!r}.")
     common = Common.of(adata, counts_layer, library_key, key)
     columns = adata.var_names.get_indexer(pd.Index(genes))
-    sides = {
-        "Counts": np.log1p(common.counts(columns)),
-        layer.capitalize(): np.log1p(common.estimate(layer, columns)),
-    }
+    sides = common.sides(layer, columns)
     groups = adata.obs[groupby].astype(str)
     names = groups.value_counts().index.tolist()
     figure = figure_for(figure, (10.5, 1.5 * len(genes) + 1.6))
@@ -103,6 +100,13 @@ def _violins(ax: Axes, parts: list[Values], color: str) -> None:
     ax.plot(range(len(parts)), medians, "_", color=INK, markersize=9, markeredgewidth=1.6)
 
 
+def _dots(
+    ax: Axes, x: Values, y: Values, *, color: str, alpha: float = 0.5, label: str | None = None
+) -> None:
+    """Draw a point for each gene."""
+    ax.plot(x, y, ".", color=color, markersize=3, alpha=alpha, label=label, rasterized=True)
+
+
 @styled
 def mean_variance(
     adata: AnnData,
@@ -126,16 +130,7 @@ def mean_variance(
     ):
         mean, variance = values.mean(0), values.var(0)
         seen = (mean > 0) & (variance > 0)
-        ax.plot(
-            mean[seen],
-            variance[seen],
-            ".",
-            color=color,
-            markersize=3,
-            alpha=0.5,
-            label=label,
-            rasterized=True,
-        )
+        _dots(ax, mean[seen], variance[seen], color=color, label=label)
     ax.set(xscale="log", yscale="log")
     span = np.array(ax.get_xlim())
     ax.plot(span, span, color=INK, linewidth=1, linestyle="--", label="Poisson: variance = mean")
@@ -170,12 +165,11 @@ def dispersion(
             "every entry, none by gene."
         )
     common = Common.of(adata, counts_layer, library_key, key)
-    counts = sparse.csr_matrix(layer_of(adata, common.counts_layer))
-    mean = (sparse.diags_array(1 / common.size_factors) @ counts).mean(0)
-    mean, theta = np.asarray(mean).ravel(), adata.var[column].to_numpy(dtype=np.float64)
+    mean = common.gene_means(common.sparse_counts())
+    theta = adata.var[column].to_numpy(dtype=np.float64)
     seen = (mean > 0) & np.isfinite(theta)
     ax = axes_for(ax)
-    ax.plot(mean[seen], 1 / theta[seen], ".", color=BLUE, markersize=3, alpha=0.5, rasterized=True)
+    _dots(ax, mean[seen], 1 / theta[seen], color=BLUE)
     ax.set(
         xscale="log",
         yscale="log",
@@ -249,21 +243,12 @@ def dropout_curve(
     With a ZINB the learned curve P(dropped) = sigmoid(intercept + slope log mu) is drawn too.
     """
     common = Common.of(adata, counts_layer, library_key, key)
-    counts = sparse.csr_matrix(layer_of(adata, common.counts_layer))
-    mean = np.asarray((sparse.diags_array(1 / common.size_factors) @ counts).mean(0)).ravel()
+    counts = common.sparse_counts()
+    mean = common.gene_means(counts)
     zeros = 1 - np.asarray((counts > 0).mean(0)).ravel()
     ax = axes_for(ax)
     seen = mean > 0
-    ax.plot(
-        mean[seen],
-        100 * zeros[seen],
-        ".",
-        color=GREY,
-        markersize=3,
-        alpha=0.6,
-        label="a gene",
-        rasterized=True,
-    )
+    _dots(ax, mean[seen], 100 * zeros[seen], color=GREY, alpha=0.6, label="a gene")
     span = np.geomspace(mean[seen].min(), mean[seen].max(), 200)
     expected = np.exp(-span[:, None] * common.size_factors).mean(1)
     ax.plot(span, 100 * expected, color=INK, linestyle="--", label="Poisson at this mean")

@@ -126,10 +126,7 @@ def module_heatmap(
         raise ValueError("modules: expected at least two genes of adata, got fewer.")
     common = Common.of(adata, counts_layer, library_key, key)
     genes = adata.var_names.get_indexer(pd.Index(shown["gene"]))
-    sides = {
-        "Counts": np.log1p(common.counts(genes)),
-        layer.capitalize(): np.log1p(common.estimate(layer, genes)),
-    }
+    sides = common.sides(layer, genes)
     figure = figure_for(figure, (10.5, 5))
     axes = figure.subplots(1, 2)
     starts = np.flatnonzero(np.diff(shown["module"], prepend=-1))

@@ -44,6 +44,21 @@ class Common(NamedTuple):
             values = np.expm1(values)
         return values if said.get("depth") == "common" else values / self.size_factors[:, None]
 
+    def sides(self, layer: str, genes: Any) -> dict[str, Values]:
+        """Titles and log1p values, (cells, genes), of the counts and of an estimate."""
+        return {
+            "Counts": np.log1p(self.counts(genes)),
+            layer.capitalize(): np.log1p(self.estimate(layer, genes)),
+        }
+
+    def sparse_counts(self) -> sparse.csr_matrix:
+        """Counts of all genes, (cells, genes), at each cell's own depth."""
+        return sparse.csr_matrix(layer_of(self.adata, self.counts_layer))
+
+    def gene_means(self, counts: sparse.csr_matrix) -> Values:
+        """Mean of each gene, (genes,), with counts of :meth:`sparse_counts` at the same depth."""
+        return np.asarray((sparse.diags_array(1 / self.size_factors) @ counts).mean(0)).ravel()
+
 
 def variable_genes(common: Common, n_genes: int) -> NDArray[np.int64]:
     """Positions of the genes whose log-normalised counts vary most."""

@@ -35,7 +35,7 @@ class Run:
 
     method: str
     seed: int
-    scores: dict[str, float]  #: by name, see :func:`score`
+    scores: dict[str, float]  #: by name, see :func:`run_method`
     per_cell: Floats  #: (cells of the data,) Poisson deviance per entry; NaN where not judged
 
 
