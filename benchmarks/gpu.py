@@ -36,7 +36,6 @@ import torch
 
 import graphsci
 from graphsci import GraphSCI, likelihood, training
-from graphsci.devices import repeatable
 
 CUDA, SEED = torch.device("cuda"), 0
 Row = dict[str, object]
@@ -158,8 +157,6 @@ def loss_rows() -> list[Row]:
                     float((ours.double().cpu() - true.detach()).norm() / true.detach().norm())
                     for ours, true in zip(found, truth, strict=True)
                 ]
-                with repeatable(CUDA):
-                    again = median_time(step)
                 rows.append(
                     {
                         "cells": n_cells,
@@ -169,7 +166,6 @@ def loss_rows() -> list[Row]:
                         "error of loss": f"{errors[0]:.1e}",
                         "worst error of a gradient": f"{max(errors[1:]):.1e}",
                         "ms": round(median_time(step), 3),
-                        "ms, repeatable": round(again, 3),
                         "peak / one block": round(peak / (4 * n_cells * n_genes), 2),
                     }
                 )

@@ -298,7 +298,7 @@ def count_network(counts, *, zero_inflated=False):
             median_library=16.0,
             n_batches=1,
             zero_inflated=zero_inflated,
-            neighbours=None,
+            averaging=None,
         )
 
 

@@ -10,6 +10,8 @@ random sample of them if there are more than fit in memory.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -182,7 +184,9 @@ def fit(
         undetected=data.gene_names[data.undetected_genes],
         graph=graph,
     )
-    with repeatable(device), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    # the sums of the default's training have one order by themselves
+    ordered = repeatable(device) if config.preset == "paper" else contextlib.nullcontext()
+    with ordered, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(config.seed)
         network = build_network(spec).to(device)
         objective = _objective(network, split, batch, spec, device)
@@ -196,11 +200,12 @@ def fit(
         result = training.train(objective, config, progress=progress, checkpoint=checkpoint)
     notes += (*data.notes, reason, describe_graph(graph), *graph.notes)
     p_values, found = None, tuple[str, ...]()
+    judged: tuple[Network, ...] = (network,)
     if isinstance(network, CountNetwork):
         if network.zero_inflated:
             network.move_dropout_curve(math.log(split.median_all / split.median_kept))
         log("testing which genes vary predictably")
-        p_values = once(
+        tested = once(
             lambda: variation_p_values(
                 network,
                 split.sample_kept,
@@ -208,17 +213,24 @@ def fit(
                 batch[split.sample.cells],
                 n_batches=max(1, len(data.batch_names)),
                 seed=config.seed,
+                unseen=_folds(split.sample) if config.check else (),
             )
         )
+        p_values = tested[0]
         found = weigh_evidence(
             network, p_values, spec.gene_proportions, level=config.variation_level
         )
+        judged = ()  # each fold of the cells judges a network that did not see what it withheld
+        for p_of_others in tested[1:]:
+            other = copy.deepcopy(network)
+            weigh_evidence(other, p_of_others, spec.gene_proportions, level=config.variation_level)
+            judged += (other,)
     notes += found
     verdict, missing = None, tuple[str, ...]()
     if config.check:
         log("checking against held-out molecules")
         verdict, missing = once(
-            lambda: _judge(network, spec, split, batch[split.sample.cells], device)
+            lambda: _judge(judged, spec, split, batch[split.sample.cells], device)
         )
     notes += missing
     return Fitted(
@@ -287,7 +299,7 @@ def build_network(spec: ModelSpec) -> Network:
         median_library=spec.median_library,
         n_batches=max(1, len(spec.batch_names)),
         zero_inflated=zero_inflated,
-        neighbours=_averaging_operator(spec.graph.adjacency),
+        averaging=_averaging_operator(spec.graph.adjacency),
         bfloat16=config.precision == "bf16",
     )
 
@@ -357,6 +369,11 @@ def _sample(counts: CountBlocks, config: Config) -> _Sample:
         n_deciding = n_sample // 2
     shuffled = rng.permutation(n_sample)
     return _Sample(cells, np.sort(shuffled[:n_deciding]), np.sort(shuffled[n_deciding:]))
+
+
+def _folds(sample: _Sample) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Halves of the judging cells: the network that one judges may learn from the other."""
+    return sample.judging[::2], sample.judging[1::2]
 
 
 def _thinning(sample: _Sample, n_cells: int, config: Config) -> Thinning | None:
@@ -488,14 +505,13 @@ def _mask_edges(adjacency: sparse.csr_matrix) -> torch.Tensor:
     return torch.as_tensor(np.stack([with_self.row, with_self.col])).long()
 
 
-def _averaging_operator(adjacency: sparse.csr_matrix) -> torch.Tensor | None:
+def _averaging_operator(adjacency: sparse.csr_matrix) -> sparse.csr_matrix | None:
     """Signed average over neighbours, weighted by absolute correlation; None without edges."""
     if adjacency.nnz == 0:
         return None
     total = np.asarray(abs(adjacency).sum(1)).ravel()
     scale = np.divide(1.0, total, out=np.zeros_like(total, dtype=float), where=total > 0)
-    operator = sparse.diags_array(scale.astype(np.float32)) @ adjacency
-    return training.sparse_tensor(operator, torch.device("cpu"))
+    return sparse.csr_matrix(sparse.diags_array(scale.astype(np.float32)) @ adjacency)
 
 
 def _objective(
@@ -535,7 +551,7 @@ def _objective(
 
 
 def _judge(
-    network: Network,
+    networks: tuple[Network, ...],
     spec: ModelSpec,
     split: _Split,
     batch: NDArray[np.int64],
@@ -543,7 +559,7 @@ def _judge(
 ) -> tuple[Verdict | None, tuple[str, ...]]:
     """The verdict, or None and a note that says why there is none.
 
-    ``batch`` (sample,).
+    ``networks``: one for each of :func:`_folds`, or one for all. ``batch`` (sample,).
     """
     assert split.held_out is not None
     judging = split.sample.judging
@@ -553,14 +569,28 @@ def _judge(
             f"no verdict: {n_cells} cells with held-out molecules are too few to compare methods "
             f"(at least {_FEWEST_JUDGING_CELLS})",
         )
-    fraction = spec.config.held_out_fraction
+    fraction, folds = spec.config.held_out_fraction, _folds(split.sample)
+
+    def ours() -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """Expected molecules of every cell, from the network that knows least of it."""
+        of_networks = [
+            predict_held_out(
+                network.eval(), split.sample_kept, batch, fraction=fraction, device=device
+            )
+            for network in networks
+        ]
+        for parts in zip(*of_networks, strict=True):
+            start, expected = parts[0]
+            for fold, (_, other) in zip(folds[1:], parts[1:], strict=False):
+                mine = fold[(fold >= start) & (fold < start + len(expected))] - start
+                expected[mine] = other[mine]
+            yield start, expected
+
     try:
         verdict = judge(
             kept=split.sample_kept,
             held_out=split.held_out,
-            ours=lambda: predict_held_out(
-                network.eval(), split.sample_kept, batch, fraction=fraction, device=device
-            ),
+            ours=ours,
             cells=judging,
             fraction=fraction,
             seed=spec.config.seed,

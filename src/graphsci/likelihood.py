@@ -10,6 +10,7 @@ taken in float64 whatever the input; everything else is written with ``log1p`` a
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -369,6 +370,8 @@ _ENTRIES_IN_BLOCK = 1 << 23
 #: Entries worked on at once on a CPU, 0.5 MiB in float32: what is done to a piece, some ten
 #: operations, finds it in the cache.
 _ENTRIES_IN_CACHE = 1 << 17
+#: The same on a GPU, 8 MiB: enough to keep it busy, and the twenty arrays of a ZINB pass are small.
+_ENTRIES_ON_GPU = 1 << 21
 
 
 class _SoftmaxLoss(torch.autograd.Function):
@@ -428,21 +431,26 @@ def _product_bfloat16(left: Tensor, right: Tensor) -> Tensor:
     return (left.bfloat16() @ right.bfloat16()).to(left.dtype)
 
 
+def _divided(rows: Tensor, n_rows: int, step: int) -> list[tuple[slice, slice]]:
+    """Cells in groups of ``step``, and where the entries of each are among sorted ``rows``."""
+    if n_rows <= step:
+        return [(slice(0, n_rows), slice(0, len(rows)))]
+    bounds = [*range(0, n_rows, step), n_rows]
+    sought = torch.as_tensor(bounds, device=rows.device)
+    ends = torch.searchsorted(rows.contiguous(), sought).tolist()
+    groups = zip(itertools.pairwise(bounds), itertools.pairwise(ends), strict=True)
+    return [(slice(*cells), slice(*entries)) for cells, entries in groups]
+
+
 def _parts(
     thinned: ThinnedBlock, n_cells: int, n_genes: int
 ) -> Iterator[tuple[slice, ThinnedBlock]]:
-    """Cut a block into the cells that are worked on at once."""
+    """Cut a block into the cells whose means are in memory at once."""
     step = max(1, _ENTRIES_IN_BLOCK // n_genes)
-    if n_cells <= step:
-        yield slice(0, n_cells), thinned
-        return
-    starts = range(0, n_cells, step)
-    bounds = torch.as_tensor([*starts, n_cells], device=thinned.rows.device)
-    ends = torch.searchsorted(thinned.rows.contiguous(), bounds).tolist()
-    for start, first, last in zip(starts, ends, ends[1:], strict=False):
-        rows, columns, kept, target = (values[first:last] for values in thinned[:4])
-        part = ThinnedBlock(rows - start, columns, kept, target, thinned.fraction)
-        yield slice(start, min(start + step, n_cells)), part
+    for cells, entries in _divided(thinned.rows, n_cells, step):
+        rows, columns, kept, target = (values[entries] for values in thinned[:4])
+        rows = rows - cells.start if cells.start else rows
+        yield cells, ThinnedBlock(rows, columns, kept, target, thinned.fraction)
 
 
 class _Pass(NamedTuple):
@@ -454,22 +462,34 @@ class _Pass(NamedTuple):
     by_library: Tensor  #: (cells,)
 
 
-def _pieces(block: Tensor) -> list[slice]:
-    """Rows of a block that fit the cache together; all of them on a GPU."""
-    n_rows, n_columns = block.shape
-    step = n_rows if block.is_cuda else max(1, _ENTRIES_IN_CACHE // n_columns)
-    return [slice(start, start + step) for start in range(0, n_rows, step)]
+def _pieces(block: Tensor, rows: Tensor) -> list[tuple[slice, slice]]:
+    """Cells of a block that are worked on at once, and where their entries are in ``rows``."""
+    at_once = _ENTRIES_ON_GPU if block.is_cuda else _ENTRIES_IN_CACHE
+    return _divided(rows, len(block), max(1, at_once // block.shape[1]))
 
 
-def _softmax_mean_(logits: Tensor, library: Tensor) -> Tensor:
+def _softmax_mean_(logits: Tensor, library: Tensor, pieces: list[tuple[slice, slice]]) -> Tensor:
     """Turn logits (cells, genes) into library x softmax, in place."""
-    pieces = _pieces(logits)
-    share = torch.empty_like(logits[pieces[0]])
-    for piece in pieces:
-        here = logits[piece]
+    share = torch.empty_like(logits[pieces[0][0]])
+    for cells, _ in pieces:
+        here = logits[cells]
         torch.softmax(here, 1, out=share[: len(here)])
-        torch.mul(share[: len(here)], library[piece, None], out=here)
+        torch.mul(share[: len(here)], library[cells, None], out=here)
     return logits
+
+
+def _sum_by_gene(columns: Tensor, values: Tensor, n_genes: int) -> Tensor:
+    """Sum of the ``values`` of each gene, (genes,) float64.
+
+    On a GPU they come in any order, and are added as whole numbers of 2^-32, whose sum is the
+    same in every order.
+    """
+    if not values.is_cuda:
+        total = torch.zeros(n_genes, dtype=torch.float64)
+        return total.index_add_(0, columns, values.double())
+    whole = values.double().clamp_(-(2.0**30), 2.0**30).mul_(2.0**32).round_().long()
+    total = torch.zeros(n_genes, dtype=torch.int64, device=values.device)
+    return total.index_add_(0, columns, whole).double().mul_(2.0**-32)
 
 
 def _nb_pass_(logits: Tensor, library: Tensor, theta: Tensor, thinned: ThinnedBlock) -> _Pass:
@@ -483,20 +503,20 @@ def _nb_pass_(logits: Tensor, library: Tensor, theta: Tensor, thinned: ThinnedBl
         d / d theta = log[(theta + mu) / (theta + f mu)] - l / theta
     """
     f, n_genes = thinned.fraction, logits.shape[1]
-    mean = _softmax_mean_(logits, library)
+    pieces = _pieces(logits, thinned.rows)
+    mean = _softmax_mean_(logits, library, pieces)
     flat = thinned.rows * n_genes + thinned.columns
     mu = mean.view(-1).index_select(0, flat).clamp_min_(SMALLEST_MEAN)
     excess, by_mean, excess_by_theta = _nb_excess(
         mu, theta.index_select(0, thinned.columns), thinned
     )
     by_log_mean = by_mean.mul_(mu)
-    by_library = torch.zeros_like(library).index_add_(0, thinned.rows, by_log_mean)
+    by_library = torch.empty_like(library)
     log_ratio, share = (theta.new_zeros(n_genes, dtype=torch.float64) for _ in range(2))
     factor = theta.square() * (1 - f)
-    pieces = _pieces(mean)
-    full, part = (torch.empty_like(mean[pieces[0]]) for _ in range(2))
-    for piece in pieces:
-        mu = mean[piece]
+    full, part = (torch.empty_like(mean[pieces[0][0]]) for _ in range(2))
+    for cells, entries in pieces:
+        mu = mean[cells]
         a, b = full[: len(mu)], part[: len(mu)]
         torch.add(theta, mu, alpha=f, out=b)
         torch.div(mu, b, out=b)  # mu / (theta + f mu)
@@ -504,16 +524,24 @@ def _nb_pass_(logits: Tensor, library: Tensor, theta: Tensor, thinned: ThinnedBl
         torch.div(b, a, out=a)  # mu / [(theta + mu) (theta + f mu)]
         share += a.sum(0)
         log_ratio += _sum_log1p_(b.mul_(1 - f))
-        a.mul_(factor)
-        by_library[piece] += a.sum(1)
-        by_library[piece] /= library[piece].clamp_min(SMALLEST_MEAN)  # 0 / 0 in empty cells
-        torch.addcmul(a, mu, by_library[piece, None], value=-1, out=mu)
-    mean.view(-1).index_add_(0, flat, by_log_mean)
+        by_log = a.mul_(factor)
+        by_log.view(-1).index_add_(0, flat[entries] - cells.start * n_genes, by_log_mean[entries])
+        by_library[cells] = _to_logits_(mu, by_log, library[cells])
     theta64 = theta.double()
     by_theta = log_ratio - (1 - f) * theta64 * share
-    by_theta.index_add_(0, thinned.columns, excess_by_theta.double())
+    by_theta += _sum_by_gene(thinned.columns, excess_by_theta, n_genes)
     loss = (log_ratio * theta64).sum() + excess.double().sum()
     return _Pass(loss, by_theta, loss.new_zeros(2), by_library)
+
+
+def _to_logits_(mean: Tensor, by_log_mean: Tensor, library: Tensor) -> Tensor:
+    """Turn means (cells, genes) into the loss's gradient by their logits; return that by library.
+
+    ``by_log_mean`` is its gradient by the logarithms of the means.
+    """
+    by_library = by_log_mean.sum(1).div_(library.clamp_min(SMALLEST_MEAN))  # 0 / 0 in empty cells
+    torch.addcmul(by_log_mean, mean, by_library[:, None], value=-1, out=mean)
+    return by_library
 
 
 def _sum_log1p_(excess: Tensor) -> Tensor:
@@ -539,7 +567,8 @@ def _zinb_pass_(
 ) -> _Pass:
     """As :func:`_nb_pass_` with dropout of logit a + c log mu, ``curve`` = (a, c)."""
     n_genes = logits.shape[1]
-    mean = _softmax_mean_(logits, library)
+    pieces = _pieces(logits, thinned.rows)
+    mean = _softmax_mean_(logits, library, pieces)
     flat = thinned.rows * n_genes + thinned.columns
     mu = mean.view(-1).index_select(0, flat).clamp_min_(SMALLEST_MEAN)
     with torch.enable_grad():
@@ -549,20 +578,18 @@ def _zinb_pass_(
         excess = _zinb_excess(log_mu.exp(), theta_here, dropped, thinned).double().sum()
         grads = torch.autograd.grad(excess, (log_mu, theta_here, curve_here))
     by_log_mean, excess_by_theta, excess_by_curve = grads
-    by_library = torch.zeros_like(library).index_add_(0, thinned.rows, by_log_mean)
-    by_theta = theta.new_zeros(n_genes, dtype=torch.float64)
-    by_theta.index_add_(0, thinned.columns, excess_by_theta.double())
+    by_library = torch.empty_like(library)
+    by_theta = _sum_by_gene(thinned.columns, excess_by_theta, n_genes)
     by_curve, loss = excess_by_curve.double(), excess.detach()
-    for piece in _pieces(mean):
-        mu = mean[piece]
+    for cells, entries in pieces:
+        mu = mean[cells]
         zero = _zinb_zero(mu, theta, curve, thinned.fraction)
         loss += zero.loss
         by_theta += zero.by_theta
         by_curve += zero.by_curve
-        by_library[piece] += zero.by_log_mean.sum(1)
-        by_library[piece] /= library[piece].clamp_min(SMALLEST_MEAN)  # 0 / 0 in empty cells
-        torch.addcmul(zero.by_log_mean, mu, by_library[piece, None], value=-1, out=mu)
-    mean.view(-1).index_add_(0, flat, by_log_mean)
+        by_log = zero.by_log_mean
+        by_log.view(-1).index_add_(0, flat[entries] - cells.start * n_genes, by_log_mean[entries])
+        by_library[cells] = _to_logits_(mu, by_log, library[cells])
     return _Pass(loss, by_theta, by_curve, by_library)
 
 

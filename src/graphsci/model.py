@@ -36,7 +36,7 @@ LARGEST_LOG_MEAN = 30.0
 #: theta is kept in this range: below, a gene is all outliers; above, it is Poisson.
 SMALLEST_THETA, LARGEST_THETA = 1e-4, 1e6
 #: Share of non-zero entries above which a dense product beats the sparse one (measured on
-#: two CPU cores with 128 hidden units).
+#: two CPU cores with 128 hidden units; on a GPU the dense one always does).
 DENSE_ABOVE = 0.12
 
 
@@ -305,21 +305,58 @@ class GraphSmoothing(nn.Module):
 
     P averages over neighbours in the gene graph, weighted by the absolute correlation and
     signed by it; g in (-1, 1) is one gate per gene, starting at 0.
+
+    Parameters
+    ----------
+    averaging
+        P, (genes, genes).
     """
 
-    neighbours: Tensor
-
-    def __init__(self, neighbours: Tensor) -> None:
+    def __init__(self, averaging: sparse.csr_matrix) -> None:
         super().__init__()
-        # rebuilt from the graph when a model is loaded
-        self.register_buffer("neighbours", neighbours, persistent=False)
-        self.gate = nn.Parameter(torch.zeros(neighbours.shape[0]))
+        # rebuilt from the graph when a model is loaded; P^T for the gradient
+        for name, matrix in (("rows", averaging), ("columns", averaging.T.tocsr())):
+            arrays = matrix.indices, matrix.indptr, matrix.data
+            kinds = torch.int64, torch.int64, torch.float32
+            for part, array, kind in zip(_BAGS, arrays, kinds, strict=True):
+                tensor = torch.as_tensor(array).to(kind)
+                self.register_buffer(f"{name}_{part}", tensor, persistent=False)
+        self.gate = nn.Parameter(torch.zeros(averaging.shape[0]))
 
     def forward(self, loadings: Tensor) -> Tensor:
         """Smooth ``loadings`` (genes, latent)."""
-        return loadings + torch.tanh(self.gate)[:, None] * torch.sparse.mm(
-            self.neighbours, loadings
-        )
+        matrices = [
+            getattr(self, f"{name}_{part}") for name in ("rows", "columns") for part in _BAGS
+        ]
+        return loadings + torch.tanh(self.gate)[:, None] * _FixedProduct.apply(loadings, *matrices)
+
+
+#: Parts of a sparse matrix as :func:`_weighted_rows` takes them.
+_BAGS = ("index", "offsets", "weights")
+
+
+class _FixedProduct(torch.autograd.Function):
+    """P U of a sparse P that is known by rows and by columns; sums are in one order anywhere."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        values: Tensor,
+        index: Tensor,
+        offsets: Tensor,
+        weights: Tensor,
+        *by_columns: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(*by_columns)
+        return _weighted_rows(index, values, offsets, weights)
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        index, offsets, weights = ctx.saved_tensors  # type: ignore[attr-defined]
+        by_values = _weighted_rows(index, gradient.contiguous(), offsets, weights)
+        return by_values, None, None, None, None, None, None
 
 
 class CountNetwork(nn.Module):
@@ -337,8 +374,8 @@ class CountNetwork(nn.Module):
         (genes,) share of each gene in all molecules, > 0: where the bias b starts.
     n_batches
         Number of batches; 1 for none.
-    neighbours
-        Sparse (genes, genes) averaging operator of the gene graph, or None.
+    averaging
+        (genes, genes) averages over neighbours in the gene graph; None for no graph.
     bfloat16
         Do the products with the hidden layer and the loadings in bfloat16.
 
@@ -362,7 +399,7 @@ class CountNetwork(nn.Module):
         median_library: float,
         n_batches: int,
         zero_inflated: bool,
-        neighbours: Tensor | None,
+        averaging: sparse.csr_matrix | None,
         bfloat16: bool = False,
     ) -> None:
         super().__init__()
@@ -384,7 +421,7 @@ class CountNetwork(nn.Module):
         # a, c and log s; the start says: half of the entries with a mean of 1 are dropped
         self.dropout_curve = nn.Parameter(torch.tensor([0.0, -1.0]), requires_grad=zero_inflated)
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=zero_inflated)
-        self.smoothing = None if neighbours is None else GraphSmoothing(neighbours)
+        self.smoothing = None if averaging is None else GraphSmoothing(averaging)
         # (genes,) how far a gene follows the cell's state; for the rest it keeps its mean share
         self.register_buffer("state_weight", torch.ones(n_genes))
         self.register_buffer("mean_share", torch.zeros(n_batches, n_genes))
@@ -429,9 +466,15 @@ class CountNetwork(nn.Module):
     def encode(self, cells: CellBlock) -> Tensor:
         """Encode the molecules given, (cells, latent), standardised over the training cells."""
         hidden = self._input_product(cells).to(self.bias.dtype)  # (cells, hidden)
-        hidden = F.relu(self.input_norm(hidden + self.input_batch.index_select(0, cells.batch)))
+        one = len(self.input_batch) == 1
+        shift = self.input_batch if one else self._batches(cells) @ self.input_batch
+        hidden = F.relu(self.input_norm(hidden + shift))
         z: Tensor = self.to_latent(self.dropout(hidden, cells.keys))
         return self.latent_norm(z)  # (cells, latent)
+
+    def _batches(self, cells: CellBlock) -> Tensor:
+        """Indicators of the cells' batches, (cells, batches)."""
+        return F.one_hot(cells.batch, len(self.batch_offset)).to(self.bias.dtype)
 
     def _autocast(self) -> torch.autocast:
         """Context in which matrix products are done in bfloat16, if asked for."""
@@ -441,11 +484,9 @@ class CountNetwork(nn.Module):
     def _input_product(self, cells: CellBlock) -> Tensor:
         """X W of the log-normalised block X: sparse, or dense where that is faster."""
         values, n_genes = cells.log_normalized(self.median_library), len(self.input_weight)
-        if values.shape[0] > DENSE_ABOVE * cells.n_cells * n_genes:
+        if values.is_cuda or values.shape[0] > DENSE_ABOVE * cells.n_cells * n_genes:
             with self._autocast():
                 return cells.dense(values, n_genes) @ self.input_weight
-        if values.is_cuda:
-            return _weighted_rows(cells.genes, self.input_weight, cells.offsets, values)
         return _SparseProduct.apply(cells.genes, self.input_weight, cells.offsets, values)
 
     def decode(self, z: Tensor, library: Tensor, batch: Tensor) -> CountDistribution:
@@ -476,10 +517,9 @@ class CountNetwork(nn.Module):
         that distribution ever being made. All genes follow the cell's state in full: evidence is
         looked for at the end of training.
         """
-        z, loadings = self.encode(kept), self.gene_embedding()
-        n_batches, curve = len(self.batch_offset), None
-        if n_batches > 1:  # a batch's offsets are the loadings of its indicator
-            z = torch.cat([z, F.one_hot(kept.batch, n_batches).to(z.dtype)], 1)
+        z, loadings, curve = self.encode(kept), self.gene_embedding(), None
+        if len(self.batch_offset) > 1:  # a batch's offsets are the loadings of its indicator
+            z = torch.cat([z, self._batches(kept)], 1)
             loadings = torch.cat([loadings, self.batch_offset.T], 1)
         if self.zero_inflated:
             library, curve = library * self.log_scale.exp(), self.dropout_curve
@@ -504,7 +544,7 @@ class CountNetwork(nn.Module):
 
 
 class _SparseProduct(torch.autograd.Function):
-    """X W of a sparse X by rows; the gradient of W from the same X by columns, on a CPU."""
+    """X W of a sparse X by rows; the gradient of W from the same X by columns. On a CPU."""
 
     @staticmethod
     def forward(

@@ -6,7 +6,7 @@ The statistics are in :mod:`graphsci.predictability`; here they meet the network
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,8 +32,9 @@ def variation_p_values(
     *,
     n_batches: int,
     seed: int,
+    unseen: Sequence[NDArray[np.int64]] = (),
 ) -> NDArray[np.float64]:
-    """Whether each gene varies with the state of the cell: a p-value, (genes,).
+    """Whether each gene varies with the state of the cell: p-values, (1 + len(unseen), genes).
 
     Half of the molecules of every cell are encoded, and the other half are tested for
     dependence on that embedding (:func:`graphsci.predictability.p_values`), in several
@@ -52,27 +53,38 @@ def variation_p_values(
         (cells,) 0 to ``n_batches`` - 1.
     seed
         Of the splits.
+    unseen
+        Cells, as positions: the further rows are found without their withheld molecules, so
+        that these can judge the outcome.
 
     Notes
     -----
-    Costs five passes of the encoder; memory for genes x (latent + batches + 2) float64.
+    Costs five passes of the encoder, one more for each of ``unseen``; memory for
+    genes x (latent + batches + 2) float64.
     """
     scores = _Scores(network.eval(), batch, n_batches, _directions(network, counts))
     cells = np.flatnonzero(counts.getnnz(axis=1))
     if not len(cells):
-        return np.ones(counts.shape[1])
+        return np.ones((1 + len(unseen), counts.shape[1]))
     splits = [
         scores.of_halves(counts, cells, step_key(seed, n, TEST_SPLITS)) for n in range(_TEST_SPLITS)
     ]
+    withholding = cells[:0]
     if held_out is not None:
-        both = np.flatnonzero((held_out.getnnz(axis=1) > 0) & (counts.getnnz(axis=1) > 0))
-        if len(both):
-            withheld = scores.of_withheld(counts, held_out, both)
+        withholding = cells[held_out.getnnz(axis=1)[cells] > 0]
+
+    def without(left_out: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Find the p-values with the directions that hold on molecules of the other cells."""
+        seen, used = np.setdiff1d(withholding, left_out), splits
+        if held_out is not None and len(seen):
+            withheld = scores.of_withheld(counts, held_out, seen)
             real = predictability.real_directions(withheld, splits[0], n_nuisance=n_batches + 2)
             regressors = np.append(np.ones(n_batches + 2, dtype=bool), real)
-            splits = [sums.along(regressors) for sums in splits]
-    p_values = [predictability.p_values(sums, n_nuisance=n_batches + 2) for sums in splits]
-    return predictability.combine_p_values(np.stack(p_values))
+            used = [sums.along(regressors) for sums in splits]
+        p_values = [predictability.p_values(sums, n_nuisance=n_batches + 2) for sums in used]
+        return predictability.combine_p_values(np.stack(p_values))
+
+    return np.stack([without(left_out) for left_out in (cells[:0], *unseen)])
 
 
 def _directions(network: CountNetwork, counts: sparse.csr_matrix) -> NDArray[np.float64]:
