@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 
 import graphsci
 from graphsci import _job, cli, demo, io
+from graphsci._cli_config import build_config
+from graphsci._cli_terminal import Reporter
 from graphsci.config import PAPER, Config
 
 SHORT = ("--max-epochs", "4", "--threads", "1")
@@ -347,14 +349,14 @@ def test_our_own_bugs_have_another_exit_code(counts, tmp_path, monkeypatch):
 
 def interrupt_at(monkeypatch, epoch):
     """Press Ctrl-C when an epoch has ended."""
-    progress = cli._Reporter.progress
+    progress = Reporter.progress
 
     def press(self, record, n_epochs):
         progress(self, record, n_epochs)
         if record.epoch == epoch:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cli._Reporter, "progress", press)
+    monkeypatch.setattr(Reporter, "progress", press)
 
 
 def test_ctrl_c_ends_training_and_keeps_what_was_learned(counts, tmp_path, monkeypatch):
@@ -437,14 +439,14 @@ def test_help_lists_every_hyper_parameter_with_its_default():
 def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path):
     file = tmp_path / "run.toml"
     file.write_text('preset = "paper"\nseed = 5\nn_latent = 8\n')
-    chosen = cli.build_config({"seed": 7, "n_hidden": None}, file)
+    chosen = build_config({"seed": 7, "n_hidden": None}, file)
     assert chosen == PAPER.replace(seed=7, n_latent=8)
-    assert cli.build_config({"preset": "default"}, file).n_hidden == Config().n_hidden
-    assert cli.build_config({}, None) == Config()
-    assert cli.build_config({"check": False}, None).check is False
+    assert build_config({"preset": "default"}, file).n_hidden == Config().n_hidden
+    assert build_config({}, None) == Config()
+    assert build_config({"check": False}, None).check is False
     file.write_text("n_latnet = 8\n")
     with pytest.raises(ValueError, match="Did you mean 'n_latent'"):
-        cli.build_config({}, file)
+        build_config({}, file)
 
 
 def test_values_out_of_bounds_are_refused_by_the_flag():

@@ -7,22 +7,22 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from graphsci.cli import (
+from graphsci._cli_command import command
+from graphsci._cli_config import HYPER_PARAMETERS, ConfigFile, build_config
+from graphsci._cli_options import (
     STANDARD_OUTPUT,
-    ConfigFile,
     GenesIn,
-    Input,
     Json,
     Layer,
     MakeNamesUnique,
     Overwrite,
     Quiet,
+    Source,
     Threads,
-    _command,
-    _Reporter,
-    _use_threads,
-    build_config,
+    file_of,
 )
+from graphsci._cli_processes import use_threads
+from graphsci._cli_terminal import Reporter
 
 Methods = Annotated[
     list[str],
@@ -36,9 +36,9 @@ Methods = Annotated[
 ]
 
 
-@_command
+@command(more=HYPER_PARAMETERS)
 def evaluate(
-    source: Input,
+    source: Source,
     *,
     layer: Layer = None,
     genes_in: GenesIn = None,
@@ -146,13 +146,13 @@ def evaluate(
     )
     outputs = _evaluate_report.Outputs(
         csv=csv,
-        json=None if json_to == STANDARD_OUTPUT else json_to,
+        json=file_of(json_to),
         print_json=json_to == STANDARD_OUTPUT,
         overwrite=overwrite,
         quiet=quiet,
     )
-    _use_threads(threads)
-    reporter = _Reporter(quiet)
+    use_threads(threads)
+    reporter = Reporter(quiet)
     if write_split is not None:
         kept = _evaluate.write_split(job, write_split, seed=chosen.seed, overwrite=overwrite)
         reporter.log(

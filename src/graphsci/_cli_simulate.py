@@ -8,15 +8,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
-from rich.console import Console
 
-from graphsci import cli
-from graphsci.cli import Overwrite, Quiet
+from graphsci._cli_command import command, flag
+from graphsci._cli_options import Overwrite, Quiet
+from graphsci._cli_terminal import plain_console
 from graphsci.files import check_writable
 
 #: One line of help for every parameter of Splat.
@@ -79,12 +78,7 @@ def _flag(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
     names += [ALIASES[field.name]] if field.name in ALIASES else []
     option = typer.Option(*names, help=HELP[field.name], show_default="of the preset")
     shown = str if get_origin(kind) is tuple else kind
-    return inspect.Parameter(
-        field.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[shown | None, option],
-    )
+    return flag(field.name, Annotated[shown | None, option])
 
 
 def splat_params(preset: str, options: dict[str, Any]) -> Any:
@@ -106,22 +100,7 @@ def splat_params(preset: str, options: dict[str, Any]) -> Any:
     return dataclasses.replace(start, **given)
 
 
-def _with_splat_flags(function: Callable[..., None]) -> Callable[..., None]:
-    """Put the flags of Splat in the place of ``**options``, for typer to see."""
-    signature = inspect.signature(function, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    parameters = [*own, *_flags()]
-
-    def command(*args: Any, **kwargs: Any) -> None:
-        function(*args, **kwargs)
-
-    command.__name__, command.__doc__ = function.__name__, function.__doc__
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return command
-
-
-@cli._command
-@_with_splat_flags
+@command(more=_flags())
 def simulate(
     preset: Annotated[
         Preset,
@@ -159,8 +138,8 @@ def simulate(
         compression=None if compression == "none" else compression,
     )
     spent = time.perf_counter() - started
-    console = Console(highlight=False, markup=False, quiet=quiet)
-    console.print(f"{describe(output)} Took {spent:.1f} s.", soft_wrap=True)
+    said = f"{describe(output)} Took {spent:.1f} s."
+    plain_console(quiet=quiet).print(said, soft_wrap=True)
 
 
 def describe(path: Path) -> str:

@@ -1,0 +1,67 @@
+"""What a run that made estimates says at its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from graphsci._cli_terminal import plain_console, table_of_facts
+from graphsci.files import json_text
+
+if TYPE_CHECKING:
+    from graphsci._job import Outcome
+
+
+def tell(
+    outcome: Outcome,
+    *,
+    said: set[str],
+    json_to_stdout: bool = False,
+    quiet: bool = False,
+    trained_here: bool = True,
+) -> None:
+    """Print notes that were not said before, a table and the verdict; JSON for machines."""
+    if json_to_stdout:
+        sys.stdout.write(json_text(outcome.summary))
+    console = plain_console(stderr=json_to_stdout, quiet=quiet)
+    verdict, record = outcome.summary["verdict"], outcome.summary["record"]
+    if record["training"]["stopped"] == "interrupted":
+        training = record["training"]
+        console.print(
+            f"Training was interrupted after {training['epochs']} epochs; the weights of epoch "
+            f"{training['best_epoch']} were used.",
+            style="bold yellow",
+            soft_wrap=True,
+        )
+    for note in [note for note in outcome.summary["notes"] if note not in said]:
+        of_training = not trained_here and note in record["notes"]
+        console.print(f"{'training' if of_training else 'note'}: {note}", soft_wrap=True)
+    console.print(table_of_facts(_facts(outcome.summary, matched=not trained_here)))
+    line = verdict.get("line", "No verdict: these estimates were not checked.")
+    if not trained_here:
+        line = f"Checked on the model's training data: {line}"
+    style = "bold green" if verdict.get("passed") else "bold yellow"
+    console.print(line, style=style, soft_wrap=True)
+
+
+def _facts(summary: Mapping[str, Any], *, matched: bool) -> dict[str, str]:
+    """What was done; ``matched`` names the genes' match, which says nothing of training data."""
+    data, record, training = summary["data"], summary["record"], summary["record"]["training"]
+    facts = {
+        "input": str(summary["input"]),
+        "counts": f"{data['cells']:,} cells x {data['genes']:,} genes, {data['zeros']:.1%} zeros, "
+        f"median depth {data['depth']['median']:,.0f}",
+    }
+    if matched:
+        facts["genes"] = summary["gene_match"]
+    facts["model"] = (
+        f"{record['config']['preset']}, {record['likelihood']}, epoch {training['best_epoch']} "
+        f"of {training['epochs']}, seed {record['seed']}"
+    )
+    facts |= {slot: summary["units"][name] for name, slot in summary["slots"].items()}
+    outputs = summary["outputs"].items()
+    facts |= {("saved model" if name == "model" else name): path for name, path in outputs}
+    memory, seconds = summary["peak_memory_mib"], summary["seconds"]["total"]
+    facts["took"] = f"{seconds:.1f} s" + ("" if memory is None else f", {memory:,.0f} MiB at most")
+    return facts

@@ -1,0 +1,69 @@
+"""The processes and threads that a command runs in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from graphsci._cli_errors import BAD_INPUT, OUR_BUG, STOPPED, failure
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+def launched(devices: int | None, checkpoint: Path | None = None) -> bool:
+    """Run this command in several processes, if that was asked for; false if it is to run here.
+
+    A job that trains and fails says whether ``checkpoint`` holds something to go on from.
+    """
+    n_here = int(os.environ.get("WORLD_SIZE", "1"))
+    if n_here > 1 and devices not in (None, n_here):
+        raise ValueError(
+            f"devices (--devices): got {devices}, but torchrun started {n_here} processes. "
+            "Leave --devices out under torchrun."
+        )
+    if n_here > 1 or devices in (None, 1):
+        return False
+    from graphsci import distributed
+
+    try:
+        distributed.launch(devices, sys.argv[1:])
+    except distributed.ProcessDied as error:
+        if error.exit_code == BAD_INPUT:  # said already
+            raise typer.Exit(BAD_INPUT) from None
+        kept = ""
+        if checkpoint is not None:
+            kept = f" Training: the same command goes on from {checkpoint}."
+            if not checkpoint.exists():
+                kept = " Training: it was too early for a checkpoint (--checkpoint-minutes)."
+        raise failure(f"{error}{kept}", OUR_BUG, debug=False) from None
+    return True
+
+
+@contextlib.contextmanager
+def dying_of_ctrl_c() -> Iterator[None]:
+    """End this process at Ctrl-C: the processes of a job cannot stop at different places."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(STOPPED)
+
+    signal.signal(signal.SIGINT, end)
+    yield
+
+
+def use_threads(n_threads: int | None) -> None:
+    """Compute with so many threads; with all cores if None."""
+    if n_threads is None:
+        return
+    import threadpoolctl  # type: ignore[import-untyped]
+    import torch
+
+    torch.set_num_threads(n_threads)
+    threadpoolctl.threadpool_limits(n_threads)

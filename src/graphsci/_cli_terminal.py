@@ -1,0 +1,126 @@
+"""Who says what on the terminal: results on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from rich.progress import Progress, TaskID
+
+    from graphsci.training import EpochRecord
+
+
+def plain_console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """Return a console that colours only what it is told to: names in data are no markup."""
+    return Console(stderr=stderr, highlight=False, markup=False, quiet=quiet)
+
+
+def table_of_facts(facts: Mapping[str, str]) -> Table:
+    """Return a table with a line for each name and what is said of it."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, words in facts.items():
+        table.add_row(name, words)
+    return table
+
+
+def rank() -> int:
+    """Number of this process in its job, from 0, as torchrun says: the first one speaks."""
+    return int(os.environ.get("RANK", "0"))
+
+
+class Reporter:
+    """Tells on stderr what happens: a line for each stage, a bar for the epochs."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.console = plain_console(stderr=True, quiet=quiet)
+        self.said: set[str] = set()
+        self.training = False  #: there are weights worth keeping, and training goes on
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def log(self, message: str) -> None:
+        """Say one line."""
+        self.close()
+        self.said.add(message)
+        self.console.print(message, style="dim", soft_wrap=True)
+
+    def progress(self, record: EpochRecord, n_epochs: int) -> None:
+        """Tell of an epoch that has ended."""
+        self.training = True
+        losses = f"loss {record.training_loss:.2f}"
+        if record.validation_loss == record.validation_loss:
+            losses += f", validation {record.validation_loss:.2f}"
+        if not self.console.is_terminal:  # a log file: a line now and then
+            if record.epoch % max(1, n_epochs // 10) == 0:
+                self.console.print(f"epoch {record.epoch} of {n_epochs}: {losses}")
+            return
+        if self._bar is None or self._task is None:
+            self._bar = _training_bar(self.console)
+            self._bar.start()
+            self._task = self._bar.add_task("training", total=n_epochs, losses="")
+        self._bar.update(self._task, completed=record.epoch, losses=losses)
+
+    def close(self) -> None:
+        """End the bar: training is over."""
+        self.training = False
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = self._task = None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Let the first Ctrl-C end training with the best weights so far, and say so."""
+        previous = signal.getsignal(signal.SIGINT)
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if self.training:
+                self.close()
+                self.console.print(
+                    "Ctrl-C: training ends here, with the best weights so far. "
+                    "Another one skips the check, or stops everything.",
+                    style="bold yellow",
+                    soft_wrap=True,
+                )
+            raise KeyboardInterrupt
+
+        with contextlib.suppress(ValueError):  # not in the main thread: nothing to catch
+            signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            self.close()
+            with contextlib.suppress(ValueError):
+                signal.signal(signal.SIGINT, previous)
+
+
+def _training_bar(console: Console) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("training"),
+        BarColumn(bar_width=24),
+        TextColumn("epoch"),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[losses]}"),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console)
