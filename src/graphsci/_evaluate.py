@@ -7,7 +7,7 @@ of a study are not seen by anything that learns.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -20,6 +20,7 @@ from scipy import sparse
 
 from graphsci import estimates as es
 from graphsci import fitting, io, training
+from graphsci._job_checks import check_column
 from graphsci.config import Config, later_seed
 from graphsci.evaluation import CONTROLS, PROTOCOLS, study
 from graphsci.evaluation.clustering import require_packages
@@ -29,9 +30,8 @@ from graphsci.imputer import GraphSCI, versions
 from graphsci.preprocessing import extract_counts, fit_median_library_size
 
 if TYPE_CHECKING:
+    from graphsci.fitting import Log
     from graphsci.training import Progress
-
-Log = Callable[[str], None]
 
 OURS = "graphsci"
 #: What the network predicts, the kept count not used again: an estimate of the same model.
@@ -283,10 +283,7 @@ def read_data(job: Job) -> Data:
     ValueError, TypeError, OSError
         If counts, labels, layers or methods are not what they must be.
     """
-    adata = io.read_counts(
-        job.source, genes_in=job.genes_in, make_names_unique=job.make_names_unique
-    )
-    counts = extract_counts(adata, layer=job.layer).counts
+    adata, counts = _read_counts(job)
     held_out = None
     if job.held_out is not None:
         held_out = extract_counts(adata, layer=job.held_out, min_cells=1).counts
@@ -301,10 +298,7 @@ def write_split(job: Job, path: Path, *, seed: int = 0, overwrite: bool = False)
     """Write the kept counts as ``X`` and the held-out ones as a layer, for others' methods."""
     _check_request(job)
     check_writable(path, suffixes=io.ANNDATA_SUFFIXES, overwrite=overwrite)
-    adata = io.read_counts(
-        job.source, genes_in=job.genes_in, make_names_unique=job.make_names_unique
-    )
-    counts = extract_counts(adata, layer=job.layer).counts
+    adata, counts = _read_counts(job)
     if job.design not in ("molecules", "depth"):
         raise ValueError(
             f"design: {job.design!r} has no one file of kept and held-out molecules; use "
@@ -319,6 +313,14 @@ def write_split(job: Job, path: Path, *, seed: int = 0, overwrite: bool = False)
     )
     io.write_anndata(adata, path)
     return adata
+
+
+def _read_counts(job: Job) -> tuple[AnnData, sparse.csr_matrix]:
+    """Read the input, and check its counts."""
+    adata = io.read_counts(
+        job.source, genes_in=job.genes_in, make_names_unique=job.make_names_unique
+    )
+    return adata, extract_counts(adata, layer=job.layer).counts
 
 
 def _check_request(job: Job) -> None:
@@ -379,9 +381,7 @@ def _layer(job: Job, adata: AnnData, name: str) -> Any:
 def _labels(job: Job, adata: AnnData) -> np.ndarray | None:
     if job.labels is None:
         return None
-    if job.labels not in adata.obs:
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
-        raise ValueError(f"labels: obs has no column {job.labels!r}; columns present: {present}.")
+    check_column(adata, job.labels, option="labels")
     labels = known_labels(adata.obs[job.labels])
     known = [label for label in labels if label is not None]
     if len(set(known)) < 2:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
+from graphsci._cli_terminal import plain_console
 from graphsci._evaluate import OUR_MEAN, OURS, Job, Outcome
 from graphsci.evaluation import study
 from graphsci.files import atomic_path, check_writable, json_text, write_json, write_text
@@ -145,7 +145,7 @@ def tell(outcomes: Mapping[str, Outcome], job: Job, *, to_stderr: bool, quiet: b
 
     Columns are explained once, after the first table.
     """
-    console = Console(stderr=to_stderr, highlight=False, markup=False, quiet=quiet)
+    console = plain_console(stderr=to_stderr, quiet=quiet)
     console.width = max(console.width, _WIDTH)  # rather long lines than cut numbers
     legend = _legend([s for outcome in outcomes.values() for s in outcome.summaries], job.level)
     for design, outcome in outcomes.items():

@@ -204,7 +204,7 @@ def _own_rows(cells: Cells, team: Team) -> slice:
 
 def write_share(model: GraphSCI, adata: AnnData, job: Job, team: Team) -> None:
     """Write this process's part of the layers that the first one has made."""
-    cells = model.prepare(adata, **job.counts)
+    cells = model.prepare(adata, **job.where)
     path = team.agreed(job.output)  # the first one says which temporary path it is
     with _layer_writer(model, cells, job, path, team) as writer:
         _write_own_blocks(model, adata, cells, job, writer, team)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pandas as pd
 
 from graphsci import io
 from graphsci import network as nw
-from graphsci._keys import DEFAULT_KEY, keys
+from graphsci._job_checks import check_outputs
+from graphsci._job_files import Endings, FileJob
+from graphsci._keys import keys
 from graphsci.config import Config, later_seed
-from graphsci.files import atomic_path, check_writable
+from graphsci.files import atomic_path
 from graphsci.gene_graph import GeneGraph
 from graphsci.gene_sets import read_gene_sets
 from graphsci.imputer import GraphSCI
-from graphsci.known_networks import read_known_networks
 from graphsci.model_io import RECORD
 from graphsci.network._optional import needed
 from graphsci.network.files import write_table
@@ -26,33 +26,34 @@ from graphsci.network.modules import leiden
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from graphsci.fitting import Log
     from graphsci.training import Progress
 
 MODULE_CONFIDENCE = 0.9  #: modules rest on edges of which a tenth may be chance
 #: Seeds of further models are this far from the first, so that they meet no other run's.
 _SEED_STEP = 1000
 _TABLES = (".tsv", ".csv")
-#: Outputs, and the endings they may have.
-_OUTPUTS: dict[str, tuple[str, ...]] = {
-    "output": _TABLES,
-    "graphml": (".graphml",),
-    "cx2": (".cx2",),
-    "cyjs": (".cyjs",),
-    "sif": (".sif",),
-    "h5ad": io.ANNDATA_SUFFIXES,
-    "modules": _TABLES,
-    "enrichment": _TABLES,
-    "label_edges": _TABLES,
-    "picture": (".png", ".pdf", ".svg"),
-}
 #: Those that show modules, and those that networkx makes.
 _WITH_MODULES = frozenset({"modules", "enrichment", "h5ad", "graphml", "cx2", "cyjs", "picture"})
 _BY_NETWORKX = frozenset({"graphml", "cyjs", "picture"})
 
 
 @dataclass(frozen=True)
-class NetworkJob:
+class NetworkJob(FileJob):
     """What to read, how to rank, and where to write."""
+
+    ENDINGS: ClassVar[Endings] = {
+        "output": _TABLES,
+        "graphml": (".graphml",),
+        "cx2": (".cx2",),
+        "cyjs": (".cyjs",),
+        "sif": (".sif",),
+        "h5ad": io.ANNDATA_SUFFIXES,
+        "modules": _TABLES,
+        "enrichment": _TABLES,
+        "label_edges": _TABLES,
+        "picture": (".png", ".pdf", ".svg"),
+    }
 
     source: Path  #: folder of a model, or counts to train on
     output: Path
@@ -68,23 +69,13 @@ class NetworkJob:
     label_key: str | None = None  #: column of obs: one network for each group of cells
     label_edges: Path | None = None
     picture: Path | None = None
-    networks: tuple[Path, ...] = ()  #: known networks to train with
     priors: tuple[Path, ...] = ()  #: known networks to report beside the other evidence
-    network_symbols: Path | None = None
-    ignore_case: bool = False
     genes: tuple[str, ...] | None = None
     max_genes: int = 50
     min_confidence: float | None = None
     n_neighbors: int = nw.N_NEIGHBORS
     control: bool = True
     n_models: int = 1
-    layer: str | None = None
-    batch_key: str | None = None
-    genes_in: io.GenesIn | None = None
-    make_names_unique: bool = False
-    allow_fractional: bool = False
-    key_added: str = DEFAULT_KEY
-    overwrite: bool = False
 
     @property
     def is_model(self) -> bool:
@@ -95,18 +86,6 @@ class NetworkJob:
     def counts(self) -> Path | None:
         """File with the counts, if there is one."""
         return self.data if self.is_model else self.source
-
-    @property
-    def where(self) -> dict[str, Any]:
-        """Arguments that say which counts are meant."""
-        names = ("layer", "batch_key", "allow_fractional")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def paths(self) -> dict[str, Path]:
-        """Outputs that are asked for, by name."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: found[name] for name in _OUTPUTS if found[name] is not None}
 
 
 class Findings(NamedTuple):
@@ -121,7 +100,7 @@ class Findings(NamedTuple):
 class _Ears:
     """Who hears of progress."""
 
-    log: Callable[[str], None]
+    log: Log
     progress: Progress | None
 
 
@@ -129,7 +108,7 @@ def run(
     job: NetworkJob,
     config: Config,
     *,
-    log: Callable[[str], None] = lambda message: None,
+    log: Log = lambda message: None,
     progress: Progress | None = None,
 ) -> Findings:
     """Rank the relations between genes and write what was asked for.
@@ -139,14 +118,14 @@ def run(
     ValueError, TypeError, OSError
         Whatever is wrong with outputs, options, known networks or counts: before training.
     """
-    _check_paths(job)
+    check_outputs(job)
     _check_options(job)
     ears = _Ears(log, progress)
     sets = None if job.gene_sets is None else read_gene_sets(job.gene_sets)
     adata = _read_counts(job, log)
     loaded = GraphSCI.load(job.source, device=config.device) if job.is_model else None
     names = loaded.gene_names if adata is None and loaded is not None else adata.var_names  # type: ignore[union-attr]
-    known, prior = (_known(job, paths, names, log) for paths in (job.networks, job.priors))
+    known, prior = (job.read_known(paths, names, log) for paths in (job.networks, job.priors))
     _check_genes(job, names)
     _check_labels(job, adata)
     model = loaded if loaded is not None else _train(job, config, adata, known, ears)
@@ -174,16 +153,6 @@ def run(
 
 
 # --- checks -----------------------------------------------------------------------------
-
-
-def _check_paths(job: NetworkJob) -> None:
-    for name, path in job.paths.items():
-        try:
-            check_writable(path, suffixes=_OUTPUTS[name], overwrite=job.overwrite)
-        except FileExistsError as error:
-            raise FileExistsError(f"{error} (command line: --overwrite)") from None
-    if len({path.resolve() for path in job.paths.values()}) < len(job.paths):
-        raise ValueError("two outputs have the same path; give each its own.")
 
 
 def _check_options(job: NetworkJob) -> None:
@@ -234,26 +203,11 @@ def _check_labels(job: NetworkJob, adata: AnnData | None) -> None:
 # --- reading and training ---------------------------------------------------------------
 
 
-def _read_counts(job: NetworkJob, log: Callable[[str], None]) -> AnnData | None:
+def _read_counts(job: NetworkJob, log: Log) -> AnnData | None:
     if job.counts is None:
         return None
     log(f"reading {job.counts}")
-    return io.read_counts(
-        job.counts, genes_in=job.genes_in, make_names_unique=job.make_names_unique
-    )
-
-
-def _known(
-    job: NetworkJob, paths: tuple[Path, ...], names: Any, log: Callable[[str], None]
-) -> GeneGraph | None:
-    if not paths:
-        return None
-    found = read_known_networks(
-        paths, names, symbols=job.network_symbols, ignore_case=job.ignore_case
-    )
-    for note in found.notes:
-        log(f"known network: {note}")
-    return found
+    return job.read(job.counts)
 
 
 def _train(

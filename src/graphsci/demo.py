@@ -7,7 +7,6 @@ scanpy ships 700 peripheral blood cells x 765 genes of the 68,000 of Zheng et al
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from graphsci.files import atomic_path
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from graphsci.fitting import Log
     from graphsci.training import Progress
 
 LABELS = "bulk_labels"
@@ -97,7 +97,7 @@ def run(
     genes_in: io.GenesIn | None = None,
     layer: str | None = None,
     progress: Progress | None = None,
-    log: Callable[[str], None] = lambda message: None,
+    log: Log = lambda message: None,
 ) -> _job.Outcome:
     """Impute the demo's data, or a file, and fill a folder with everything to take away.
 
@@ -114,7 +114,7 @@ def run(
     progress, log
         As for :func:`graphsci._job.impute`.
     """
-    figures = out_dir / "figures"
+    figures = _figures(out_dir)
     figures.mkdir(parents=True, exist_ok=True)
     job = _job.Job(
         source=SOURCE if data is None else data,
@@ -139,11 +139,15 @@ def run(
 
 def contents(out_dir: Path, outcome: _job.Outcome) -> dict[str, str]:
     """Say what each file of the folder is."""
-    slots = ", ".join(outcome.summary["slots"].values())
+    slots, written = ", ".join(outcome.summary["slots"].values()), outcome.summary["outputs"]
     return {
-        str(out_dir / "imputed.h5ad"): f"the data with {slots}",
-        str(out_dir / "report.html"): "verdict, numbers, figures, settings; open in a browser",
-        str(out_dir / "figures"): ", ".join(f"{p.name}.png" for p in outcome.pictures),
-        str(out_dir / "model"): "the trained model: graphsci apply MODEL IN -o OUT",
-        str(out_dir / "summary.json"): "the same for machines",
+        written["output"]: f"the data with {slots}",
+        written["report"]: "verdict, numbers, figures, settings; open in a browser",
+        str(_figures(out_dir)): ", ".join(f"{p.name}.png" for p in outcome.pictures),
+        written["model"]: "the trained model: graphsci apply MODEL IN -o OUT",
+        written["json"]: "the same for machines",
     }
+
+
+def _figures(out_dir: Path) -> Path:
+    return out_dir / "figures"

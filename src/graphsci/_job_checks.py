@@ -1,0 +1,78 @@
+"""What is refused before anything takes long: outputs, then the request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphsci.files import check_writable
+from graphsci.imputer import Request
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from graphsci._job import Job
+    from graphsci._job_files import FileJob
+
+
+def check_outputs(job: FileJob, *, replaced: Sequence[Path] = ()) -> None:
+    """Make sure that every output can be written; ``replaced`` are more of them, and may exist.
+
+    Raises
+    ------
+    ValueError, OSError
+        The ending is wrong, a folder is missing or read-only, a file exists and may not be
+        replaced, or two have one path.
+    """
+    for name, path in job.paths.items():
+        try:
+            check_writable(path, suffixes=job.ENDINGS[name], overwrite=job.overwrite)
+        except FileExistsError as error:
+            raise FileExistsError(f"{error} (command line: --overwrite)") from None
+    for path in replaced:
+        check_writable(path, overwrite=True)
+    places = [path.resolve() for path in (*job.paths.values(), *replaced)]
+    if len(set(places)) < len(places):
+        raise ValueError("two outputs have the same path; give each its own.")
+
+
+def check_request(job: Job, adata: AnnData) -> None:
+    """Refuse what the model would only refuse after training."""
+    Request.of(adata, **job.request)
+    if job.genes is not None and job.drop_below is not None:
+        raise ValueError(
+            "drop_below (--drop-below): it makes sparse layers, but chosen genes (--genes) are "
+            "written as tables. Leave one of the two out."
+        )
+    if job.drop_below is not None and job.dtype == "float16":
+        raise ValueError(
+            "dtype (--dtype): sparse layers (--drop-below) have no float16, which scipy could not "
+            "read. Leave one of the two out."
+        )
+    slashed = [name for name in job.genes or () if "/" in name]
+    if slashed:
+        raise ValueError(
+            f"genes (--genes): {slashed[0]!r} has a '/' in its name and cannot be a column of a "
+            "table in a file. Rename it in the input, or write all genes."
+        )
+    if job.genes is None and job.layer in [job.slots.layer(name) for name in job.names]:
+        raise ValueError(
+            f"layer: the counts are in layers[{job.layer!r}], where an estimate would be written. "
+            "Give a prefix (--prefix)."
+        )
+    if job.label_key is not None:
+        check_column(adata, job.label_key, option="label_key (--label-key)")
+    taken = [] if job.overwrite else job.taken(adata)
+    if taken:
+        raise ValueError(
+            f"the input has {', '.join(taken)} already. Choose another name for this run "
+            "(--key-added, --prefix), or replace them: --overwrite."
+        )
+
+
+def check_column(adata: AnnData, column: str, *, option: str) -> None:
+    """Refuse a column that ``obs`` does not have, and say which it has."""
+    if column not in adata.obs:
+        present = ", ".join(map(repr, adata.obs.columns)) or "none"
+        raise ValueError(f"{option}: obs has no column {column!r}; columns present: {present}.")
