@@ -301,6 +301,7 @@ def test_the_counts_are_never_overwritten(tmp_path, draw):
     args = ("impute", tmp_path / "counts.h5ad", "-o", tmp_path / "out.h5ad", "--overwrite")
     _, said = run(*args, "--layer", "denoised", exit_code=cli.BAD_INPUT)
     assert "the counts are in layers['denoised'], where an estimate would be written" in said
+    assert "--prefix" in said
 
 
 def test_two_outputs_cannot_share_a_path(counts, tmp_path):

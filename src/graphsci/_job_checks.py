@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,8 @@ def check_outputs(job: FileJob, *, replaced: Sequence[Path] = ()) -> None:
         replaced, or two have one path.
     """
     for name, path in job.paths.items():
-        try:
+        with _naming_the_flag("--overwrite", FileExistsError):
             check_writable(path, suffixes=job.ENDINGS[name], overwrite=job.overwrite)
-        except FileExistsError as error:
-            raise FileExistsError(f"{error} (command line: --overwrite)") from None
     for path in replaced:
         check_writable(path, overwrite=True)
     places = [path.resolve() for path in (*job.paths.values(), *replaced)]
@@ -37,9 +36,18 @@ def check_outputs(job: FileJob, *, replaced: Sequence[Path] = ()) -> None:
         raise ValueError("two outputs have the same path; give each its own.")
 
 
+@contextlib.contextmanager
+def _naming_the_flag(flag: str, kind: type[Exception]) -> Iterator[None]:
+    """Add to a library's error what its remedy is on the command line."""
+    try:
+        yield
+    except kind as error:
+        raise kind(f"{error} (command line: {flag})") from None
+
+
 def check_request(job: Job, adata: AnnData) -> None:
     """Refuse what the model would only refuse after training."""
-    Request.of(adata, **job.request)
+    request = Request.of(adata, **job.request)
     if job.genes is not None and job.drop_below is not None:
         raise ValueError(
             "drop_below (--drop-below): it makes sparse layers, but chosen genes (--genes) are "
@@ -56,11 +64,9 @@ def check_request(job: Job, adata: AnnData) -> None:
             f"genes (--genes): {slashed[0]!r} has a '/' in its name and cannot be a column of a "
             "table in a file. Rename it in the input, or write all genes."
         )
-    if job.genes is None and job.layer in [job.slots.layer(name) for name in job.names]:
-        raise ValueError(
-            f"layer: the counts are in layers[{job.layer!r}], where an estimate would be written. "
-            "Give a prefix (--prefix)."
-        )
+    if job.genes is None:
+        with _naming_the_flag("--prefix", ValueError):
+            request.refuse_overwriting(job.layer, job.slots)
     if job.label_key is not None:
         check_column(adata, job.label_key, option="label_key (--label-key)")
     taken = [] if job.overwrite else job.taken(adata)
