@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
@@ -24,45 +24,55 @@ _DEBUG = flag(
 )
 
 
-def command(*, more: Sequence[inspect.Parameter] = ()) -> Callable[..., Callable[..., None]]:
+class Flags(NamedTuple):
+    """Flags that together say one thing."""
+
+    parameters: Sequence[inspect.Parameter]
+    build: Callable[..., Any]  #: makes that thing of their values
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a function ready for typer.
 
-    A parameter that is a dataclass becomes one flag for each of its fields, which are options
-    themselves: what several commands have in common is declared once. ``**options`` becomes
-    ``more`` flags. Every command has ``--debug``, and says its errors in one line.
+    A parameter that is annotated with :class:`Flags`, or is a dataclass whose fields are options,
+    becomes all those flags: what several commands have in common is declared once. Every command
+    has ``--debug``, and says its errors in one line.
     """
+    groups: dict[str, Flags] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        group = _group_of(parameter.annotation)
+        if group is None:
+            parameters.append(parameter)
+        else:
+            groups[parameter.name] = group
+            parameters += group.parameters
+    parameters.append(_DEBUG)
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        groups: dict[str, Any] = {}
-        parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(function, eval_str=True).parameters.values():
-            if dataclasses.is_dataclass(parameter.annotation):
-                groups[parameter.name] = parameter.annotation
-                parameters += _flags_of(parameter.annotation)
-            elif parameter.kind is parameter.VAR_KEYWORD:
-                parameters += more
-            else:
-                parameters.append(parameter)
-        parameters.append(_DEBUG)
-
-        @functools.wraps(function)
-        def run(*, debug: bool, **given: Any) -> None:
+    @functools.wraps(function)
+    def run(*, debug: bool, **given: Any) -> None:
+        with one_line_errors(debug):
             for name, group in groups.items():
-                fields = [field.name for field in dataclasses.fields(group)]
-                given[name] = group(**{field: given.pop(field) for field in fields})
-            with one_line_errors(debug):
-                function(**given)
+                values = {p.name: given.pop(p.name) for p in group.parameters}
+                given[name] = group.build(**values)
+            function(**given)
 
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        del run.__wrapped__  # typer shall see the signature above
-        return run
-
-    return decorate
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    del run.__wrapped__  # typer shall see the signature above
+    return run
 
 
-def _flags_of(group: Any) -> list[inspect.Parameter]:
+def _group_of(annotation: Any) -> Flags | None:
+    """Return the flags that a parameter stands for; None if it is one itself."""
+    if dataclasses.is_dataclass(annotation):
+        return _flags_of(annotation)
+    metadata = getattr(annotation, "__metadata__", ())
+    return next((said for said in metadata if isinstance(said, Flags)), None)
+
+
+def _flags_of(group: Any) -> Flags:
     """Return a flag for each field of a dataclass, all with defaults, annotated by options."""
     hints, defaults = get_type_hints(group, include_extras=True), group()
     names = [field.name for field in dataclasses.fields(group)]
-    return [flag(name, hints[name], getattr(defaults, name)) for name in names]
+    return Flags([flag(name, hints[name], getattr(defaults, name)) for name in names], group)

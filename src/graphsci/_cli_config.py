@@ -14,10 +14,10 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from graphsci._cli_command import flag
+from graphsci._cli_command import Flags, flag
 from graphsci.config import Config, option_names, preset, read_config
 
-ConfigFile = Annotated[
+_FILE = Annotated[
     Path | None,
     typer.Option(
         "--config",
@@ -42,13 +42,10 @@ def _hyper_parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parame
     return flag(field.name, Annotated[kind | None, option])
 
 
-def _hyper_parameters() -> tuple[inspect.Parameter, ...]:
+def _flags() -> list[inspect.Parameter]:
     hints = get_type_hints(Config)
-    return tuple(_hyper_parameter(field, hints[field.name]) for field in dataclasses.fields(Config))
-
-
-#: What ``**options`` stands for in the commands that train.
-HYPER_PARAMETERS = _hyper_parameters()
+    own = [_hyper_parameter(field, hints[field.name]) for field in dataclasses.fields(Config)]
+    return [flag("config", _FILE), *own]
 
 
 def build_config(options: Mapping[str, Any], file: Path | None) -> Config:
@@ -57,3 +54,9 @@ def build_config(options: Mapping[str, Any], file: Path | None) -> Config:
     given = {name: options[name] for name in option_names() if options.get(name) is not None}
     values = from_file | given
     return preset(values.pop("preset", "default"), **values)
+
+
+#: The hyper-parameters of a command that trains: a flag for each, and one for a file of them.
+HyperParameters = Annotated[
+    Config, Flags(_flags(), lambda config, **options: build_config(options, config))
+]

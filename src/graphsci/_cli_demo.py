@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from graphsci._cli_command import command
-from graphsci._cli_config import HYPER_PARAMETERS, ConfigFile, build_config
+from graphsci._cli_config import HyperParameters
 from graphsci._cli_options import GenesIn, LabelKey, Layer, Quiet, Threads
 from graphsci._cli_outcome import tell
 from graphsci._cli_processes import use_threads
 from graphsci._cli_terminal import Reporter, plain_console
 
 
-@command(more=HYPER_PARAMETERS)
+@command
 def demo(
     *,
     data: Annotated[
@@ -30,11 +30,9 @@ def demo(
     genes_in: GenesIn = None,
     threads: Threads = None,
     quiet: Quiet = False,
-    config: ConfigFile = None,
-    **options: Any,
+    config: HyperParameters,
 ) -> None:
     """Impute real data that needs no download, and leave files and pictures to look at."""
-    chosen = build_config(options, config)
     from graphsci import demo as demonstration
     from graphsci.report import loading_lines
 
@@ -43,7 +41,7 @@ def demo(
     with reporter.listening():
         outcome = demonstration.run(
             out_dir,
-            chosen,
+            config,
             data=data,
             label_key=label_key,
             layer=layer,

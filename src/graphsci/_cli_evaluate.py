@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from graphsci._cli_command import command
-from graphsci._cli_config import HYPER_PARAMETERS, ConfigFile, build_config
+from graphsci._cli_config import HyperParameters
 from graphsci._cli_options import (
     STANDARD_OUTPUT,
     GenesIn,
@@ -36,7 +36,7 @@ Methods = Annotated[
 ]
 
 
-@command(more=HYPER_PARAMETERS)
+@command
 def evaluate(
     source: Source,
     *,
@@ -118,11 +118,9 @@ def evaluate(
     overwrite: Overwrite = False,
     threads: Threads = None,
     quiet: Quiet = False,
-    config: ConfigFile = None,
-    **options: Any,
+    config: HyperParameters,
 ) -> None:
     """Score graphsci and simple methods on molecules held out from your own counts."""
-    chosen = build_config(options, config)
     from graphsci import _evaluate, _evaluate_report
     from graphsci.imputer import versions
 
@@ -154,7 +152,7 @@ def evaluate(
     use_threads(threads)
     reporter = Reporter(quiet)
     if write_split is not None:
-        kept = _evaluate.write_split(job, write_split, seed=chosen.seed, overwrite=overwrite)
+        kept = _evaluate.write_split(job, write_split, seed=config.seed, overwrite=overwrite)
         reporter.log(
             f"written: {write_split}, {kept.n_obs:,} cells x {kept.n_vars:,} genes; X holds the "
             f"kept counts, layers['{_evaluate.HELD_OUT_LAYER}'] the others"
@@ -162,6 +160,6 @@ def evaluate(
         return
     outputs.check()
     with reporter.listening():
-        outcomes = _evaluate.evaluate(job, chosen, progress=reporter.progress, log=reporter.log)
-    found = _evaluate_report.summary(job, outcomes, config=chosen.to_dict(), versions=versions())
+        outcomes = _evaluate.evaluate(job, config, progress=reporter.progress, log=reporter.log)
+    found = _evaluate_report.summary(job, outcomes, config=config.to_dict(), versions=versions())
     _evaluate_report.deliver(outcomes, job, found, outputs)

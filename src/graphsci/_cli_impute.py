@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from graphsci._cli_command import command
-from graphsci._cli_config import HYPER_PARAMETERS, ConfigFile, build_config
+from graphsci._cli_config import HyperParameters
 from graphsci._cli_options import (
     STANDARD_OUTPUT,
     Counts,
@@ -141,7 +141,7 @@ Devices = Annotated[
 ]
 
 
-@command(more=HYPER_PARAMETERS)
+@command
 def impute(
     source: Source,
     *,
@@ -175,11 +175,9 @@ def impute(
     devices: Devices = None,
     threads: Threads = None,
     quiet: Quiet = False,
-    config: ConfigFile = None,
-    **options: Any,
+    config: HyperParameters,
 ) -> None:
     """Train on the raw counts in IN and write OUT: IN with estimates of its expression."""
-    chosen = build_config(options, config)
     check_writable(output, suffixes=ANNDATA_SUFFIXES)  # before the slow import of torch
     checkpoint = checkpoint or output.with_name(output.name + ".checkpoint")
     if launched(devices, checkpoint):
@@ -203,15 +201,15 @@ def impute(
     use_threads(threads)
     first = rank() == 0
     reporter = Reporter(quiet or not first)
-    team = distributed.join(chosen.device)
+    team = distributed.join(config.device)
     with reporter.listening() if team is None else dying_of_ctrl_c():
-        outcome = _job.impute(job, chosen, progress=reporter.progress, log=reporter.log, team=team)
+        outcome = _job.impute(job, config, progress=reporter.progress, log=reporter.log, team=team)
     if first:
         to_stdout = results.json_to == STANDARD_OUTPUT
         tell(outcome, said=reporter.said, json_to_stdout=to_stdout, quiet=quiet)
 
 
-@command()
+@command
 def apply(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that --save-model wrote.")],
     source: Source,

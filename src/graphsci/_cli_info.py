@@ -14,7 +14,7 @@ from graphsci._cli_terminal import plain_console, table_of_facts
 from graphsci.files import json_text
 
 
-@command()
+@command
 def info(
     path: Annotated[
         Path, typer.Argument(metavar="FILE", help="A count file, an output, or a model folder.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphsci._cli_command import command
-from graphsci._cli_config import HYPER_PARAMETERS, ConfigFile, build_config
+from graphsci._cli_config import HyperParameters
 from graphsci._cli_options import (
     Counts,
     IgnoreCase,
@@ -98,7 +98,7 @@ class Ranking:
     ] = None
 
 
-@command(more=HYPER_PARAMETERS)
+@command
 def network(
     source: Annotated[
         Path,
@@ -135,11 +135,9 @@ def network(
     overwrite: Overwrite = False,
     threads: Threads = None,
     quiet: Quiet = False,
-    config: ConfigFile = None,
-    **options: Any,
+    config: HyperParameters,
 ) -> None:
     """Rank the relations between genes, new ones included, with the evidence for each."""
-    chosen = build_config(options, config)
     from graphsci import _job, _network_job
 
     job = _network_job.NetworkJob(
@@ -159,7 +157,7 @@ def network(
     use_threads(threads)
     reporter = Reporter(quiet)
     with reporter.listening():
-        found = _network_job.run(job, chosen, log=reporter.log, progress=reporter.progress)
+        found = _network_job.run(job, config, log=reporter.log, progress=reporter.progress)
     _tell(found, list(job.paths.values()), quiet=quiet)
 
 

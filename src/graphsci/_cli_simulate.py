@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from graphsci._cli_command import command, flag
+from graphsci._cli_command import Flags, command, flag
 from graphsci._cli_options import Overwrite, Quiet
 from graphsci._cli_terminal import plain_console
 from graphsci.files import check_writable
@@ -100,7 +100,11 @@ def splat_params(preset: str, options: dict[str, Any]) -> Any:
     return dataclasses.replace(start, **given)
 
 
-@command(more=_flags())
+#: The parameters of Splat that were given, by name.
+SplatOptions = Annotated[dict[str, Any], Flags(_flags(), dict)]
+
+
+@command
 def simulate(
     preset: Annotated[
         Preset,
@@ -122,7 +126,7 @@ def simulate(
     ] = "gzip",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
-    **options: Any,
+    options: SplatOptions,
 ) -> None:
     """Simulate counts with known truth; any number of cells, a block in memory at a time."""
     params = splat_params(preset, options)
