@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import graphsci
 from graphsci import checkpoint as checkpoints
 from graphsci import cli
+from graphsci._cli_terminal import Reporter
 from graphsci.checkpoint import Checkpoint, digest, pack, unpack
 
 
@@ -219,7 +220,7 @@ def command(folder):
 
 def test_the_command_goes_on_and_cleans_up(toy, tmp_path, monkeypatch):
     toy.write_h5ad(tmp_path / "counts.h5ad")
-    monkeypatch.setattr(cli._Reporter, "progress", lambda self, *args: kill_after(2)(*args))
+    monkeypatch.setattr(Reporter, "progress", lambda self, *args: kill_after(2)(*args))
     assert run(*command(tmp_path))[0] == cli.OUR_BUG
     assert (tmp_path / "out.h5ad.checkpoint").is_file()
     monkeypatch.undo()

@@ -22,7 +22,6 @@ from graphsci._cli_impute import apply, impute
 from graphsci._cli_info import info
 from graphsci._cli_network import network
 from graphsci._cli_simulate import simulate
-from graphsci._cli_terminal import Reporter as _Reporter  # noqa: F401 (tests/test_checkpoint.py)
 from graphsci.files import remove_unfinished
 
 if TYPE_CHECKING:
