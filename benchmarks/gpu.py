@@ -310,7 +310,9 @@ def main() -> None:
     rows, of_first = [], {}
     for name, adata, options in runs:
         row, values = fit_row(name, adata, **options)
-        first = of_first.setdefault((name, options.get("batch_size")), np.log1p(values))
+        first = of_first.setdefault(
+            (name, row["epochs"], options.get("batch_size")), np.log1p(values)
+        )
         row["r of log denoised with first"] = round(
             float(np.corrcoef(first.ravel(), np.log1p(values).ravel())[0, 1]), 5
         )
