@@ -16,6 +16,7 @@ from graphsci import checkpoint as checkpoints
 from graphsci import cli
 from graphsci._cli_terminal import Reporter
 from graphsci.checkpoint import Checkpoint, digest, pack, unpack
+from graphsci.devices import choose_device
 
 
 class Killed(Exception):
@@ -137,7 +138,8 @@ def test_another_setting_is_refused(interrupted, toy):
 
 
 def test_where_it_ran_is_no_setting(interrupted, toy):
-    assert len(fit(toy, interrupted, device="cpu").history) == 6
+    same = choose_device("auto").type
+    assert len(fit(toy, interrupted, device=same).history) == 6
 
 
 def test_other_counts_are_refused(interrupted, toy):

@@ -25,8 +25,8 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=seeded(seed), dtype=DOUBLE)
 
 
-def as_sparse(matrix) -> torch.Tensor:
-    return torch.as_tensor(np.asarray(matrix)).to(DOUBLE).to_sparse().coalesce()
+def fixed(matrix) -> gm.FixedMatrix:
+    return gm.FixedMatrix.of(sparse.csr_matrix(np.asarray(matrix)), dtype=DOUBLE)
 
 
 def block_of(counts: np.ndarray, batch: np.ndarray | None = None) -> gm.CellBlock:
@@ -121,6 +121,16 @@ def test_block_by_hand():
 # --- graph convolution (eq. 3-4) ------------------------------------------------------
 
 
+def test_products_of_a_fixed_matrix_are_scipys():
+    """Rows and columns without an entry among them; gradients too."""
+    matrix = sparse.random_array((7, 5), density=0.3, rng=np.random.default_rng(0), format="csr")
+    matrix = sparse.csr_matrix(sparse.block_diag([matrix, np.zeros((1, 2))]))
+    dense = random(7, 3).requires_grad_()
+    product = gm.FixedMatrix.of(matrix, dtype=DOUBLE).times(dense)
+    np.testing.assert_allclose(product.detach().numpy(), matrix @ dense.detach().numpy())
+    assert gradcheck(gm.FixedMatrix.of(matrix, dtype=DOUBLE).times, dense)
+
+
 @pytest.mark.parametrize("layout", ["dense", "sparse"])
 def test_graph_convolution_matches_dense_algebra(layout):
     adjacency = np.triu(np.random.default_rng(0).random((7, 7)) < 0.4, 1).astype(float)
@@ -129,8 +139,8 @@ def test_graph_convolution_matches_dense_algebra(layout):
     scale = np.diag(with_loops.sum(1) ** -0.5)
     layer = gm.GraphConvolution(4, 3).double()
     x = random(7, 4)
-    operator = as_sparse(normalized_adjacency(sparse.csr_matrix(adjacency)).toarray())
-    ours = layer(x if layout == "dense" else x.to_sparse(), operator).detach().numpy()
+    operator = fixed(normalized_adjacency(sparse.csr_matrix(adjacency)).toarray())
+    ours = layer(x if layout == "dense" else fixed(x), operator).detach().numpy()
     truth = scale @ with_loops @ scale @ x.numpy() @ layer.weight.detach().numpy()
     np.testing.assert_allclose(ours, truth, rtol=1e-5, atol=1e-7)
 
@@ -140,7 +150,7 @@ def test_graph_convolution_on_a_chain_of_three_by_hand():
     layer = gm.GraphConvolution(1, 1).double()
     nn.init.constant_(layer.weight, 2.0)
     chain = sparse.csr_matrix(np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]]))
-    operator = as_sparse(normalized_adjacency(chain).toarray())
+    operator = fixed(normalized_adjacency(chain).toarray())
     x = torch.tensor([[1.0], [10.0], [100.0]]).double()
     truth = [
         2 * (1 / 2 + 10 / 6**0.5),
@@ -152,10 +162,10 @@ def test_graph_convolution_on_a_chain_of_three_by_hand():
 
 def test_gene_encoder_follows_equations_3_and_4():
     encoder = gm.GeneEncoder(n_cells=6, n_hidden=4, n_latent=2, dropout_rate=0.5).double().eval()
-    operator = as_sparse(normalized_adjacency(sparse.csr_matrix(CHAIN)).toarray())
+    adjacency = normalized_adjacency(sparse.csr_matrix(CHAIN)).toarray()
     x = random(9, 6).abs()
-    mean, log_variance = encoder(x.to_sparse(), operator)
-    a, w0 = operator.to_dense(), encoder.hidden.weight
+    mean, log_variance = encoder(fixed(x), fixed(adjacency))
+    a, w0 = torch.as_tensor(adjacency).to(DOUBLE), encoder.hidden.weight
     both = a @ torch.relu(a @ x @ w0) @ encoder.posterior.weight
     torch.testing.assert_close(mean, both[:, :2])
     torch.testing.assert_close(log_variance, both[:, 2:])
@@ -198,9 +208,10 @@ def test_masked_layer_matches_the_dense_formula(monkeypatch, masked, products_at
 
 
 def test_masked_product_gradcheck():
-    edges, x = directed_edges(), random(4, 9)
-    weight = random(edges.shape[1], seed=7).requires_grad_()
-    assert gradcheck(lambda w: gm._MaskedProduct.apply(x, w, edges), (weight,))
+    layer, x = gm.MaskedGraphLinear(9, directed_edges()), random(4, 9)
+    order = layer.edges, layer.by_target, layer.offsets
+    weight = random(len(layer.weight), seed=7).requires_grad_()
+    assert gradcheck(lambda w: gm._MaskedProduct.apply(x, w, *order), (weight,))
 
 
 def test_masked_layer_by_hand():

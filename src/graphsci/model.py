@@ -95,6 +95,58 @@ class RowDropout(nn.Module):
         return values * keep_mask(keys, values.shape[1], self.rate).to(values.dtype)
 
 
+class FixedMatrix(NamedTuple):
+    """A sparse matrix that is not learned, by rows and, for the gradient, by columns.
+
+    Each element of its products is summed in one order, on any device; torch's own sparse
+    products leave the order to the GPU.
+    """
+
+    columns: Tensor  #: (entries,) by rows
+    row_offsets: Tensor  #: (rows + 1,) where each row starts
+    values: Tensor  #: (entries,)
+    rows: Tensor  #: (entries,) by columns
+    column_offsets: Tensor  #: (columns + 1,)
+    values_by_column: Tensor  #: (entries,)
+
+    @classmethod
+    def of(
+        cls,
+        matrix: sparse.spmatrix,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> FixedMatrix:
+        """Move a scipy matrix to the device."""
+        tensors = []
+        for part in (sparse.csr_matrix(matrix), sparse.csc_matrix(matrix)):
+            places = (torch.as_tensor(places).long() for places in (part.indices, part.indptr))
+            tensors += [*places, torch.as_tensor(part.data).to(dtype)]
+        return cls(*(tensor.to(device) for tensor in tensors))
+
+    def times(self, dense: Tensor) -> Tensor:
+        """Multiply ``dense`` (columns, n) to (rows, n)."""
+        product: Tensor = _FixedProduct.apply(dense, *self)
+        return product
+
+
+class _FixedProduct(torch.autograd.Function):
+    """P X of a :class:`FixedMatrix` P; the gradient of X is P^T times that of the product."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, dense: Tensor, *matrix: Tensor) -> Tensor:
+        columns, offsets, values, *by_columns = matrix
+        ctx.save_for_backward(*by_columns)
+        return _weighted_rows(columns, dense, offsets, values)
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        rows, offsets, values = ctx.saved_tensors  # type: ignore[attr-defined]
+        by_dense = _weighted_rows(rows, gradient.contiguous(), offsets, values)
+        return by_dense, *(None for _ in FixedMatrix._fields)
+
+
 class GraphConvolution(nn.Module):
     """A~ X W: one graph convolution (Kipf & Welling 2017; eq. 3-4)."""
 
@@ -103,10 +155,11 @@ class GraphConvolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_in, n_out))
         nn.init.xavier_uniform_(self.weight)
 
-    def forward(self, features: Tensor, normalized_adjacency: Tensor) -> Tensor:
-        """Convolve ``features`` (genes, n_in), sparse or dense, to (genes, n_out)."""
-        product = torch.sparse.mm if features.is_sparse else torch.matmul
-        return torch.sparse.mm(normalized_adjacency, product(features, self.weight))
+    def forward(self, features: Tensor | FixedMatrix, adjacency: FixedMatrix) -> Tensor:
+        """Convolve ``features`` (genes, n_in) to (genes, n_out) by A~ (genes, genes)."""
+        if isinstance(features, FixedMatrix):
+            return adjacency.times(features.times(self.weight))
+        return adjacency.times(features @ self.weight)
 
 
 class GeneEncoder(nn.Module):
@@ -123,16 +176,14 @@ class GeneEncoder(nn.Module):
         self.dropout = RowDropout(dropout_rate)
 
     def forward(
-        self, expression: Tensor, normalized_adjacency: Tensor, keys: Tensor | None = None
+        self, expression: Tensor | FixedMatrix, adjacency: FixedMatrix, keys: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of Z_N, each (genes, latent).
 
-        ``expression`` is X^T, (genes, cells), sparse; ``keys`` (genes,) of dropout.
+        ``expression`` is X^T, (genes, cells); ``keys`` (genes,) of dropout.
         """
-        hidden = F.relu(self.hidden(expression, normalized_adjacency))  # (genes, hidden)
-        mean, log_variance = self.posterior(self.dropout(hidden, keys), normalized_adjacency).chunk(
-            2, 1
-        )
+        hidden = F.relu(self.hidden(expression, adjacency))  # (genes, hidden)
+        mean, log_variance = self.posterior(self.dropout(hidden, keys), adjacency).chunk(2, 1)
         return mean, log_variance.clamp(-10, 10)
 
 
@@ -144,20 +195,21 @@ class _MaskedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, features: Tensor, weight: Tensor, edges: Tensor
+        ctx: torch.autograd.function.FunctionCtx,
+        features: Tensor,
+        weight: Tensor,
+        edges: Tensor,
+        by_target: Tensor,
+        offsets: Tensor,
     ) -> Tensor:
-        n_genes = features.shape[1]
-        # row j of the transposed operator holds the edges i -> j
-        operator = torch.sparse_coo_tensor(
-            edges.flip(0), weight, (n_genes, n_genes), check_invariants=False
-        )
         ctx.save_for_backward(features, edges)
-        return torch.sparse.mm(operator, features.T).T
+        sources, weights = edges[0][by_target], weight[by_target]
+        return _weighted_rows(sources, features.T.contiguous(), offsets, weights).T
 
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
-    ) -> tuple[None, Tensor, None]:
+    ) -> tuple[None, Tensor, None, None, None]:
         features, edges = ctx.saved_tensors  # type: ignore[attr-defined]
         from_gene, to_gene = features.T.contiguous(), gradient.T.contiguous()
         step = max(1, _MaskedProduct.products_at_once // max(1, features.shape[0]))
@@ -165,7 +217,8 @@ class _MaskedProduct(torch.autograd.Function):
             (from_gene[source] * to_gene[target]).sum(1)
             for source, target in zip(edges[0].split(step), edges[1].split(step), strict=True)
         ]
-        return None, torch.cat(parts) if parts else gradient.new_zeros(0), None
+        by_weight = torch.cat(parts) if parts else gradient.new_zeros(0)
+        return None, by_weight, None, None, None
 
 
 class MaskedGraphLinear(nn.Module):
@@ -181,12 +234,18 @@ class MaskedGraphLinear(nn.Module):
     """
 
     edges: Tensor
+    by_target: Tensor
+    offsets: Tensor
 
     def __init__(self, n_genes: int, edges: Tensor) -> None:
         super().__init__()
+        degree = torch.bincount(edges[1], minlength=n_genes)
         self.register_buffer("edges", edges)
-        degree = torch.bincount(edges[1], minlength=n_genes).clamp_min(1)
-        self.weight = nn.Parameter(torch.randn(edges.shape[1]) / degree[edges[1]].sqrt())
+        # the edges in the order of their targets, and where each target's begin
+        self.register_buffer("by_target", torch.argsort(edges[1], stable=True), persistent=False)
+        self.register_buffer("offsets", F.pad(degree.cumsum(0), (1, 0)), persistent=False)
+        spread = degree.clamp_min(1)[edges[1]].sqrt()
+        self.weight = nn.Parameter(torch.randn(edges.shape[1]) / spread)
         self.bias = nn.Parameter(torch.zeros(n_genes))
 
     def forward(self, features: Tensor, edge_mask: Tensor | None = None) -> Tensor:
@@ -195,7 +254,8 @@ class MaskedGraphLinear(nn.Module):
         ``edge_mask`` (edges,) multiplies the weights: the current reconstruction of the graph.
         """
         weight = self.weight if edge_mask is None else self.weight * edge_mask
-        return _MaskedProduct.apply(features, weight, self.edges) + self.bias
+        product = _MaskedProduct.apply(features, weight, self.edges, self.by_target, self.offsets)
+        return product + self.bias
 
 
 class CellPosterior(NamedTuple):
@@ -314,49 +374,15 @@ class GraphSmoothing(nn.Module):
 
     def __init__(self, averaging: sparse.csr_matrix) -> None:
         super().__init__()
-        # rebuilt from the graph when a model is loaded; P^T for the gradient
-        for name, matrix in (("rows", averaging), ("columns", averaging.T.tocsr())):
-            arrays = matrix.indices, matrix.indptr, matrix.data
-            kinds = torch.int64, torch.int64, torch.float32
-            for part, array, kind in zip(_BAGS, arrays, kinds, strict=True):
-                tensor = torch.as_tensor(array).to(kind)
-                self.register_buffer(f"{name}_{part}", tensor, persistent=False)
+        for name, tensor in FixedMatrix.of(averaging)._asdict().items():
+            # rebuilt from the graph when a model is loaded
+            self.register_buffer(name, tensor, persistent=False)
         self.gate = nn.Parameter(torch.zeros(averaging.shape[0]))
 
     def forward(self, loadings: Tensor) -> Tensor:
         """Smooth ``loadings`` (genes, latent)."""
-        matrices = [
-            getattr(self, f"{name}_{part}") for name in ("rows", "columns") for part in _BAGS
-        ]
-        return loadings + torch.tanh(self.gate)[:, None] * _FixedProduct.apply(loadings, *matrices)
-
-
-#: Parts of a sparse matrix as :func:`_weighted_rows` takes them.
-_BAGS = ("index", "offsets", "weights")
-
-
-class _FixedProduct(torch.autograd.Function):
-    """P U of a sparse P that is known by rows and by columns; sums are in one order anywhere."""
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        values: Tensor,
-        index: Tensor,
-        offsets: Tensor,
-        weights: Tensor,
-        *by_columns: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(*by_columns)
-        return _weighted_rows(index, values, offsets, weights)
-
-    @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        index, offsets, weights = ctx.saved_tensors  # type: ignore[attr-defined]
-        by_values = _weighted_rows(index, gradient.contiguous(), offsets, weights)
-        return by_values, None, None, None, None, None, None
+        averaging = FixedMatrix(*(getattr(self, name) for name in FixedMatrix._fields))
+        return loadings + torch.tanh(self.gate)[:, None] * averaging.times(loadings)
 
 
 class CountNetwork(nn.Module):

@@ -20,7 +20,7 @@ from scipy import sparse
 from torch import Tensor
 
 from graphsci.blocks import CountBlocks, MemoryBlocks, Minibatch, shuffled
-from graphsci.cell_random import CELLS, GENES, PAIRS, normal, row_keys, step_key
+from graphsci.cell_random import CELLS, GENES, PAIRS, normal, row_keys, step_key, uniform
 from graphsci.config import Config
 from graphsci.likelihood import (
     ThinnedBlock,
@@ -33,6 +33,7 @@ from graphsci.model import (
     CellBlock,
     CountDistribution,
     CountNetwork,
+    FixedMatrix,
     GeneEncoder,
     PaperNetwork,
     split_block,
@@ -509,10 +510,8 @@ class PaperObjective:
             self.n_cells, config.n_hidden, config.n_latent, config.dropout_rate
         ).to(device)
         self.both = torch.nn.ModuleDict({"decoder": network, "gene_encoder": self.gene_encoder})
-        self.expression = sparse_tensor(
-            log_normalized[self.training].T, device, dense_above=DENSE_ABOVE
-        )
-        self.normalized_adjacency = sparse_tensor(normalized_adjacency, device)
+        self.expression = _by_genes(log_normalized[self.training], device)
+        self.normalized_adjacency = FixedMatrix.of(normalized_adjacency, device)
         upper = sparse.triu(adjacency, k=1).tocoo()
         self.edges = torch.as_tensor(np.stack([upper.row, upper.col])).long().to(device)
         self.edge_keys = torch.sort(self.edges[0] * self.n_genes + self.edges[1]).values
@@ -536,7 +535,7 @@ class PaperObjective:
         seed, batch = self.config.seed, self.batch[self.training[cells.cells]]
         cell_keys = row_keys(cells.cells, step_key(seed, step, CELLS), self.device)
         gene_keys = row_keys(self.genes, step_key(seed, step, GENES), self.device)
-        generator = torch.Generator(self.device).manual_seed(step_key(seed, step, PAIRS))
+        pair_key = step_key(seed, step, PAIRS)
         block = move_cells(cells.counts, batch, self.device, keys=cell_keys)
         gene_mean, gene_log_variance = self.gene_encoder(
             self.expression, self.normalized_adjacency, gene_keys
@@ -547,7 +546,7 @@ class PaperObjective:
         predicted = self.decoder.decode(z_cell, z_gene, block.library)
         per_cell = _block_nll(predicted, block)
         per_cell = per_cell + gaussian_kl(posterior.mean, posterior.log_variance).sum()
-        genes = self._edge_loss(z_gene, generator)
+        genes = self._edge_loss(z_gene, pair_key)
         genes = genes + gaussian_kl(gene_mean, gene_log_variance).sum()
         return per_cell / block.n_cells + genes / self.n_cells + self._l2()
 
@@ -562,14 +561,15 @@ class PaperObjective:
         for _, part in row_blocks(len(self.validation)):
             block = cell_block(self.counts, self.batch, self.validation[part], self.device)
             total += float(_block_nll(self.decoder.expression(block), block))
-        fixed = torch.Generator(self.device).manual_seed(0)  # the same non-edges every epoch
-        edges = float(self._edge_loss(gene_mean, fixed)) / self.n_cells
+        same = step_key(0, 0, PAIRS)  # the same non-edges every epoch
+        edges = float(self._edge_loss(gene_mean, same)) / self.n_cells
         return total / len(self.validation) + edges
 
-    def _edge_loss(self, z_gene: Tensor, generator: torch.Generator) -> Tensor:
-        """Cross-entropy of all gene pairs, from all edges and as many sampled non-edges."""
+    def _edge_loss(self, z_gene: Tensor, key: int) -> Tensor:
+        """Cross-entropy of all gene pairs, from all edges and as many non-edges, by ``key``."""
         n_sample = max(1000, self.edges.shape[1])
-        pairs = torch.randint(self.n_genes, (2, n_sample), generator=generator, device=self.device)
+        drawn = uniform(row_keys(np.arange(2), key, self.device), n_sample, PAIRS)
+        pairs = (drawn * self.n_genes).long()
         pairs = torch.stack([pairs.amin(0), pairs.amax(0)])
         keys = pairs[0] * self.n_genes + pairs[1]
         is_edge = torch.isin(keys, self.edge_keys, assume_unique=False)
@@ -590,6 +590,15 @@ class PaperObjective:
         return 0.5 * self.config.l2 * torch.stack([w.square().sum() for w in weights]).sum()
 
 
+def _by_genes(values: sparse.csr_matrix, device: torch.device) -> Tensor | FixedMatrix:
+    """Transpose of (cells, genes) on the device; dense if that is faster."""
+    if values.nnz <= DENSE_ABOVE * values.shape[0] * values.shape[1]:
+        return FixedMatrix.of(values.T, device)
+    # a copy: matrix products give the same bits only for the same alignment of memory, which
+    # torch's own allocations keep and numpy's do not
+    return torch.tensor(values.T.toarray(), dtype=torch.float32, device=device)
+
+
 def _sample(mean: Tensor, log_variance: Tensor, keys: Tensor) -> Tensor:
     """Reparameterised draw from N(mean, exp(log_variance)), each (rows, latent)."""
     noise = normal(keys, mean.shape[1]).to(mean.dtype)
@@ -599,18 +608,3 @@ def _sample(mean: Tensor, log_variance: Tensor, keys: Tensor) -> Tensor:
 def _block_nll(predicted: CountDistribution, block: CellBlock) -> Tensor:
     mean, theta, logits = predicted
     return block_nll(mean, theta, logits, block.rows(), block.genes, block.counts)
-
-
-def sparse_tensor(
-    matrix: sparse.spmatrix, device: torch.device, *, dense_above: float = 1.0
-) -> Tensor:
-    """Coalesced COO tensor of a scipy matrix, float32; dense if its density exceeds a bound."""
-    coo = sparse.coo_matrix(matrix)
-    if coo.nnz > dense_above * coo.shape[0] * coo.shape[1]:
-        # a copy: matrix products give the same bits only for the same alignment of memory, which
-        # torch's own allocations keep and numpy's do not
-        return torch.tensor(coo.toarray(), dtype=torch.float32, device=device)
-    index = torch.as_tensor(np.stack([coo.row, coo.col])).long()
-    values = torch.as_tensor(coo.data).float()
-    tensor = torch.sparse_coo_tensor(index, values, coo.shape, check_invariants=True)
-    return tensor.coalesce().to(device)
