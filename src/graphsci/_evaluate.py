@@ -20,7 +20,7 @@ from scipy import sparse
 
 from graphsci import estimates as es
 from graphsci import fitting, io, training
-from graphsci._job_checks import check_column
+from graphsci._words import check_column
 from graphsci.config import Config, later_seed
 from graphsci.evaluation import CONTROLS, PROTOCOLS, study
 from graphsci.evaluation.clustering import require_packages
@@ -381,7 +381,7 @@ def _layer(job: Job, adata: AnnData, name: str) -> Any:
 def _labels(job: Job, adata: AnnData) -> np.ndarray | None:
     if job.labels is None:
         return None
-    check_column(adata, job.labels, option="labels")
+    check_column(adata.obs, job.labels, option="labels")
     labels = known_labels(adata.obs[job.labels])
     known = [label for label in labels if label is not None]
     if len(set(known)) < 2:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graphsci._words import check_column
 from graphsci.files import check_writable
 from graphsci.imputer import Request
 
@@ -68,17 +69,10 @@ def check_request(job: Job, adata: AnnData) -> None:
         with _naming_the_flag("--prefix", ValueError):
             request.refuse_overwriting(job.layer, job.slots)
     if job.label_key is not None:
-        check_column(adata, job.label_key, option="label_key (--label-key)")
+        check_column(adata.obs, job.label_key, option="label_key (--label-key)")
     taken = [] if job.overwrite else job.taken(adata)
     if taken:
         raise ValueError(
             f"the input has {', '.join(taken)} already. Choose another name for this run "
             "(--key-added, --prefix), or replace them: --overwrite."
         )
-
-
-def check_column(adata: AnnData, column: str, *, option: str) -> None:
-    """Refuse a column that ``obs`` does not have, and say which it has."""
-    if column not in adata.obs:
-        present = ", ".join(map(repr, adata.obs.columns)) or "none"
-        raise ValueError(f"{option}: obs has no column {column!r}; columns present: {present}.")

@@ -1,4 +1,4 @@
-"""Words of messages."""
+"""Messages about names: which there are, and which were meant."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ def few(names: Sequence[str] | NDArray[Any] | pd.Index) -> str:
     """Return the first few names, comma-separated."""
     shown = ", ".join(str(name) for name in names[:_SHOWN])
     return shown + ", ..." if len(names) > _SHOWN else shown
+
+
+def check_column(obs: pd.DataFrame, column: str, *, option: str) -> None:
+    """Refuse a column that ``obs`` does not have, and say which it has."""
+    if column not in obs:
+        present = ", ".join(map(repr, obs.columns)) or "none"
+        raise ValueError(f"{option}: obs has no column {column!r}; columns present: {present}.")
 
 
 def similar_names(name: str, names: pd.Index) -> str:

@@ -19,6 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from graphsci import pl
+from graphsci._words import check_column
 from graphsci.config import PRESETS
 from graphsci.files import is_store
 from graphsci.preprocessing import library_sizes, log_normalize
@@ -145,11 +146,7 @@ def _sketch_genes(
 
 
 def _labels(adata: AnnData, label_key: str) -> np.ndarray:
-    if label_key not in adata.obs:
-        raise ValueError(
-            f"label_key: obs has no column {label_key!r}; it has "
-            f"{', '.join(map(repr, adata.obs.columns)) or 'none'}."
-        )
+    check_column(adata.obs, label_key, option="label_key")
     column = adata.obs[label_key]
     return (column if pl.is_numeric(column) else column.astype(str)).to_numpy()
 

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse, special
 
+from graphsci._words import check_column
 from graphsci.evaluation.labels import known_labels
 from graphsci.gene_graph import GeneGraph, graph_from_edges
 from graphsci.gene_sets import match_symbols
@@ -171,11 +172,7 @@ def large_groups(adata: AnnData, label_key: str) -> list[str]:
     ValueError
         If ``obs`` has no such column, or no group is large enough.
     """
-    if label_key not in adata.obs:
-        raise ValueError(
-            f"label_key: obs has no column {label_key!r}; it has "
-            f"{', '.join(map(repr, adata.obs.columns)) or 'none'}."
-        )
+    check_column(adata.obs, label_key, option="label_key")
     sizes = pd.Series(known_labels(adata.obs[label_key]), dtype=object).value_counts()
     kept = sorted(sizes.index[sizes >= FEWEST_LABEL_CELLS])
     if not kept:

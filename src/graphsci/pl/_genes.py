@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import special
 
 from graphsci._keys import DEFAULT_KEY, keys
-from graphsci._words import similar_names
+from graphsci._words import check_column, similar_names
 from graphsci.pl._scale import Common, Values, dense_values, description, layer_of, run_record
 from graphsci.pl._style import (
     BLUE,
@@ -65,8 +65,7 @@ def expression(
         raise ValueError(f"genes: adata.var_names has no {', '.join(unknown)}.")
     if not genes:
         raise ValueError("genes: got an empty list, expected names of genes.")
-    if groupby not in adata.obs:
-        raise ValueError(f"groupby: obs has no column {groupby!r}.")
+    check_column(adata.obs, groupby, option="groupby")
     common = Common.of(adata, counts_layer, library_key, key)
     columns = adata.var_names.get_indexer(pd.Index(genes))
     sides = common.sides(layer, columns)

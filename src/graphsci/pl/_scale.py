@@ -121,8 +121,7 @@ def _library(adata: AnnData, counts_layer: str | None, library_key: str | None) 
     """Library size of each cell: a column of ``obs``, or the sum of its counts."""
     if library_key is None:
         return np.asarray(layer_of(adata, counts_layer).sum(1), dtype=np.float64).ravel()
-    if library_key not in adata.obs:
-        raise ValueError(f"library_key: obs has no column {library_key!r}.")
+    check_column(adata.obs, library_key, option="library_key")
     return adata.obs[library_key].to_numpy(dtype=np.float64)
 
 
