@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from graphsci._words import check_column
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
