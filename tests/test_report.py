@@ -136,5 +136,7 @@ def test_a_sketch_holds_the_same_numbers_for_fewer_cells_and_genes(draw, trained
 
 
 def test_a_sketch_needs_its_labels(draw, trained):
-    with pytest.raises(ValueError, match="obs has no column 'nothing'; it has 'group', 'batch'"):
+    with pytest.raises(
+        ValueError, match="obs has no column 'nothing'; columns present: 'group', 'batch'"
+    ):
         report.sketch(trained("nb"), draw(), label_key="nothing")
