@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,22 +27,15 @@ def check_outputs(job: FileJob, *, replaced: Sequence[Path] = ()) -> None:
         replaced, or two have one path.
     """
     for name, path in job.paths.items():
-        with _naming_the_flag("--overwrite", FileExistsError):
+        try:
             check_writable(path, suffixes=job.ENDINGS[name], overwrite=job.overwrite)
+        except FileExistsError as error:
+            raise FileExistsError(f"{error} (command line: --overwrite)") from None
     for path in replaced:
         check_writable(path, overwrite=True)
     places = [path.resolve() for path in (*job.paths.values(), *replaced)]
     if len(set(places)) < len(places):
         raise ValueError("two outputs have the same path; give each its own.")
-
-
-@contextlib.contextmanager
-def _naming_the_flag(flag: str, kind: type[Exception]) -> Iterator[None]:
-    """Add to a library's error what its remedy is on the command line."""
-    try:
-        yield
-    except kind as error:
-        raise kind(f"{error} (command line: {flag})") from None
 
 
 def check_request(job: Job, adata: AnnData) -> None:
@@ -66,8 +58,7 @@ def check_request(job: Job, adata: AnnData) -> None:
             "table in a file. Rename it in the input, or write all genes."
         )
     if job.genes is None:
-        with _naming_the_flag("--prefix", ValueError):
-            request.refuse_overwriting(job.layer, job.slots)
+        request.refuse_overwriting(job.layer, job.slots)
     if job.label_key is not None:
         check_column(adata.obs, job.label_key, option="label_key (--label-key)")
     taken = [] if job.overwrite else job.taken(adata)

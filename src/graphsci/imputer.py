@@ -664,7 +664,7 @@ class Request(NamedTuple):
         if layer in [slots.layer(name) for name in self.names]:
             raise ValueError(
                 f"layer: the counts are in layers[{layer!r}], where an estimate would be written; "
-                "give a prefix."
+                "give a prefix (command line: --prefix)."
             )
 
 
