@@ -22,9 +22,9 @@ from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config, preset
 from graphsci.devices import choose_device
 from graphsci.files import check_writable
-from graphsci.gene_graph import GeneGraph, graph_from_edges, graph_from_matrix
-from graphsci.gene_sets import match_symbols
+from graphsci.gene_graph import GeneGraph
 from graphsci.io import available_memory
+from graphsci.known_networks import user_graph
 from graphsci.model import CellBlock, CountNetwork
 from graphsci.model_io import load_model, save_model
 from graphsci.preprocessing import (
@@ -214,7 +214,7 @@ class GraphSCI:
         data = open_counts(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
-        graph = None if gene_graph is None else _user_graph(gene_graph, data.gene_names)
+        graph = None if gene_graph is None else user_graph(gene_graph, data.gene_names)
         self._fitted = fitting.fit(
             data,
             self.config,
@@ -744,29 +744,6 @@ def _refuse_more_than_memory(n_bytes: int) -> None:
             "them in blocks (iterate_estimates), or let the command line stream them to disk "
             "(graphsci impute, graphsci apply)."
         )
-
-
-def _user_graph(graph: Any, gene_names: NDArray[np.str_]) -> GeneGraph:
-    if isinstance(graph, GeneGraph):
-        if len(graph.gene_names) != len(gene_names) or not np.array_equal(
-            graph.gene_names, gene_names
-        ):
-            raise ValueError(
-                "gene_graph: its genes differ from adata.var_names. Build it over the same genes "
-                "in the same order, or give a table of edges, which is matched by name."
-            )
-        checked = graph_from_matrix(graph.adjacency, gene_names=gene_names)
-        return graph._replace(adjacency=checked.adjacency, notes=graph.notes + checked.notes)
-    if isinstance(graph, pd.DataFrame):
-        matched = match_symbols(graph, gene_names)
-        found = graph_from_edges(matched.edges, gene_names=gene_names)
-        return found._replace(notes=(*matched.notes, *found.notes))
-    if sparse.issparse(graph):
-        return graph_from_matrix(graph, gene_names=gene_names)
-    raise TypeError(
-        f"gene_graph: got {type(graph).__name__}, expected a GeneGraph, a sparse (genes, genes) "
-        "matrix, or a DataFrame of edges."
-    )
 
 
 def _checked_estimates(estimates: Sequence[str], interval: float | None) -> tuple[es.Estimate, ...]:

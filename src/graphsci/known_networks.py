@@ -1,17 +1,21 @@
-"""Known networks from files, over the genes of the data: one graph, and what matched."""
+"""Known networks over the genes of the data, from files or as a user has them: one graph."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 
 from graphsci.gene_graph import (
     GeneGraph,
     combine_graphs,
     graph_from_edges,
+    graph_from_matrix,
     relative_to_strongest,
 )
 from graphsci.gene_sets import detect_format, match_symbols, read_network
@@ -68,6 +72,44 @@ def read_known_networks(
     if len(graphs) == 1:
         return graphs[0]
     return combine_graphs([relative_to_strongest(graph) for graph in graphs])
+
+
+def user_graph(graph: Any, gene_names: NDArray[np.str_]) -> GeneGraph:
+    """Return the graph that a user gives for the genes ``gene_names``, checked.
+
+    Parameters
+    ----------
+    graph
+        A :class:`~graphsci.gene_graph.GeneGraph` over just these genes, a sparse (genes, genes)
+        matrix, or a table of edges, which is matched by name.
+    gene_names
+        (genes,): the genes of the data.
+
+    Raises
+    ------
+    ValueError, TypeError
+        It is over other genes, no gene of the table is among them, or it is none of these.
+    """
+    if isinstance(graph, GeneGraph):
+        if len(graph.gene_names) != len(gene_names) or not np.array_equal(
+            graph.gene_names, gene_names
+        ):
+            raise ValueError(
+                "gene_graph: its genes differ from adata.var_names. Build it over the same genes "
+                "in the same order, or give a table of edges, which is matched by name."
+            )
+        checked = graph_from_matrix(graph.adjacency, gene_names=gene_names)
+        return graph._replace(adjacency=checked.adjacency, notes=graph.notes + checked.notes)
+    if isinstance(graph, pd.DataFrame):
+        matched = match_symbols(graph, gene_names)
+        found = graph_from_edges(matched.edges, gene_names=gene_names)
+        return found._replace(notes=(*matched.notes, *found.notes))
+    if sparse.issparse(graph):
+        return graph_from_matrix(graph, gene_names=gene_names)
+    raise TypeError(
+        f"gene_graph: got {type(graph).__name__}, expected a GeneGraph, a sparse (genes, genes) "
+        "matrix, or a DataFrame of edges."
+    )
 
 
 def _graph(table: pd.DataFrame, name: str, gene_names: ArrayLike, ignore_case: bool) -> GeneGraph:
