@@ -122,7 +122,7 @@ def evaluate(
 ) -> None:
     """Score graphsci and simple methods on molecules held out from your own counts."""
     from graphsci import _evaluate, _evaluate_report
-    from graphsci.imputer import versions
+    from graphsci._versions import versions
 
     job = _evaluate.Job(
         source=source,

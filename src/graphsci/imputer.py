@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from scipy import sparse
 from graphsci import estimates as es
 from graphsci import fitting, training
 from graphsci._keys import DEFAULT_KEY, Keys, keys
+from graphsci._versions import versions
 from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config, preset
 from graphsci.devices import choose_device
@@ -44,10 +43,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from graphsci.distributed import Team
-
-#: Packages whose versions decide the numbers; they travel with every output.
-_RECORDED_PACKAGES = ("graphsci", "torch", "numpy", "scipy", "anndata", "scikit-learn")
-
 
 #: All chunks of the cells.
 ALL = slice(None)
@@ -703,12 +698,6 @@ class _Placement(NamedTuple):
         kept = np.where((measured == 0) & ~self.unexpressed, np.nan, kept)
         out[:, self.outside] = np.where(silent, 0.0, kept)
         return out
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
-    found = {name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES}
-    return {**found, "python": platform.python_version()}
 
 
 def keep_earlier_estimates(record: dict[str, Any], adata: AnnData, slots: Keys) -> None:
