@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graphsci._request import Request
 from graphsci._words import check_column
 from graphsci.files import check_writable
-from graphsci.imputer import Request
 
 if TYPE_CHECKING:
     from anndata import AnnData

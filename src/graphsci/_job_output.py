@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from graphsci import io
+from graphsci._request import Request
 from graphsci.files import atomic_path, is_store
-from graphsci.imputer import ALL, Cells, GraphSCI, Request, keep_earlier_estimates
+from graphsci.imputer import ALL, Cells, GraphSCI, keep_earlier_estimates
 from graphsci.layers import LayerWriter, stream_layers
 from graphsci.sources import DiskCounts
 from graphsci.streams import (

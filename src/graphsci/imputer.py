@@ -16,6 +16,7 @@ from scipy import sparse
 from graphsci import estimates as es
 from graphsci import fitting, training
 from graphsci._keys import DEFAULT_KEY, Keys, keys
+from graphsci._request import Request
 from graphsci._versions import versions
 from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config, preset
@@ -33,7 +34,6 @@ from graphsci.preprocessing import (
     library_sizes,
     match_genes,
     open_counts,
-    positions_of,
     read_batches,
 )
 from graphsci.sources import CHUNK_CELLS, CountSource, read_ahead
@@ -628,41 +628,6 @@ class GraphSCI:
             yield EstimateBlock(start, values)
 
 
-class Request(NamedTuple):
-    """What is to be estimated, checked before any work."""
-
-    names: tuple[str, ...]  #: matrices to make, e.g. denoised and denoised_sd
-    columns: NDArray[np.int64]  #: positions of the genes wanted
-    depth: es.Depth
-    scale: es.Scale
-    interval: float | None
-
-    @classmethod
-    def of(
-        cls,
-        adata: AnnData,
-        estimates: Sequence[es.Estimate],
-        genes: Sequence[str] | None,
-        *,
-        depth: es.Depth = "own",
-        scale: es.Scale = "counts",
-        interval: float | None = None,
-    ) -> Request:
-        """Check a request; each fault is one ValueError that names it."""
-        check_is_anndata(adata)
-        _check_scale(depth, scale)
-        names = es.estimate_names(_checked_estimates(estimates, interval), interval)
-        return cls(names, _columns(adata.var_names, genes), depth, scale, interval)
-
-    def refuse_overwriting(self, layer: str | None, slots: Keys) -> None:
-        """Refuse to write a layer over the counts it is made from."""
-        if layer in [slots.layer(name) for name in self.names]:
-            raise ValueError(
-                f"layer: the counts are in layers[{layer!r}], where an estimate would be written; "
-                "give a prefix (command line: --prefix)."
-            )
-
-
 class _Placement(NamedTuple):
     """Where the model's genes stand among the columns of an output."""
 
@@ -733,43 +698,6 @@ def _refuse_more_than_memory(n_bytes: int) -> None:
             "them in blocks (iterate_estimates), or let the command line stream them to disk "
             "(graphsci impute, graphsci apply)."
         )
-
-
-def _checked_estimates(estimates: Sequence[str], interval: float | None) -> tuple[es.Estimate, ...]:
-    chosen = (estimates,) if isinstance(estimates, str) else tuple(estimates)
-    unknown = [name for name in chosen if name not in es.ESTIMATES]
-    if unknown or not chosen:
-        raise ValueError(
-            f"estimates: got {', '.join(map(repr, unknown)) or 'none'}, expected any of "
-            f"{', '.join(es.ESTIMATES)}."
-        )
-    if interval is not None and not 0 < interval < 1:
-        raise ValueError(f"interval: got {interval}, expected a level between 0 and 1, e.g. 0.9.")
-    if interval is not None and "denoised" not in chosen:
-        raise ValueError(
-            "interval: it belongs to the estimate 'denoised', which was not asked for."
-        )
-    return tuple(name for name in es.ESTIMATES if name in chosen)
-
-
-def _check_scale(depth: str, scale: str) -> None:
-    if depth not in ("own", "common"):
-        raise ValueError(f"depth: got {depth!r}, expected 'own' or 'common'.")
-    if scale not in ("counts", "log1p"):
-        raise ValueError(f"scale: got {scale!r}, expected 'counts' or 'log1p'.")
-
-
-def _columns(names: pd.Index, genes: Sequence[str] | None) -> NDArray[np.int64]:
-    """Positions of the chosen genes, all if None; unknown ones are refused."""
-    if genes is None:
-        return np.arange(len(names))
-    if isinstance(genes, str):
-        genes = [genes]
-    repeated = pd.Index(genes)[pd.Index(genes).duplicated()]
-    if not len(genes) or len(repeated):
-        found = f"{repeated[0]!r} more than once" if len(repeated) else "no gene"
-        raise ValueError(f"genes: got {found}, expected one or more different genes.")
-    return positions_of(genes, names, kind="gene", option="genes")
 
 
 def _batch_codes(

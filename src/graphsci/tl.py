@@ -9,10 +9,11 @@ import pandas as pd
 from scipy import sparse
 
 from graphsci._keys import DEFAULT_KEY, keys
+from graphsci._request import Request
 from graphsci.config import Config
 from graphsci.estimates import Depth, Estimate, Scale
 from graphsci.gene_graph import GeneGraph
-from graphsci.imputer import GraphSCI, Request
+from graphsci.imputer import GraphSCI
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -1,0 +1,89 @@
+"""What is to be estimated: which genes, which estimates and on which scale, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from graphsci import estimates as es
+from graphsci._keys import Keys
+from graphsci.preprocessing import check_is_anndata, positions_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class Request(NamedTuple):
+    """What is to be estimated, checked before any work."""
+
+    names: tuple[str, ...]  #: matrices to make, e.g. denoised and denoised_sd
+    columns: NDArray[np.int64]  #: positions of the genes wanted
+    depth: es.Depth
+    scale: es.Scale
+    interval: float | None
+
+    @classmethod
+    def of(
+        cls,
+        adata: AnnData,
+        estimates: Sequence[es.Estimate],
+        genes: Sequence[str] | None,
+        *,
+        depth: es.Depth = "own",
+        scale: es.Scale = "counts",
+        interval: float | None = None,
+    ) -> Request:
+        """Check a request; each fault is one ValueError that names it."""
+        check_is_anndata(adata)
+        _check_scale(depth, scale)
+        names = es.estimate_names(_checked_estimates(estimates, interval), interval)
+        return cls(names, _columns(adata.var_names, genes), depth, scale, interval)
+
+    def refuse_overwriting(self, layer: str | None, slots: Keys) -> None:
+        """Refuse to write a layer over the counts it is made from."""
+        if layer in [slots.layer(name) for name in self.names]:
+            raise ValueError(
+                f"layer: the counts are in layers[{layer!r}], where an estimate would be written; "
+                "give a prefix (command line: --prefix)."
+            )
+
+
+def _checked_estimates(estimates: Sequence[str], interval: float | None) -> tuple[es.Estimate, ...]:
+    chosen = (estimates,) if isinstance(estimates, str) else tuple(estimates)
+    unknown = [name for name in chosen if name not in es.ESTIMATES]
+    if unknown or not chosen:
+        raise ValueError(
+            f"estimates: got {', '.join(map(repr, unknown)) or 'none'}, expected any of "
+            f"{', '.join(es.ESTIMATES)}."
+        )
+    if interval is not None and not 0 < interval < 1:
+        raise ValueError(f"interval: got {interval}, expected a level between 0 and 1, e.g. 0.9.")
+    if interval is not None and "denoised" not in chosen:
+        raise ValueError(
+            "interval: it belongs to the estimate 'denoised', which was not asked for."
+        )
+    return tuple(name for name in es.ESTIMATES if name in chosen)
+
+
+def _check_scale(depth: str, scale: str) -> None:
+    if depth not in ("own", "common"):
+        raise ValueError(f"depth: got {depth!r}, expected 'own' or 'common'.")
+    if scale not in ("counts", "log1p"):
+        raise ValueError(f"scale: got {scale!r}, expected 'counts' or 'log1p'.")
+
+
+def _columns(names: pd.Index, genes: Sequence[str] | None) -> NDArray[np.int64]:
+    """Positions of the chosen genes, all if None; unknown ones are refused."""
+    if genes is None:
+        return np.arange(len(names))
+    if isinstance(genes, str):
+        genes = [genes]
+    repeated = pd.Index(genes)[pd.Index(genes).duplicated()]
+    if not len(genes) or len(repeated):
+        found = f"{repeated[0]!r} more than once" if len(repeated) else "no gene"
+        raise ValueError(f"genes: got {found}, expected one or more different genes.")
+    return positions_of(genes, names, kind="gene", option="genes")
