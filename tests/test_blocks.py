@@ -22,7 +22,7 @@ def small_chunks(monkeypatch):
     """Chunks of 16 cells, of which three may be in memory."""
     for module in (sources, blocks, fitting):
         monkeypatch.setattr(module, "CHUNK_CELLS", 16)
-    for name in ("preprocessing._values", "imputer"):
+    for name in ("preprocessing._values", "_estimating"):
         monkeypatch.setattr(f"graphsci.{name}.CHUNK_CELLS", 16)
     monkeypatch.setattr(blocks, "MEMORY_CELLS", 48)
 

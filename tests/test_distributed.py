@@ -197,7 +197,7 @@ class Pair:
 
 @pytest.mark.parametrize("backed", [True, False])
 def test_a_shared_store_is_that_of_one_process(toy, tmp_path, monkeypatch, backed):
-    monkeypatch.setattr("graphsci.imputer.CHUNK_CELLS", 50)  # 120 cells: chunks of 50, 50, 20
+    monkeypatch.setattr("graphsci._estimating.CHUNK_CELLS", 50)  # 120 cells: chunks of 50, 50, 20
     monkeypatch.setattr("graphsci.layers._CHUNK", (25, 16))
     toy.X[3, 7] = toy.X[110, 7] = 100_000  # more than float16 holds, in the part of each
     toy.X = sparse.csr_matrix(toy.X)

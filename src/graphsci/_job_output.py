@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from graphsci import io
+from graphsci._estimating import ALL, Cells
 from graphsci._request import Request
 from graphsci.files import atomic_path, is_store
-from graphsci.imputer import ALL, Cells, GraphSCI, keep_earlier_estimates
+from graphsci.imputer import GraphSCI, keep_earlier_estimates
 from graphsci.layers import LayerWriter, stream_layers
 from graphsci.sources import DiskCounts
 from graphsci.streams import (

@@ -16,8 +16,9 @@ from graphsci.sources import DiskCounts
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from graphsci._estimating import Cells
     from graphsci._job import Job
-    from graphsci.imputer import Cells, GraphSCI
+    from graphsci.imputer import GraphSCI
 
 
 def summarise(job: Job, model: GraphSCI, adata: AnnData, cells: Cells) -> dict[str, Any]:
