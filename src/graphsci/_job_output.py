@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from graphsci import io
+from graphsci._annotation import keep_earlier_estimates
 from graphsci._estimating import ALL, Cells
 from graphsci._request import Request
 from graphsci.files import atomic_path, is_store
-from graphsci.imputer import GraphSCI, keep_earlier_estimates
+from graphsci.imputer import GraphSCI
 from graphsci.layers import LayerWriter, stream_layers
 from graphsci.sources import DiskCounts
 from graphsci.streams import (

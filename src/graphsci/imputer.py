@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from graphsci import _estimating, fitting, training
+from graphsci import _annotation, _estimating, fitting, training
 from graphsci import estimates as es
 from graphsci._estimating import ALL, Cells, EstimateBlock
 from graphsci._keys import DEFAULT_KEY, Keys, keys
@@ -402,33 +402,12 @@ class GraphSCI:
             names=names, stored=stored, depth=depth, scale=scale, level=level, layer=layer
         )
         record["gene_match"] = cells.match.summary()
-        keep_earlier_estimates(record, adata, slots)
+        _annotation.keep_earlier_estimates(record, adata, slots)
         adata.uns[slots.uns] = record
 
     def annotate_genes(self, adata: AnnData, slots: Keys) -> None:
         """Write gene embedding, graph and dispersions for the genes of ``adata``."""
-        spec = self.fitted.spec
-        position = match_genes(
-            np.asarray(adata.var_names, dtype=np.str_), self.gene_names, min_fraction=0.0
-        ).positions  # where each gene of adata stands in the model
-        known = position >= 0
-        embedding = self.gene_embedding().to_numpy()
-        adata.varm[slots.gene_embedding] = np.where(
-            known[:, None], embedding[position], np.nan
-        ).astype(np.float32)
-        place = sparse.csr_matrix(
-            (np.ones(known.sum(), np.float32), (np.flatnonzero(known), position[known])),
-            shape=(adata.n_vars, len(self.gene_names)),
-        )
-        adata.varp[slots.gene_graph] = sparse.csr_matrix(place @ spec.graph.adjacency @ place.T)
-        columns = {
-            slots.inverse_dispersion: self.inverse_dispersion(),
-            slots.variation_p: self.variation_p_values(),
-        }
-        adata.var.drop(columns=list(columns), errors="ignore", inplace=True)
-        for name, values in columns.items():
-            if values is not None:
-                adata.var[name] = np.where(known, values.to_numpy()[position], np.nan)
+        _annotation.annotate_genes(self, adata, slots)
 
     def record(
         self,
@@ -444,33 +423,9 @@ class GraphSCI:
 
         ``stored`` says under which name an estimate is stored, ``layer`` where the counts were.
         """
-        fitted = self.fitted
-        scales = es.describe_scale(depth, scale, median_library=fitted.spec.common_depth)
-        return {
-            "estimates": {
-                stored(name): {
-                    "meaning": es.MEANINGS[name],
-                    **scales,
-                    **({"level": level} if name.endswith(("_lower", "_upper")) else {}),
-                }
-                for name in names
-            },
-            "counts": "X" if layer is None else f"layers/{layer}",
-            **({} if level is None else {"interval_level": level}),
-            "config": fitted.spec.config.to_dict(),
-            "seed": fitted.spec.config.seed,
-            "likelihood": fitted.spec.likelihood,
-            "common_depth": fitted.spec.common_depth,
-            "dropout_curve": self.dropout_curve() or {},
-            "training": {
-                "epochs": len(fitted.history),
-                "best_epoch": fitted.best_epoch,
-                "stopped": fitted.stopped,
-            },
-            "verdict": {} if fitted.verdict is None else fitted.verdict.to_dict(),
-            "notes": list(fitted.notes),
-            "versions": versions(),
-        }
+        return _annotation.run_record(
+            self, names=names, depth=depth, scale=scale, level=level, stored=stored, layer=layer
+        )
 
     def prepare(
         self,
@@ -519,17 +474,6 @@ class GraphSCI:
         return _estimating.estimate_blocks(
             self.fitted, cells, request, latent=latent, chunks=chunks
         )
-
-
-def keep_earlier_estimates(record: dict[str, Any], adata: AnnData, slots: Keys) -> None:
-    """Add to a record what an earlier one says of estimates that are still in ``adata``."""
-    earlier = adata.uns.get(slots.uns)
-    if not isinstance(earlier, Mapping):
-        return
-    present = {*adata.layers, *adata.obsm}
-    for name, said in earlier.get("estimates", {}).items():
-        if name in present:
-            record["estimates"].setdefault(name, said)
 
 
 def _refuse_more_than_memory(n_bytes: int) -> None:

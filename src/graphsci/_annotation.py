@@ -1,0 +1,99 @@
+"""What is written into an AnnData beside estimates: what was learned of genes, the run record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from graphsci import estimates as es
+from graphsci._keys import Keys
+from graphsci._versions import versions
+from graphsci.preprocessing import match_genes
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from graphsci.imputer import GraphSCI
+
+
+def annotate_genes(model: GraphSCI, adata: AnnData, slots: Keys) -> None:
+    """Write gene embedding, graph and dispersions for the genes of ``adata``."""
+    spec = model.fitted.spec
+    position = match_genes(
+        np.asarray(adata.var_names, dtype=np.str_), model.gene_names, min_fraction=0.0
+    ).positions  # where each gene of adata stands in the model
+    known = position >= 0
+    embedding = model.gene_embedding().to_numpy()
+    adata.varm[slots.gene_embedding] = np.where(known[:, None], embedding[position], np.nan).astype(
+        np.float32
+    )
+    place = sparse.csr_matrix(
+        (np.ones(known.sum(), np.float32), (np.flatnonzero(known), position[known])),
+        shape=(adata.n_vars, len(model.gene_names)),
+    )
+    adata.varp[slots.gene_graph] = sparse.csr_matrix(place @ spec.graph.adjacency @ place.T)
+    columns = {
+        slots.inverse_dispersion: model.inverse_dispersion(),
+        slots.variation_p: model.variation_p_values(),
+    }
+    adata.var.drop(columns=list(columns), errors="ignore", inplace=True)
+    for name, values in columns.items():
+        if values is not None:
+            adata.var[name] = np.where(known, values.to_numpy()[position], np.nan)
+
+
+def run_record(
+    model: GraphSCI,
+    *,
+    names: Sequence[str],
+    depth: es.Depth,
+    scale: es.Scale,
+    level: float | None,
+    stored: Callable[[str], str] = str,
+    layer: str | None = None,
+) -> dict[str, Any]:
+    """The run record that travels with every output, as plain values.
+
+    ``stored`` says under which name an estimate is stored, ``layer`` where the counts were.
+    """
+    fitted = model.fitted
+    scales = es.describe_scale(depth, scale, median_library=fitted.spec.common_depth)
+    return {
+        "estimates": {
+            stored(name): {
+                "meaning": es.MEANINGS[name],
+                **scales,
+                **({"level": level} if name.endswith(("_lower", "_upper")) else {}),
+            }
+            for name in names
+        },
+        "counts": "X" if layer is None else f"layers/{layer}",
+        **({} if level is None else {"interval_level": level}),
+        "config": fitted.spec.config.to_dict(),
+        "seed": fitted.spec.config.seed,
+        "likelihood": fitted.spec.likelihood,
+        "common_depth": fitted.spec.common_depth,
+        "dropout_curve": model.dropout_curve() or {},
+        "training": {
+            "epochs": len(fitted.history),
+            "best_epoch": fitted.best_epoch,
+            "stopped": fitted.stopped,
+        },
+        "verdict": {} if fitted.verdict is None else fitted.verdict.to_dict(),
+        "notes": list(fitted.notes),
+        "versions": versions(),
+    }
+
+
+def keep_earlier_estimates(record: dict[str, Any], adata: AnnData, slots: Keys) -> None:
+    """Add to a record what an earlier one says of estimates that are still in ``adata``."""
+    earlier = adata.uns.get(slots.uns)
+    if not isinstance(earlier, Mapping):
+        return
+    present = {*adata.layers, *adata.obsm}
+    for name, said in earlier.get("estimates", {}).items():
+        if name in present:
+            record["estimates"].setdefault(name, said)
