@@ -298,7 +298,7 @@ def write_loom(path, counts, *, genes="Gene"):
 
 
 def test_loom(tmp_path, counts, monkeypatch):
-    monkeypatch.setattr(io, "_VALUES_PER_BLOCK", 2 * N_CELLS)  # several blocks
+    monkeypatch.setattr("graphsci.io._loom.VALUES_PER_BLOCK", 2 * N_CELLS)  # several blocks
     write_loom(tmp_path / "a.loom", counts)
     read = io.read_counts(tmp_path / "a.loom")
     assert_holds(read, counts)
@@ -318,7 +318,7 @@ def test_loom_without_gene_names(tmp_path, counts):
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt", "a.csv.gz", "a.tsv.gz"])
 @pytest.mark.parametrize("genes_in", ["rows", "columns"])
 def test_table(tmp_path, adata, counts, monkeypatch, name, genes_in):
-    monkeypatch.setattr(io, "_VALUES_PER_BLOCK", 2 * N_GENES)  # several blocks
+    monkeypatch.setattr("graphsci.io._tables.VALUES_PER_BLOCK", 2 * N_GENES)  # several blocks
     frame = adata.to_df()
     frame = frame.T if genes_in == "rows" else frame
     frame.to_csv(tmp_path / name, sep="," if ".csv" in name else "\t")

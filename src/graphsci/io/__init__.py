@@ -1,0 +1,27 @@
+"""Read count matrices; write an AnnData.
+
+Reading never guesses: the format follows from the file's name and is checked against its
+content, and a text table must come with its orientation.
+
+The modules are ``_reading`` (:func:`read_counts`: which reader), ``_anndata``, ``_tenx``, ``_loom``
+and ``_tables`` (the readers, and the writer of AnnData), over ``_source`` (what they share) and
+``_hdf5`` (what a file of another format looks like), and ``_memory``.
+"""
+
+from graphsci.files import ANNDATA_SUFFIXES
+from graphsci.io._anndata import write_anndata
+from graphsci.io._memory import available_memory, size_in_memory
+from graphsci.io._reading import read_counts
+from graphsci.io._source import FileFormatError, GenesIn
+from graphsci.io._tables import TABLE_SUFFIXES
+
+__all__ = [
+    "ANNDATA_SUFFIXES",
+    "TABLE_SUFFIXES",
+    "FileFormatError",
+    "GenesIn",
+    "available_memory",
+    "read_counts",
+    "size_in_memory",
+    "write_anndata",
+]
