@@ -171,6 +171,12 @@ def test_another_version_is_refused(interrupted, toy, monkeypatch):
         fit(toy, interrupted)
 
 
+def test_other_random_numbers_are_refused(interrupted, toy, monkeypatch):
+    monkeypatch.setattr("graphsci.fitting.RANDOM_NUMBERS", 99)
+    with pytest.raises(ValueError, match=r"other versions \(random_numbers was \d+, is 99\)"):
+        fit(toy, interrupted)
+
+
 def test_another_schema_is_refused(interrupted, toy, monkeypatch):
     monkeypatch.setattr(checkpoints, "SCHEMA_VERSION", 99)
     with pytest.raises(ValueError, match="has checkpoint schema 2, this graphsci reads 99"):

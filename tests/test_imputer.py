@@ -222,7 +222,7 @@ def test_gene_order_of_the_data_does_not_matter(trained, toy, name):
     one = impute(trained, name, toy)
     other = impute(trained, name, toy[:, order].copy())
     for layer in (*ALL, "denoised_sd"):
-        # by its place in memory an entry gets the vector or the scalar form of exp and sigmoid
+        # by its place in memory an entry gets the vector or the scalar form of sigmoid
         np.testing.assert_array_max_ulp(one.layers[layer][:, order], other.layers[layer], maxulp=2)
     assert np.array_equal(one.varm["graphsci"][order], other.varm["graphsci"], equal_nan=True)
     permuted = one.varp["graphsci_graph"][order][:, order]

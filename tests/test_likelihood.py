@@ -262,6 +262,21 @@ def test_softmax_loss_in_float32(zero_inflated, theta):
         assert difference <= 1e-5 * exact.norm()
 
 
+@pytest.mark.parametrize("theta", [1e-4, 0.7, 30.0, 1e5, 1e6])
+def test_sums_of_whole_numbers_are_those_of_floats(theta):
+    """To the digits of float32 whatever theta, and the same bits in any order."""
+    rng = np.random.default_rng(0)
+    columns = torch.as_tensor(rng.integers(0, 20, 5_000))
+    by_theta = torch.as_tensor(rng.normal(size=5_000) / theta, dtype=torch.float32)
+    thetas = torch.full((20,), theta)
+    exact = lk._sum_by_theta(columns, by_theta, thetas, whole=False)
+    found = lk._sum_by_theta(columns, by_theta, thetas, whole=True)
+    torch.testing.assert_close(found * theta, exact * theta, rtol=0, atol=1e-5)
+    order = torch.as_tensor(rng.permutation(5_000))
+    again = lk._sum_by_theta(columns[order], by_theta[order], thetas, whole=True)
+    assert torch.equal(again, found)
+
+
 @pytest.mark.parametrize("n_rows", [1, 2, 7, 8, 37])
 def test_logarithms_of_products(n_rows):
     generator = torch.Generator().manual_seed(0)

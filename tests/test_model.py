@@ -209,9 +209,17 @@ def test_masked_layer_matches_the_dense_formula(monkeypatch, masked, products_at
 
 def test_masked_product_gradcheck():
     layer, x = gm.MaskedGraphLinear(9, directed_edges()), random(4, 9)
-    order = layer.edges, layer.by_target, layer.offsets
+    order = layer.edges, layer.sources, layer.by_target, layer.offsets
     weight = random(len(layer.weight), seed=7).requires_grad_()
     assert gradcheck(lambda w: gm._MaskedProduct.apply(x, w, *order), (weight,))
+
+
+def test_a_masked_layer_follows_the_edges_that_it_loads():
+    """Edges come with the weights; what is derived from them must not stay behind."""
+    edges, x = directed_edges(), random(4, 9)
+    layer, other = (gm.MaskedGraphLinear(9, order).double() for order in (edges, edges.flip(1)))
+    other.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(other(x), layer(x))
 
 
 def test_masked_layer_by_hand():
@@ -420,6 +428,14 @@ def test_sparse_and_dense_input_products_agree(monkeypatch):
     truth = block.dense(block.log_normalized(20.0), 9) @ network.input_weight
     torch.testing.assert_close(results[0][0], truth, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
+
+
+def test_the_library_of_what_was_kept_is_exact_beyond_float32():
+    """Adding one at a time to 2^24 leaves it as it is in float32."""
+    counts = np.array([[2**24, 1, 1, 1, 1]], dtype=np.float32)
+    block = block_of(counts)._replace(keys=row_keys(np.arange(1), 1, torch.device("cpu")))
+    kept, _ = gm.split_block(block, 1.0)
+    assert kept.library.item() == 2**24 + 4
 
 
 @pytest.mark.parametrize("zero_inflated", [False, True])

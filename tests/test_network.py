@@ -386,21 +386,28 @@ def test_strength_at_rank_is_the_sorted_strength(monkeypatch):
 
 
 def test_shuffled_genes_get_no_more_edges_than_stated():
-    """Planted among the data, unknown to the control: the share that touches them."""
-    data = draw_modules(n_cells=400, n_genes=100)
-    mixed = append_shuffled_genes(data.X, n_copies=60, rng=np.random.default_rng(7))
+    """Planted among the data, unknown to the control: the share that touches them.
+
+    A rate is an expectation: the mean of four draws must not exceed it, one may.
+    """
+    data, rates, shares = draw_modules(n_cells=400, n_genes=100), (0.05, 0.1, 0.2), []
     names = [*data.var_names, *(f"shuffled{i}" for i in range(60))]
-    planted = AnnData(mixed.counts, obs=data.obs, var=pd.DataFrame(index=names))
-    model = GraphSCI(**OPTIONS).fit(planted)
-    found = nw.refine_network(
-        model, planted, control=nw.train_control(model, planted), n_neighbors=10, denoised=False
-    ).edges
-    touched = found["gene_a"].str.startswith("shuf") | found["gene_b"].str.startswith("shuf")
-    assert touched.mean() > 0.1  # they are candidates
-    for rate in (0.05, 0.1, 0.2):
-        kept = found["q_value"] <= rate
-        assert kept.sum() > 80
-        assert touched[kept].mean() <= rate
+    candidates = 0.0
+    for seed in range(4):
+        mixed = append_shuffled_genes(data.X, n_copies=60, rng=np.random.default_rng(seed))
+        planted = AnnData(mixed.counts, obs=data.obs, var=pd.DataFrame(index=names))
+        model = GraphSCI(**OPTIONS).fit(planted)
+        control = nw.train_control(model, planted)
+        found = nw.refine_network(
+            model, planted, control=control, n_neighbors=10, denoised=False
+        ).edges
+        touched = found["gene_a"].str.startswith("shuf") | found["gene_b"].str.startswith("shuf")
+        candidates += touched.mean() / 4
+        kept = [found["q_value"] <= rate for rate in rates]
+        assert min(chosen.sum() for chosen in kept) > 80
+        shares.append([touched[chosen].mean() for chosen in kept])
+    assert candidates > 0.1  # shuffled genes can be listed
+    assert (np.mean(shares, axis=0) <= rates).all()
 
 
 def test_the_twin_withholds_nothing(control):

@@ -22,6 +22,8 @@ from torch import Tensor
 #: 2^64 / golden ratio, made odd: steps of it spread keys evenly (SplitMix64's increment).
 _STEP = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+#: Raised when the same seed begins to give other numbers, so that no checkpoint mixes them.
+RANDOM_NUMBERS = 2
 #: What numbers are for; numbers for different uses are independent.
 CELLS, GENES, PAIRS, TEST_SPLITS = 1, 2, 3, 4
 _DRAWS, _MASK, _RADIUS, _ANGLE = 11, 12, 13, 14

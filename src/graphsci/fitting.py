@@ -31,6 +31,7 @@ from graphsci.blocks import (
     chunks_in_order,
     stack,
 )
+from graphsci.cell_random import RANDOM_NUMBERS
 from graphsci.checkpoint import Checkpoint, digest
 from graphsci.config import Config
 from graphsci.devices import choose_device, repeatable
@@ -199,33 +200,16 @@ def fit(
                 log(line)
         result = training.train(objective, config, progress=progress, checkpoint=checkpoint)
     notes += (*data.notes, reason, describe_graph(graph), *graph.notes)
-    p_values, found = None, tuple[str, ...]()
+    p_values = None
     judged: tuple[Network, ...] = (network,)
     if isinstance(network, CountNetwork):
         if network.zero_inflated:
             network.move_dropout_curve(math.log(split.median_all / split.median_kept))
         log("testing which genes vary predictably")
-        tested = once(
-            lambda: variation_p_values(
-                network,
-                split.sample_kept,
-                split.held_out,
-                batch[split.sample.cells],
-                n_batches=max(1, len(data.batch_names)),
-                seed=config.seed,
-                unseen=_folds(split.sample) if config.check else (),
-            )
-        )
+        tested = once(lambda: _tested(network, spec, split, batch[split.sample.cells]))
         p_values = tested[0]
-        found = weigh_evidence(
-            network, p_values, spec.gene_proportions, level=config.variation_level
-        )
-        judged = ()  # each fold of the cells judges a network that did not see what it withheld
-        for p_of_others in tested[1:]:
-            other = copy.deepcopy(network)
-            weigh_evidence(other, p_of_others, spec.gene_proportions, level=config.variation_level)
-            judged += (other,)
-    notes += found
+        judged, found = _weighed(network, tested, spec)
+        notes += found
     verdict, missing = None, tuple[str, ...]()
     if config.check:
         log("checking against held-out molecules")
@@ -245,6 +229,38 @@ def fit(
     )
 
 
+def _tested(
+    network: CountNetwork, spec: ModelSpec, split: _Split, batch: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """P-values of the genes' variation: all that is known, then what others than a fold know.
+
+    ``batch`` (sample,).
+    """
+    return variation_p_values(
+        network,
+        split.sample_kept,
+        split.held_out,
+        batch,
+        n_batches=max(1, len(spec.batch_names)),
+        seed=spec.config.seed,
+        unseen=_folds(split.sample) if spec.config.check else (),
+    )
+
+
+def _weighed(
+    network: CountNetwork, tested: NDArray[np.float64], spec: ModelSpec
+) -> tuple[tuple[Network, ...], tuple[str, ...]]:
+    """Weigh the evidence in ``network``; return what each fold of the cells judges, and notes.
+
+    A fold judges a copy whose evidence does not come from the molecules that the fold withheld.
+    """
+    shares, level = spec.gene_proportions, spec.config.variation_level
+    judged = tuple(copy.deepcopy(network) for _ in tested[1:])
+    for other, p_values in zip(judged, tested[1:], strict=True):
+        weigh_evidence(other, p_values, shares, level=level)
+    return judged, weigh_evidence(network, tested[0], shares, level=level)
+
+
 def _here(function: Callable[[], T]) -> T:
     """Call a function: where there is one process, that is once."""
     return function()
@@ -254,7 +270,11 @@ def _run_identity(config: Config, device: torch.device) -> dict[str, Any]:
     """What a checkpoint has in common with the run that goes on from it, data aside."""
     settings = {name: value for name, value in config.to_dict().items() if name != "device"}
     return {
-        "versions": {"graphsci": __version__, "torch": torch.__version__},
+        "versions": {
+            "graphsci": __version__,
+            "torch": torch.__version__,
+            "random_numbers": RANDOM_NUMBERS,
+        },
         "settings": settings,
         "kind_of_device": device.type,
     }
@@ -308,24 +328,24 @@ def predict_held_out(
     network: Network,
     counts: sparse.csr_matrix,
     batch: NDArray[np.int64],
+    cells: NDArray[np.int64],
     *,
     fraction: float,
     device: torch.device,
-) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Yield ``(row_start, block)``: expected held-out molecules given the kept ``counts``.
+) -> NDArray[np.float64]:
+    """Expected held-out molecules of some ``cells`` given their kept ``counts``, (cells, genes).
 
     The rate at full depth is ``counts``' library / (1 - fraction); what was kept updates it,
     and a share ``fraction`` of it was held out.
     """
-    for start, rows in training.row_blocks(counts.shape[0]):
-        cells = training.cell_block(counts, batch, rows, device)
-        with torch.inference_mode():
-            predicted = network.expression(cells, 1 / (1 - fraction))
-            predicted = predicted._replace(mean=predicted.mean * (1 - fraction))
-            dense = cells.dense(cells.counts, counts.shape[1])
-            expected = expected_measured(posterior(predicted, dense))
-        ratio = fraction / (1 - fraction)
-        yield start, expected.numpy(force=True).astype(np.float64) * ratio
+    block = training.cell_block(counts, batch, cells, device)
+    with torch.inference_mode():
+        predicted = network.expression(block, 1 / (1 - fraction))
+        predicted = predicted._replace(mean=predicted.mean * (1 - fraction))
+        dense = block.dense(block.counts, counts.shape[1])
+        expected = expected_measured(posterior(predicted, dense))
+    expected_counts: NDArray[np.float64] = expected.numpy(force=True).astype(np.float64)
+    return expected_counts * (fraction / (1 - fraction))
 
 
 def describe_graph(graph: GeneGraph) -> str:
@@ -559,7 +579,8 @@ def _judge(
 ) -> tuple[Verdict | None, tuple[str, ...]]:
     """The verdict, or None and a note that says why there is none.
 
-    ``networks``: one for each of :func:`_folds`, or one for all. ``batch`` (sample,).
+    ``networks``: one for each of :func:`_folds`, or one for all; cells of no fold have the first.
+    ``batch`` (sample,).
     """
     assert split.held_out is not None
     judging = split.sample.judging
@@ -571,19 +592,18 @@ def _judge(
         )
     fraction, folds = spec.config.held_out_fraction, _folds(split.sample)
 
+    network_of = np.zeros(len(batch), dtype=np.int64)
+    network_of[folds[1]] = len(networks) - 1
+
     def ours() -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """Expected molecules of every cell, from the network that knows least of it."""
-        of_networks = [
-            predict_held_out(
-                network.eval(), split.sample_kept, batch, fraction=fraction, device=device
-            )
-            for network in networks
-        ]
-        for parts in zip(*of_networks, strict=True):
-            start, expected = parts[0]
-            for fold, (_, other) in zip(folds[1:], parts[1:], strict=False):
-                mine = fold[(fold >= start) & (fold < start + len(expected))] - start
-                expected[mine] = other[mine]
+        """Expected molecules of every cell."""
+        for start, rows in training.row_blocks(len(batch)):
+            expected = np.empty((len(rows), split.sample_kept.shape[1]))
+            for index, network in enumerate(networks):
+                mine = network_of[rows] == index
+                arguments = network.eval(), split.sample_kept, batch, rows[mine]
+                if mine.any():
+                    expected[mine] = predict_held_out(*arguments, fraction=fraction, device=device)
             yield start, expected
 
     try:

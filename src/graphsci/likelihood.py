@@ -478,18 +478,18 @@ def _softmax_mean_(logits: Tensor, library: Tensor, pieces: list[tuple[slice, sl
     return logits
 
 
-def _sum_by_gene(columns: Tensor, values: Tensor, n_genes: int) -> Tensor:
-    """Sum of the ``values`` of each gene, (genes,) float64.
+def _sum_by_theta(columns: Tensor, by_theta: Tensor, theta: Tensor, *, whole: bool) -> Tensor:
+    """Sum of an entry's gradients by theta for each gene, (genes,) float64.
 
-    On a GPU they come in any order, and are added as whole numbers of 2^-32, whose sum is the
-    same in every order.
+    ``whole``: add whole numbers, of theta x gradient (a gradient by log theta, free of theta's
+    scale) in units of 2^-28. Their sum is the same in every order, and a GPU has none.
     """
-    if not values.is_cuda:
-        total = torch.zeros(n_genes, dtype=torch.float64)
-        return total.index_add_(0, columns, values.double())
-    whole = values.double().clamp_(-(2.0**30), 2.0**30).mul_(2.0**32).round_().long()
-    total = torch.zeros(n_genes, dtype=torch.int64, device=values.device)
-    return total.index_add_(0, columns, whole).double().mul_(2.0**-32)
+    total = torch.zeros_like(theta, dtype=torch.int64 if whole else torch.float64)
+    if not whole:
+        return total.index_add_(0, columns, by_theta.double())
+    by_log = by_theta.double() * theta.double().index_select(0, columns)
+    units = by_log.clamp_(-(2.0**24), 2.0**24).mul_(2.0**28).round_().long()
+    return total.index_add_(0, columns, units).double().mul_(2.0**-28).div_(theta.double())
 
 
 def _nb_pass_(logits: Tensor, library: Tensor, theta: Tensor, thinned: ThinnedBlock) -> _Pass:
@@ -529,7 +529,7 @@ def _nb_pass_(logits: Tensor, library: Tensor, theta: Tensor, thinned: ThinnedBl
         by_library[cells] = _to_logits_(mu, by_log, library[cells])
     theta64 = theta.double()
     by_theta = log_ratio - (1 - f) * theta64 * share
-    by_theta += _sum_by_gene(thinned.columns, excess_by_theta, n_genes)
+    by_theta += _sum_by_theta(thinned.columns, excess_by_theta, theta, whole=mean.is_cuda)
     loss = (log_ratio * theta64).sum() + excess.double().sum()
     return _Pass(loss, by_theta, loss.new_zeros(2), by_library)
 
@@ -579,7 +579,7 @@ def _zinb_pass_(
         grads = torch.autograd.grad(excess, (log_mu, theta_here, curve_here))
     by_log_mean, excess_by_theta, excess_by_curve = grads
     by_library = torch.empty_like(library)
-    by_theta = _sum_by_gene(thinned.columns, excess_by_theta, n_genes)
+    by_theta = _sum_by_theta(thinned.columns, excess_by_theta, theta, whole=mean.is_cuda)
     by_curve, loss = excess_by_curve.double(), excess.detach()
     for cells, entries in pieces:
         mu = mean[cells]

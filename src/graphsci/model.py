@@ -199,17 +199,17 @@ class _MaskedProduct(torch.autograd.Function):
         features: Tensor,
         weight: Tensor,
         edges: Tensor,
+        sources: Tensor,
         by_target: Tensor,
         offsets: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(features, edges)
-        sources, weights = edges[0][by_target], weight[by_target]
-        return _weighted_rows(sources, features.T.contiguous(), offsets, weights).T
+        return _weighted_rows(sources, features.T.contiguous(), offsets, weight[by_target]).T
 
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
-    ) -> tuple[None, Tensor, None, None, None]:
+    ) -> tuple[None, Tensor, None, None, None, None]:
         features, edges = ctx.saved_tensors  # type: ignore[attr-defined]
         from_gene, to_gene = features.T.contiguous(), gradient.T.contiguous()
         step = max(1, _MaskedProduct.products_at_once // max(1, features.shape[0]))
@@ -218,7 +218,7 @@ class _MaskedProduct(torch.autograd.Function):
             for source, target in zip(edges[0].split(step), edges[1].split(step), strict=True)
         ]
         by_weight = torch.cat(parts) if parts else gradient.new_zeros(0)
-        return None, by_weight, None, None, None
+        return None, by_weight, None, None, None, None
 
 
 class MaskedGraphLinear(nn.Module):
@@ -234,19 +234,28 @@ class MaskedGraphLinear(nn.Module):
     """
 
     edges: Tensor
+    sources: Tensor
     by_target: Tensor
     offsets: Tensor
 
     def __init__(self, n_genes: int, edges: Tensor) -> None:
         super().__init__()
-        degree = torch.bincount(edges[1], minlength=n_genes)
+        self.n_genes = n_genes
         self.register_buffer("edges", edges)
-        # the edges in the order of their targets, and where each target's begin
-        self.register_buffer("by_target", torch.argsort(edges[1], stable=True), persistent=False)
-        self.register_buffer("offsets", F.pad(degree.cumsum(0), (1, 0)), persistent=False)
-        spread = degree.clamp_min(1)[edges[1]].sqrt()
-        self.weight = nn.Parameter(torch.randn(edges.shape[1]) / spread)
+        for name in ("sources", "by_target", "offsets"):
+            self.register_buffer(name, None, persistent=False)
+        self._order()
+        self.register_load_state_dict_post_hook(lambda layer, _: layer._order())
+        degree = torch.bincount(edges[1], minlength=n_genes).clamp_min(1)
+        self.weight = nn.Parameter(torch.randn(edges.shape[1]) / degree[edges[1]].sqrt())
         self.bias = nn.Parameter(torch.zeros(n_genes))
+
+    def _order(self) -> None:
+        """Note the edges in the order of their targets, and where those of a target begin."""
+        source, target = self.edges
+        self.by_target = torch.argsort(target, stable=True)
+        self.sources = source[self.by_target]
+        self.offsets = F.pad(torch.bincount(target, minlength=self.n_genes).cumsum(0), (1, 0))
 
     def forward(self, features: Tensor, edge_mask: Tensor | None = None) -> Tensor:
         """Map ``features`` (cells, genes) to (cells, genes).
@@ -254,7 +263,8 @@ class MaskedGraphLinear(nn.Module):
         ``edge_mask`` (edges,) multiplies the weights: the current reconstruction of the graph.
         """
         weight = self.weight if edge_mask is None else self.weight * edge_mask
-        product = _MaskedProduct.apply(features, weight, self.edges, self.by_target, self.offsets)
+        order = self.sources, self.by_target, self.offsets
+        product = _MaskedProduct.apply(features, weight, self.edges, *order)
         return product + self.bias
 
 
@@ -618,7 +628,8 @@ def split_block(cells: CellBlock, fraction: float) -> tuple[CellBlock, ThinnedBl
     assert cells.keys is not None, "a random split needs the keys of the cells"
     rows = cells.rows()
     kept = binomial(cells.counts, fraction, keys=cells.keys, rows=rows, columns=cells.genes)
-    library = torch.zeros_like(cells.library).index_add_(0, rows, kept)
+    library = torch.zeros_like(cells.library, dtype=torch.float64)
+    library = library.index_add_(0, rows, kept.double()).to(cells.library.dtype)
     thinned = ThinnedBlock(rows, cells.genes, kept, cells.counts - kept, fraction)
     return cells._replace(counts=kept, library=library), thinned
 
