@@ -18,6 +18,7 @@ from graphsci.io._source import FileFormatError, GenesIn, Source
 
 
 def read_h5ad(source: Source, genes_in: GenesIn | None, backed: bool) -> AnnData:
+    """Read an ``.h5ad``; ``backed`` leaves X and layers on disk."""
     with h5py.File(source.path, "r") as file:
         if "obs" not in file or "var" not in file:
             raise FileFormatError(
@@ -43,6 +44,7 @@ def _open_h5ad(path: Path) -> AnnData:
 
 
 def read_zarr(source: Source, genes_in: GenesIn | None, backed: bool) -> AnnData:
+    """Read a zarr store; ``backed`` leaves X and layers on disk."""
     group = zarr.open_group(source.path, mode="r")
     if "obs" not in group or "var" not in group:
         raise FileFormatError(
