@@ -98,10 +98,11 @@ class Block:
             rng.normal(size=n_genes),
             counts.sum(1) + 1.0,
             rng.gamma(2, 2, n_genes),
+            rng.gamma(4, 0.25, n_cells),
         )
 
     def on(self, device: torch.device, dtype: torch.dtype) -> tuple[list, likelihood.ThinnedBlock]:
-        """Leaves (factors of the mean, then theta) and measured entries."""
+        """Leaves (factors of the mean, then those of theta) and measured entries."""
         move = lambda values: torch.as_tensor(values).to(device)  # noqa: E731
         leaves = [move(value).to(dtype).requires_grad_() for value in self.values]
         entries = [move(part[self.at]).to(dtype) for part in (self.kept, self.target)]
@@ -112,12 +113,13 @@ class Block:
     ) -> Callable[[], list[torch.Tensor]]:
         """One loss with its gradients, fused (``float32``, ``bf16``) or plain."""
         leaves, thinned = self.on(device, dtype)
-        z, loadings, bias, library, theta = leaves
+        z, loadings, bias, library, genes, certainty = leaves
         curve = torch.tensor([0.2, -1.1], dtype=dtype, device=device).requires_grad_()
         wanted = [*leaves, curve] if zero_inflated else leaves
 
         def fused() -> list[torch.Tensor]:
             mean = likelihood.SoftmaxMean(z, loadings, bias, library)
+            theta = likelihood.RankOneTheta(genes, certainty)
             loss = likelihood.softmax_loss(
                 mean, theta, curve if zero_inflated else None, thinned, bfloat16=form == "bf16"
             )
@@ -125,6 +127,7 @@ class Block:
 
         def plain() -> list[torch.Tensor]:
             mean = torch.softmax(z @ loadings.T + bias, 1) * library[:, None]
+            theta = certainty[:, None] * genes
             if zero_inflated:
                 logits = likelihood.dropout_logits(mean.clamp_min(1e-8).log(), curve)
                 loss = likelihood.thinned_zinb_loss(mean, theta, logits, thinned)

@@ -496,7 +496,7 @@ def test_permuting_genes_permutes_the_default_networks_output():
     one = network.expression(block_for(network, counts))
     two = other.expression(block_for(other, counts[:, order]))
     torch.testing.assert_close(two.mean, one.mean[:, order], rtol=1e-5, atol=1e-9)
-    torch.testing.assert_close(two.inverse_dispersion, one.inverse_dispersion[order])
+    torch.testing.assert_close(two.inverse_dispersion, one.inverse_dispersion[:, order])
     torch.testing.assert_close(
         two.zero_inflation_logits, one.zero_inflation_logits[:, order], rtol=1e-5, atol=1e-6
     )

@@ -13,7 +13,7 @@ from graphsci.blocks import MemoryBlocks, Minibatch, shuffled
 from graphsci.cell_random import CELLS, GENES, PAIRS, row_keys, step_key
 from graphsci.config import PAPER, Config
 from graphsci.gene_graph import normalized_adjacency
-from graphsci.likelihood import SoftmaxMean, softmax_loss
+from graphsci.likelihood import RankOneTheta, SoftmaxMean, softmax_loss
 from graphsci.model import CountNetwork, PaperNetwork
 
 CPU = torch.device("cpu")
@@ -398,7 +398,8 @@ def test_float32_learns_theta_in_the_direction_of_float64(mu, theta):
         mu, none = torch.as_tensor(mean, dtype=dtype), torch.zeros(200, dtype=dtype)
         # z = 1 for one cell each, so that its loadings are the logarithms of its means
         factors = SoftmaxMean(torch.eye(128, dtype=dtype), mu.log().T, none, mu.sum(1))
-        loss = softmax_loss(factors, log_theta.exp(), None, part)
+        inverse = RankOneTheta(log_theta.exp(), torch.ones(128, dtype=dtype))
+        loss = softmax_loss(factors, inverse, None, part)
         loss.backward()
         losses.append(loss.item())
         gradients.append(log_theta.grad.double().numpy())

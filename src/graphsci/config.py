@@ -70,10 +70,11 @@ class Config:
         0.1, "Share of hidden units silenced in training (paper: 0.2).", low=0.0, high=0.95
     )
     loading_scale: float = _option(
-        0.1,
+        0.0,
         "Prior standard deviation of a gene's loadings, in log expression per unit of the "
-        "latent space, and of its encoder weights; keeps genes with few molecules at their mean.",
-        low=1e-6,
+        "latent space, and of its encoder weights; keeps genes with few molecules at their mean. "
+        "0 chooses: 0.07 for 500 cells or fewer, more for more, up to 0.1 from 1,000 on.",
+        low=0.0,
     )
     variation_level: float = _option(
         0.2,

@@ -236,7 +236,7 @@ def thinned_nb_loss(mean: Tensor, inverse_dispersion: Tensor, thinned: ThinnedBl
     mean
         mu > 0, (cells, genes): the expected count x = k + t at the cell's own depth.
     inverse_dispersion
-        theta > 0, (genes,).
+        theta > 0, (genes,) or (cells, genes).
     thinned
         The measured entries of the block; all others are 0.
 
@@ -247,7 +247,7 @@ def thinned_nb_loss(mean: Tensor, inverse_dispersion: Tensor, thinned: ThinnedBl
     """
     f, at = thinned.fraction, (thinned.rows, thinned.columns)
     at_zero = inverse_dispersion * _log_ratio(mean, inverse_dispersion, f)
-    theta = inverse_dispersion.index_select(0, thinned.columns)
+    theta = inverse_dispersion.expand_as(mean)[at]
     excess = _MeasuredExcess.apply(mean[at].clamp_min(SMALLEST_MEAN), theta, thinned)
     return at_zero.sum() + excess.sum().to(mean.dtype)
 
@@ -299,7 +299,7 @@ def thinned_zinb_loss(
     logits = zero_inflation_logits
     at_zero = _zinb_at_zero(mean, inverse_dispersion, logits, f)
     mu = mean[at].clamp_min(SMALLEST_MEAN)
-    theta = inverse_dispersion.index_select(0, thinned.columns)
+    theta = inverse_dispersion.expand_as(mean)[at]
     excess = _zinb_excess(mu, theta, logits[at], thinned)
     return at_zero.sum() + excess.sum().to(mean.dtype)
 
@@ -329,9 +329,16 @@ class SoftmaxMean(NamedTuple):
     library: Tensor  #: (cells,) > 0
 
 
+class RankOneTheta(NamedTuple):
+    """Inverse dispersion of every entry: that of its gene times the certainty of its cell."""
+
+    genes: Tensor  #: (genes,) > 0
+    certainty: Tensor  #: (cells,) > 0
+
+
 def softmax_loss(
     mean: SoftmaxMean,
-    inverse_dispersion: Tensor,
+    inverse_dispersion: RankOneTheta,
     dropout_curve: Tensor | None,
     thinned: ThinnedBlock,
     *,
@@ -339,8 +346,8 @@ def softmax_loss(
 ) -> Tensor:
     """Thinned loss of mu = library x softmax(z V^T + b), from its factors, in one pass.
 
-    The same number as :func:`thinned_nb_loss` or :func:`thinned_zinb_loss` of that mean. A single
-    block of (cells, genes) holds the logits, then the means, then the gradient of the logits;
+    The same number as :func:`thinned_nb_loss` or :func:`thinned_zinb_loss` of that mean, with
+    theta = ``certainty`` of the cell x theta of the gene. A single block of (cells, genes) holds the logits, then the means, then the gradient of the logits;
     the gradients of the factors are taken from it at once, and nothing of that size is left for
     the backward pass.
 
@@ -349,7 +356,7 @@ def softmax_loss(
     mean
         The factors of mu.
     inverse_dispersion
-        theta > 0, (genes,).
+        The factors of theta.
     dropout_curve
         (a, c): an entry is dropped with probability sigmoid(a + c log mu). None for NB.
     thinned
@@ -359,10 +366,10 @@ def softmax_loss(
 
     Returns
     -------
-    Scalar, nats, differentiable in all factors, ``inverse_dispersion`` and ``dropout_curve``.
+    Scalar, nats, differentiable in all factors and ``dropout_curve``.
     """
-    wanted = torch.is_grad_enabled()
-    return _SoftmaxLoss.apply(*mean, inverse_dispersion, dropout_curve, thinned, bfloat16, wanted)
+    wanted, factors = torch.is_grad_enabled(), (*mean, *inverse_dispersion)
+    return _SoftmaxLoss.apply(*factors, dropout_curve, thinned, bfloat16, wanted)
 
 
 #: Entries of the one (cells, genes) block of :func:`softmax_loss`: 32 MiB in float32.
@@ -385,6 +392,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         bias: Tensor,
         library: Tensor,
         theta: Tensor,
+        certainty: Tensor,
         curve: Tensor | None,
         thinned: ThinnedBlock,
         bfloat16: bool,
@@ -392,6 +400,7 @@ class _SoftmaxLoss(torch.autograd.Function):
     ) -> Tensor:
         product = _product_bfloat16 if bfloat16 else torch.matmul
         by_z, by_library = torch.zeros_like(z), torch.zeros_like(library)
+        by_certainty = torch.zeros_like(certainty)
         by_loadings, by_bias = torch.zeros_like(loadings), torch.zeros_like(bias)
         loss, by_theta, by_curve = (
             theta.new_zeros(n, dtype=torch.float64) for n in (1, len(theta), 2)
@@ -399,18 +408,20 @@ class _SoftmaxLoss(torch.autograd.Function):
         for cells, part in _parts(thinned, len(z), len(bias)):
             logits = product(z[cells], loadings.T).add_(bias)
             score = _nb_pass_ if curve is None else functools.partial(_zinb_pass_, curve=curve)
-            found = score(logits, library[cells], theta, part)
+            here = RankOneTheta(theta, certainty[cells])
+            found = score(logits, library[cells], here, part)
             loss += found.loss
             if with_gradient:
                 by_logits = logits  # what the pass left there
                 by_theta += found.by_theta
                 by_curve += found.by_curve
                 by_library[cells] = found.by_library
+                by_certainty[cells] = found.by_certainty
                 by_z[cells] = product(by_logits, loadings)
                 by_loadings += product(by_logits.T, z[cells])
                 by_bias += by_logits.sum(0)
         if with_gradient:
-            exact = (by_theta.to(theta.dtype), by_curve.to(theta.dtype))
+            exact = (by_theta.to(theta.dtype), by_certainty, by_curve.to(theta.dtype))
             ctx.save_for_backward(by_z, by_loadings, by_bias, by_library, *exact)
         return loss[0].to(z.dtype)
 
@@ -460,6 +471,7 @@ class _Pass(NamedTuple):
     by_theta: Tensor  #: (genes,), float64
     by_curve: Tensor  #: (2,), float64
     by_library: Tensor  #: (cells,)
+    by_certainty: Tensor  #: (cells,)
 
 
 def _pieces(block: Tensor, rows: Tensor) -> list[tuple[slice, slice]]:
@@ -492,46 +504,65 @@ def _sum_by_theta(columns: Tensor, by_theta: Tensor, theta: Tensor, *, whole: bo
     return total.index_add_(0, columns, units).double().mul_(2.0**-28).div_(theta.double())
 
 
-def _nb_pass_(logits: Tensor, library: Tensor, theta: Tensor, thinned: ThinnedBlock) -> _Pass:
+def _nb_pass_(
+    logits: Tensor, library: Tensor, theta: RankOneTheta, thinned: ThinnedBlock
+) -> _Pass:
     """Thinned NB loss of ``logits`` (cells, genes), which become its gradient.
 
-    Every entry is scored as a zero, theta log[(theta + mu) / (theta + f mu)], and the measured
-    ones are corrected: log-gammas are needed there alone. With l the derivative of the loss by
-    log mu, that by a logit is l - mu / library x (sum of l over the genes), and at a zero::
+    Every entry is scored as a zero, and the measured ones are corrected: log-gammas are needed
+    there alone. With theta of the gene, c the certainty of the cell, m = mu / c and l the
+    derivative of the loss by log mu, that by a logit is l - mu / library x (sum of l over the
+    genes), and at a zero::
 
-        l           = theta^2 (1 - f) mu / [(theta + mu) (theta + f mu)]
-        d / d theta = log[(theta + mu) / (theta + f mu)] - l / theta
+        loss        = c theta log r,      r = (c theta + mu) / (c theta + f mu)
+                                            = (theta + m) / (theta + f m)
+        l           = c theta^2 (1 - f) m / [(theta + m) (theta + f m)]
+        d / d theta = c log r - l / theta
+        d / d c     = theta log r - l / c
     """
-    f, n_genes = thinned.fraction, logits.shape[1]
+    f, n_genes, genes, certainty = thinned.fraction, logits.shape[1], *theta
     pieces = _pieces(logits, thinned.rows)
-    mean = _softmax_mean_(logits, library, pieces)
+    scaled_library = library / certainty
+    mean = _softmax_mean_(logits, scaled_library, pieces)  # m
     flat = thinned.rows * n_genes + thinned.columns
-    mu = mean.view(-1).index_select(0, flat).clamp_min_(SMALLEST_MEAN)
-    excess, by_mean, excess_by_theta = _nb_excess(
-        mu, theta.index_select(0, thinned.columns), thinned
-    )
+    theta_here = genes.index_select(0, thinned.columns)
+    certainty_here = certainty.index_select(0, thinned.rows)
+    mu = mean.view(-1).index_select(0, flat).mul_(certainty_here).clamp_min_(SMALLEST_MEAN)
+    excess, by_mean, by_product = _nb_excess(mu, theta_here * certainty_here, thinned)
     by_log_mean = by_mean.mul_(mu)
     by_library = torch.empty_like(library)
-    log_ratio, share = (theta.new_zeros(n_genes, dtype=torch.float64) for _ in range(2))
-    factor = theta.square() * (1 - f)
+    by_certainty = _sum_by_cell(thinned.rows, by_product * theta_here, len(library))
+    log_ratio, share = (genes.new_zeros(n_genes, dtype=torch.float64) for _ in range(2))
+    factor = genes.square() * (1 - f)
     full, part = (torch.empty_like(mean[pieces[0][0]]) for _ in range(2))
     for cells, entries in pieces:
-        mu = mean[cells]
-        a, b = full[: len(mu)], part[: len(mu)]
-        torch.add(theta, mu, alpha=f, out=b)
-        torch.div(mu, b, out=b)  # mu / (theta + f mu)
-        torch.add(theta, mu, out=a)
-        torch.div(b, a, out=a)  # mu / [(theta + mu) (theta + f mu)]
-        share += a.sum(0)
-        log_ratio += _sum_log1p_(b.mul_(1 - f))
-        by_log = a.mul_(factor)
+        m, c = mean[cells], certainty[cells]
+        a, b = full[: len(m)], part[: len(m)]
+        torch.add(genes, m, alpha=f, out=b)
+        torch.div(m, b, out=b)  # m / (theta + f m)
+        torch.add(genes, m, out=a)
+        torch.div(b, a, out=a)  # m / [(theta + m) (theta + f m)]
+        b.mul_(1 - f).log1p_()  # log r
+        share += c @ a
+        log_ratio += c @ b
+        by_certainty[cells] += b @ genes - a @ factor
+        by_log = a.mul_(factor).mul_(c[:, None])
         by_log.view(-1).index_add_(0, flat[entries] - cells.start * n_genes, by_log_mean[entries])
-        by_library[cells] = _to_logits_(mu, by_log, library[cells])
-    theta64 = theta.double()
+        by_library[cells] = _to_logits_(m, by_log, scaled_library[cells]).div_(c)
+    theta64 = genes.double()
     by_theta = log_ratio - (1 - f) * theta64 * share
-    by_theta += _sum_by_theta(thinned.columns, excess_by_theta, theta, whole=mean.is_cuda)
+    by_entry = by_product * certainty_here
+    by_theta += _sum_by_theta(thinned.columns, by_entry, genes, whole=mean.is_cuda)
     loss = (log_ratio * theta64).sum() + excess.double().sum()
-    return _Pass(loss, by_theta, loss.new_zeros(2), by_library)
+    return _Pass(loss, by_theta, loss.new_zeros(2), by_library, by_certainty)
+
+
+def _sum_by_cell(rows: Tensor, values: Tensor, n_cells: int) -> Tensor:
+    """Sum the ``values`` (entries,) of each cell, (cells,), in their order; ``rows`` is sorted."""
+    cells = torch.arange(n_cells + 1, device=rows.device)
+    offsets = torch.searchsorted(rows.contiguous(), cells)
+    total: Tensor = torch.segment_reduce(values, "sum", offsets=offsets, initial=0, unsafe=True)
+    return total
 
 
 def _to_logits_(mean: Tensor, by_log_mean: Tensor, library: Tensor) -> Tensor:
@@ -544,53 +575,44 @@ def _to_logits_(mean: Tensor, by_log_mean: Tensor, library: Tensor) -> Tensor:
     return by_library
 
 
-def _sum_log1p_(excess: Tensor) -> Tensor:
-    """Sum of log(1 + excess) over the rows, (columns,); ``excess`` >= 0 is overwritten.
-
-    (1 + a) (1 + b) = 1 + (a + b + a b): up to eight rows share a logarithm, which costs more
-    than all the rest of the pass. Nothing is subtracted, so no digit is lost.
-    """
-    for _ in range(3):
-        n_rows = len(excess)
-        first, last = excess[: n_rows // 2], excess[n_rows - n_rows // 2 :]
-        first.add_(last.addcmul_(first, last))
-        excess = excess[: n_rows - n_rows // 2]
-    return excess.log1p_().sum(0)
-
-
 #: The logit of dropout is kept in +- this: e^60 is far from overflow, and e^-60 from mattering.
 _LARGEST_LOGIT = 60.0
 
 
 def _zinb_pass_(
-    logits: Tensor, library: Tensor, theta: Tensor, thinned: ThinnedBlock, *, curve: Tensor
+    logits: Tensor, library: Tensor, theta: RankOneTheta, thinned: ThinnedBlock, *, curve: Tensor
 ) -> _Pass:
     """As :func:`_nb_pass_` with dropout of logit a + c log mu, ``curve`` = (a, c)."""
-    n_genes = logits.shape[1]
+    n_genes, genes, certainty = logits.shape[1], *theta
     pieces = _pieces(logits, thinned.rows)
     mean = _softmax_mean_(logits, library, pieces)
     flat = thinned.rows * n_genes + thinned.columns
     mu = mean.view(-1).index_select(0, flat).clamp_min_(SMALLEST_MEAN)
+    theta_here = genes.index_select(0, thinned.columns)
+    certainty_here = certainty.index_select(0, thinned.rows)
     with torch.enable_grad():
-        leaves = mu.log(), theta.index_select(0, thinned.columns), curve.clone()
-        log_mu, theta_here, curve_here = (leaf.detach().requires_grad_() for leaf in leaves)
+        leaves = mu.log(), theta_here * certainty_here, curve.clone()
+        log_mu, product, curve_here = (leaf.detach().requires_grad_() for leaf in leaves)
         dropped = dropout_logits(log_mu, curve_here)
-        excess = _zinb_excess(log_mu.exp(), theta_here, dropped, thinned).double().sum()
-        grads = torch.autograd.grad(excess, (log_mu, theta_here, curve_here))
-    by_log_mean, excess_by_theta, excess_by_curve = grads
+        excess = _zinb_excess(log_mu.exp(), product, dropped, thinned).double().sum()
+        grads = torch.autograd.grad(excess, (log_mu, product, curve_here))
+    by_log_mean, by_product, excess_by_curve = grads
     by_library = torch.empty_like(library)
-    by_theta = _sum_by_theta(thinned.columns, excess_by_theta, theta, whole=mean.is_cuda)
+    by_certainty = _sum_by_cell(thinned.rows, by_product * theta_here, len(library))
+    by_entry = by_product * certainty_here
+    by_theta = _sum_by_theta(thinned.columns, by_entry, genes, whole=mean.is_cuda)
     by_curve, loss = excess_by_curve.double(), excess.detach()
     for cells, entries in pieces:
-        mu = mean[cells]
-        zero = _zinb_zero(mu, theta, curve, thinned.fraction)
+        mu, c = mean[cells], certainty[cells]
+        zero = _zinb_zero(mu, genes * c[:, None], curve, thinned.fraction)
         loss += zero.loss
-        by_theta += zero.by_theta
+        by_theta += (c @ zero.by_theta).double()
+        by_certainty[cells] += zero.by_theta @ genes
         by_curve += zero.by_curve
         by_log = zero.by_log_mean
         by_log.view(-1).index_add_(0, flat[entries] - cells.start * n_genes, by_log_mean[entries])
         by_library[cells] = _to_logits_(mu, by_log, library[cells])
-    return _Pass(loss, by_theta, by_curve, by_library)
+    return _Pass(loss, by_theta, by_curve, by_library, by_certainty)
 
 
 def dropout_logits(log_mean: Tensor, curve: Tensor) -> Tensor:
@@ -603,7 +625,7 @@ class _ZinbZero(NamedTuple):
 
     loss: Tensor  #: sum
     by_log_mean: Tensor  #: (cells, genes)
-    by_theta: Tensor  #: (genes,)
+    by_theta: Tensor  #: (cells, genes)
     by_curve: Tensor  #: (2,)
 
 
@@ -633,7 +655,7 @@ def _zinb_zero(mean: Tensor, theta: Tensor, curve: Tensor, f: float) -> _ZinbZer
     return _ZinbZero(
         torch.log1p(difference / total).sum(dtype=torch.float64),
         by_log_mean,
-        by_theta.sum(0, dtype=torch.float64),
+        by_theta,
         torch.stack([by_logit.sum(), (by_logit * log_mean).sum()]).double(),
     )
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from graphsci.cell_random import binomial, keep_mask
 from graphsci.likelihood import (
     SMALLEST_MEAN,
+    RankOneTheta,
     SoftmaxMean,
     ThinnedBlock,
     dropout_logits,
@@ -33,6 +34,8 @@ from graphsci.likelihood import (
 
 #: log expression is clamped to this before exp: e^30 molecules is beyond any measurement.
 LARGEST_LOG_MEAN = 30.0
+#: The log of a cell's certainty is kept in +- this: cells of training are within 2.5 or so.
+LARGEST_LOG_CERTAINTY = 3.0
 #: theta is kept in this range: below, a gene is all outliers; above, it is Poisson.
 SMALLEST_THETA, LARGEST_THETA = 1e-4, 1e6
 #: Share of non-zero entries above which a dense product beats the sparse one (measured on
@@ -402,7 +405,10 @@ class CountNetwork(nn.Module):
 
         z = encoder(log1p of the kept molecules at the median depth)
         rho = softmax(V z + b + offset of the batch),       mu = rho x library size
+        kappa = exp(u z),                                   theta = kappa x theta of the gene
         x ~ NB(mu, theta)    or, with dropout,  ZINB(s mu, theta, pi = sigmoid(a + c log s mu))
+
+    kappa is the certainty of a cell: how closely its counts keep to its state.
 
     Parameters
     ----------
@@ -417,9 +423,9 @@ class CountNetwork(nn.Module):
 
     Notes
     -----
-    After training, a gene follows the state of its cell only as far as there is evidence that it
-    does (:meth:`weigh_state`); for the rest it has a constant share, and the softmax divides what
-    those leave.
+    After training, a gene follows the state of its cell, and its certainty, only as far as there
+    is evidence that it does (:meth:`weigh_state`); for the rest it has a constant share, and the
+    softmax divides what those leave.
     """
 
     state_weight: Tensor
@@ -444,16 +450,19 @@ class CountNetwork(nn.Module):
         self.median_library = median_library
         self.zero_inflated = zero_inflated
         self.input_weight = nn.Parameter(torch.randn(n_genes, n_hidden) * 0.02)
-        self.input_batch = nn.Parameter(torch.zeros(n_batches, n_hidden))
+        # what all cells share has no effect before a batch norm
+        shift = torch.zeros(n_batches, n_hidden)
+        self.input_batch = nn.Parameter(shift, requires_grad=n_batches > 1)
         self.input_norm = nn.BatchNorm1d(n_hidden)
         self.dropout = RowDropout(dropout_rate)
-        self.to_latent = nn.Linear(n_hidden, n_latent)
+        self.to_latent = nn.Linear(n_hidden, n_latent, bias=False)
         self.latent_norm = nn.BatchNorm1d(n_latent, affine=False)
         self.loadings = nn.Parameter(torch.randn(n_genes, n_latent) * 0.01)
         self.bias = nn.Parameter(gene_proportions.log())
         offset = torch.zeros(n_batches, n_genes)
         self.batch_offset = nn.Parameter(offset, requires_grad=n_batches > 1)
         self.log_theta = nn.Parameter(torch.zeros(n_genes))
+        self.to_certainty = nn.Parameter(torch.zeros(n_latent))  # u
         # a, c and log s; the start says: half of the entries with a mean of 1 are dropped
         self.dropout_curve = nn.Parameter(torch.tensor([0.0, -1.0]), requires_grad=zero_inflated)
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=zero_inflated)
@@ -464,7 +473,7 @@ class CountNetwork(nn.Module):
 
     @property
     def inverse_dispersion(self) -> Tensor:
-        """theta, (genes,)."""
+        """Theta of each gene in a cell of average certainty, (genes,)."""
         return self.log_theta.clamp(math.log(SMALLEST_THETA), math.log(LARGEST_THETA)).exp()
 
     def gene_embedding(self) -> Tensor:
@@ -534,11 +543,16 @@ class CountNetwork(nn.Module):
         if self.batch_offset.shape[0] > 1:
             logits = logits + self.batch_offset.index_select(0, batch)
         mean = self._shares(logits, batch) * library[:, None]
+        theta = self.inverse_dispersion * (self.state_weight * self._log_certainty(z)[:, None]).exp()
         if not self.zero_inflated:
-            return CountDistribution(mean, self.inverse_dispersion, None)
+            return CountDistribution(mean, theta, None)
         mean = mean * self.log_scale.exp()  # counts before dropout exceed those measured
         dropped = dropout_logits(mean.clamp_min(SMALLEST_MEAN).log(), self.dropout_curve)
-        return CountDistribution(mean, self.inverse_dispersion, dropped)
+        return CountDistribution(mean, theta, dropped)
+
+    def _log_certainty(self, z: Tensor) -> Tensor:
+        """Log of kappa, (cells,): how closely cells keep to their state (cells, latent)."""
+        return (z @ self.to_certainty).clamp(-LARGEST_LOG_CERTAINTY, LARGEST_LOG_CERTAINTY)
 
     def _shares(self, logits: Tensor, batch: Tensor) -> Tensor:
         """Share of every gene, (cells, genes): its constant part first, the rest by softmax."""
@@ -554,15 +568,14 @@ class CountNetwork(nn.Module):
         looked for at the end of training.
         """
         z, loadings, curve = self.encode(kept), self.gene_embedding(), None
+        theta = RankOneTheta(self.inverse_dispersion, self._log_certainty(z).exp())
         if len(self.batch_offset) > 1:  # a batch's offsets are the loadings of its indicator
             z = torch.cat([z, self._batches(kept)], 1)
             loadings = torch.cat([loadings, self.batch_offset.T], 1)
         if self.zero_inflated:
             library, curve = library * self.log_scale.exp(), self.dropout_curve
         mean = SoftmaxMean(z, loadings, self.bias, library)
-        return softmax_loss(
-            mean, self.inverse_dispersion, curve, thinned, bfloat16=self.use_bfloat16
-        )
+        return softmax_loss(mean, theta, curve, thinned, bfloat16=self.use_bfloat16)
 
     def latent(self, cells: CellBlock) -> Tensor:
         """Cell embedding, (cells, latent)."""

@@ -140,6 +140,14 @@ def batch_size_for(n_cells: int, batch_size: int = 0) -> int:
     return min(chosen, n_cells)
 
 
+def loading_scale_for(n_cells: int, loading_scale: float = 0.0) -> float:
+    """Width of the prior: ``loading_scale`` if given, else 0.1, and down to 0.07 for few cells.
+
+    What is learned of the state of few cells is less certain, and so is what is read from it.
+    """
+    return loading_scale or float(np.clip(0.1 * math.sqrt(n_cells / 1000), 0.07, 0.1))
+
+
 def row_blocks(n_cells: int) -> Iterator[tuple[int, Indices]]:
     """Yield the start and the positions of blocks of cells, for work without a gradient."""
     for start in range(0, n_cells, EVALUATION_CELLS):
@@ -413,7 +421,8 @@ class ThinningObjective:
         regular = ("loadings", "batch_offset", "input_weight")
         named = dict(self.network.named_parameters())
         rest = [p for name, p in named.items() if name not in (*fast, *regular)]
-        precision = 1 / (self.config.loading_scale**2 * self.n_cells)
+        scale = loading_scale_for(self.n_cells, self.config.loading_scale)
+        precision = 1 / (scale**2 * self.n_cells)
         return [
             {"params": [named[name] for name in regular], "precision": precision},
             {"params": rest},
