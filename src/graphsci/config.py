@@ -94,7 +94,7 @@ class Config:
     )
     batch_size: int = _option(
         0,
-        "Cells per step; 0 chooses: a twentieth of the cells, between 32 and 128. Batch norm "
+        "Cells per step; 0 chooses: an eighth of the cells, between 32 and 128. Batch norm "
         "needs at least 2.",
         low=0,
     )

@@ -135,8 +135,8 @@ def n_epochs_for(n_cells: int, batch_size: int, max_epochs: int = 0) -> int:
 
 
 def batch_size_for(n_cells: int, batch_size: int = 0) -> int:
-    """Cells per step: ``batch_size`` if given, else a twentieth, between 32 and 128."""
-    chosen = batch_size or int(np.clip(n_cells // 20, 32, 128))
+    """Cells per step: ``batch_size`` if given, else an eighth, between 32 and 128."""
+    chosen = batch_size or int(np.clip(n_cells // 8, 32, 128))
     return min(chosen, n_cells)
 
 
