@@ -79,6 +79,7 @@ def test_every_method_gets_every_score_on_every_seed(finished):
         "ari",
         "nmi",
         "shuffled_correlation",
+        "shuffled_given_depth",
         "shuffled_de",
     ):
         assert np.isfinite(wide[score]).all()

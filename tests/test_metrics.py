@@ -499,6 +499,28 @@ def test_smoothing_invents_correlation_and_the_metric_sees_it():
     assert false_signal.mean_absolute_correlation(values=smooth) > 1.5 * raw
 
 
+def test_correlation_given_depth_is_that_of_the_residuals():
+    """Two genes that do not grow with depth correlate once divided by it, and not given it."""
+    rng = RNG(0)
+    depth = rng.uniform(500, 5_000, 400)
+    flat = 100 / depth[:, None] + rng.normal(0, 0.001, (400, 8))
+    assert false_signal.mean_absolute_correlation(values=flat) > 0.99
+    left = false_signal.correlation_given_depth(values=flat, library=depth)
+    given = np.stack([np.ones(400), np.log(depth), 1 / depth], axis=1)
+    residual = flat - given @ np.linalg.pinv(given) @ flat
+    judge = np.abs(np.corrcoef(residual.T)[np.triu_indices(8, 1)]).mean()
+    assert left == pytest.approx(judge, rel=1e-6)
+    assert left < 1.5 * np.sqrt(2 / (np.pi * 400))
+    exact = np.stack([1 / depth, np.log(depth)], axis=1)  # depth leaves nothing but rounding
+    assert false_signal.correlation_given_depth(values=exact, library=depth) == 0
+
+
+def test_correlation_given_depth_needs_a_depth_for_each_cell():
+    for library in (np.ones(4), np.zeros(5)):
+        with pytest.raises(ValueError, match="expected a positive total for each of 5 cells"):
+            false_signal.correlation_given_depth(values=np.ones((5, 2)), library=library)
+
+
 def test_welch_against_scipy_and_at_its_edges():
     rng = RNG(0)
     one, two = rng.normal(size=(9, 4)), rng.normal(size=(12, 4)) + 0.5

@@ -243,9 +243,11 @@ def test_shuffled_genes_are_as_chance_has_it_and_say_nothing_in_gene_means(case)
     labels = np.array([None, "a", "b"], dtype=object)[np.arange(90) % 3]
     raw = study.shuffled_scores(study.control("nothing"), case, n_copies=20, labels=labels)
     assert raw["shuffled_correlation"] == pytest.approx(np.sqrt(2 / (np.pi * 90)), rel=0.35)
+    assert raw["shuffled_given_depth"] == pytest.approx(np.sqrt(2 / (np.pi * 90)), rel=0.35)
     assert raw["shuffled_de"] <= 0.2  # 0.05 of 20, and chance
     flat = study.shuffled_scores(constant(1.0), case, n_copies=20, labels=labels)
-    assert flat == {"shuffled_correlation": 0, "shuffled_de": 0}
+    nothing = ("shuffled_correlation", "shuffled_given_depth", "shuffled_de")
+    assert flat == dict.fromkeys(nothing, 0)
     means = study.shuffled_scores(study.control("gene_mean"), case, n_copies=20, labels=labels)
     assert means["shuffled_de"] == 0
     pooled = study.control("neighbour_pooling")

@@ -298,13 +298,17 @@ def _simulation_errors(case: Case, values: np.ndarray) -> Scores:
 
 
 def shuffled(case: Case, estimate: Estimate) -> Judged:
-    """Correlation among shuffled genes, log1p at the common depth, and what groups of cells leak.
+    """Correlation among shuffled genes, log1p at the common depth, as it is and given depth; leaks.
 
     The false-positive rate of shuffled genes between the two largest known groups is nominal if
     a method lets no group leak into genes that are independent of it.
     """
     values = log_values(case, estimate)[:, case.truth["copies"]]
-    scores = {"shuffled_correlation": false.mean_absolute_correlation(values=values)}
+    library = np.maximum(np.asarray(case.counts.sum(1), dtype=np.float64).ravel(), 1)
+    scores = {
+        "shuffled_correlation": false.mean_absolute_correlation(values=values),
+        "shuffled_given_depth": false.correlation_given_depth(values=values, library=library),
+    }
     groups = case.truth["known_groups"]
     if groups is not None and (np.ptp(values, axis=0) > 0).any():
         names, sizes = np.unique(groups, return_counts=True)

@@ -36,6 +36,7 @@ SCORES = {
     "d2_rare": Score("D2 of the half of the genes with the fewest molecules", "higher"),
     "d2_as_is": Score("D2 of held-out molecules, as returned", "higher"),
     "shuffled_correlation": Score("Mean absolute correlation of 200 shuffled genes", "lower"),
+    "shuffled_given_depth": Score("The same, given the depth of the cells", "lower"),
     "mae_all": Score("Simulations: mean absolute error, all entries", "lower"),
     "mae_dropped": Score("Simulations: mean absolute error, dropped entries", "lower"),
     "ari": Score("Adjusted Rand index of K-means on t-SNE", "higher"),

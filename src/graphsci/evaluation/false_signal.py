@@ -33,8 +33,9 @@ def append_shuffled_genes(
     A copy has a real gene's distribution and is independent of every other gene and of all other
     copies. What a method makes of copies that correlate is its own invention.
 
-    Library sizes change little if copies are few; note that dividing counts by library size
-    correlates all genes slightly in truth: compare with the raw counts, not with zero.
+    Library sizes change little if copies are few; note that a copy does not grow with its cell's
+    library, so that dividing by it correlates all copies in truth: compare with the raw counts,
+    not with zero, and look at :func:`correlation_given_depth`.
 
     Parameters
     ----------
@@ -97,6 +98,40 @@ def mean_absolute_correlation(*, values: Matrix) -> float:
     scaled = np.where(varying, centred / np.where(norms > 0, norms, 1.0), 0.0)
     r = scaled.T @ scaled
     return float(np.abs(r[np.triu_indices(len(r), k=1)]).mean())
+
+
+def correlation_given_depth(*, values: Matrix, library: Floats) -> float:
+    """Return the mean |r| over pairs of independent genes that the depth of the cells leaves.
+
+    Shuffling takes a gene's relation to depth, too. A copy that is divided by depth falls with
+    it, and all copies fall together: the clearer, the less noise an estimate leaves. Here the
+    logarithm of the library and its inverse are regressed out of every gene, between which its
+    share of the molecules goes from following depth in full to not at all; what is left
+    was invented. For independent genes of n cells it is about ``sqrt(2 / (pi n))``.
+
+    Parameters
+    ----------
+    values
+        As in :func:`mean_absolute_correlation`.
+    library
+        Total count of each cell, (cells,), > 0.
+
+    Raises
+    ------
+    ValueError
+        If a library is not positive, or their number is not that of the cells.
+    """
+    dense, depth = as_dense(values).astype(np.float64), np.asarray(library, dtype=np.float64)
+    if depth.shape != dense.shape[:1] or not (depth > 0).all():
+        raise ValueError(
+            f"library has shape {depth.shape} and minimum {depth.min(initial=np.inf)}, expected a "
+            f"positive total for each of {len(dense)} cells."
+        )
+    given = np.stack([np.ones_like(depth), np.log(depth), depth.mean() / depth], axis=1)
+    left = dense - given @ np.linalg.lstsq(given, dense, rcond=None)[0]
+    # what is rounding beside the values themselves is no variation
+    left[:, left.std(0) <= 1e-9 * np.abs(dense).max(0)] = 0
+    return mean_absolute_correlation(values=left)
 
 
 def random_halves(n_cells: int, *, rng: np.random.Generator) -> RandomHalves:

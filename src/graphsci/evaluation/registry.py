@@ -215,6 +215,16 @@ METRICS: dict[str, Metric] = {
         "an estimate that says nothing invents nothing and scores best; read it beside held-out "
         "molecules and against the raw counts",
     ),
+    "shuffled_gene_correlation_given_depth": Metric(
+        "Mean |r| of shuffled genes given depth",
+        "lower",
+        (0, 1),
+        _NAMED,
+        "doi:10.12688/f1000research.16613.2; depth regressed out here",
+        false_signal.correlation_given_depth,
+        "an estimate that says nothing invents nothing and scores best; read it beside held-out "
+        "molecules and against the raw counts",
+    ),
     "false_de_fraction": Metric(
         "Genes called different between random halves",
         "lower",

@@ -150,6 +150,9 @@ SCORES: dict[str, Score] = {
     "shuffled_correlation": Score(
         "|r| shuffled", ".3f", "between shuffled genes, near 0 in truth", "lower"
     ),
+    "shuffled_given_depth": Score(
+        "|r| given depth", ".3f", "of what depth leaves of shuffled genes, near 0", "lower"
+    ),
     "shuffled_de": Score(
         "DE shuffled", ".3f", "shuffled genes with p < .05 between types, right at .05", "lower"
     ),

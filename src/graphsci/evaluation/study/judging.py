@@ -12,6 +12,7 @@ from graphsci.evaluation.false_signal import (
     append_shuffled_genes,
     false_positive_rate,
     genes_to_copy,
+    correlation_given_depth,
     mean_absolute_correlation,
 )
 from graphsci.evaluation.study._estimates import Gathered, without_rounding
@@ -60,7 +61,7 @@ def shuffled_scores(
     Returns
     -------
     ``shuffled_correlation``: mean |r| between copies, for independent counts of n cells about
-    ``sqrt(2 / (pi n))``; with labels ``shuffled_de``: the share of copies with p < 0.05 between
+    ``sqrt(2 / (pi n))``; ``shuffled_given_depth``: the same given the library; with labels ``shuffled_de``: the share of copies with p < 0.05 between
     the two largest types, right at 0.05, and 0 if no copy varies.
     """
     rng = np.random.default_rng(case.task.seed)
@@ -70,7 +71,13 @@ def shuffled_scores(
     for _ in gathered.watch((start, counts) for start, counts, _ in method(task)):
         pass
     values = without_rounding(gathered.values())
-    scores = {"shuffled_correlation": mean_absolute_correlation(values=values)}
+    library = np.asarray(task.kept.sum(1), dtype=np.float64).ravel()
+    scores = {
+        "shuffled_correlation": mean_absolute_correlation(values=values),
+        "shuffled_given_depth": correlation_given_depth(
+            values=values, library=np.maximum(library, 1)
+        ),
+    }
     if labels is None:
         return scores
     first, second = (values[cells] for cells in _two_largest(labels))
