@@ -180,7 +180,9 @@ def test_other_random_numbers_are_refused(interrupted, toy, monkeypatch):
 def test_another_schema_is_refused(interrupted, toy, monkeypatch):
     written = checkpoints.SCHEMA_VERSION
     monkeypatch.setattr(checkpoints, "SCHEMA_VERSION", 99)
-    with pytest.raises(ValueError, match=f"has checkpoint schema {written}, this graphsci reads 99"):
+    with pytest.raises(
+        ValueError, match=f"has checkpoint schema {written}, this graphsci reads 99"
+    ):
         fit(toy, interrupted)
 
 

@@ -108,9 +108,7 @@ def test_loss_and_gradients_are_those_of_float64_on_a_cpu(zero_inflated, bfloat1
         mean, theta = lk.SoftmaxMean(*leaves[:4]), lk.RankOneTheta(*leaves[4:])
         wanted = [*leaves, curve] if zero_inflated else leaves
         low = bfloat16 and dtype == torch.float32
-        loss = lk.softmax_loss(
-            mean, theta, curve if zero_inflated else None, thinned, bfloat16=low
-        )
+        loss = lk.softmax_loss(mean, theta, curve if zero_inflated else None, thinned, bfloat16=low)
         grads = torch.autograd.grad(loss, wanted)
         found[device.type] = [value.detach().double().cpu() for value in (loss, *grads)]
     for ours, truth in zip(found["cuda"], found["cpu"], strict=True):

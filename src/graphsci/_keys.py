@@ -37,7 +37,7 @@ class Keys(NamedTuple):
 
     @property
     def inverse_dispersion(self) -> str:
-        """``var``: theta of each gene; variance = mu + mu^2 / theta."""
+        """``var``: theta of each gene in an average cell; variance = mu + mu^2 / theta."""
         return f"{self.key_added}_inverse_dispersion"
 
     @property

@@ -192,7 +192,10 @@ class GraphSCI:
         return pd.DataFrame(values, index=self.gene_names)
 
     def inverse_dispersion(self) -> pd.Series | None:
-        """Theta of each gene (variance = mu + mu^2 / theta); None where it varies by cell."""
+        """Theta of each gene in a cell of average certainty; None with the preset `paper`.
+
+        The variance is mu + mu^2 / theta; a cell's certainty multiplies theta (docs/method.md).
+        """
         network = self.fitted.network
         if not isinstance(network, CountNetwork):
             return None

@@ -347,9 +347,9 @@ def softmax_loss(
     """Thinned loss of mu = library x softmax(z V^T + b), from its factors, in one pass.
 
     The same number as :func:`thinned_nb_loss` or :func:`thinned_zinb_loss` of that mean, with
-    theta = ``certainty`` of the cell x theta of the gene. A single block of (cells, genes) holds the logits, then the means, then the gradient of the logits;
-    the gradients of the factors are taken from it at once, and nothing of that size is left for
-    the backward pass.
+    theta = ``certainty`` of the cell x theta of the gene. A single block of (cells, genes) holds
+    the logits, then the means, then the gradient of the logits; the gradients of the factors are
+    taken from it at once, and nothing of that size is left for the backward pass.
 
     Parameters
     ----------
@@ -504,9 +504,7 @@ def _sum_by_theta(columns: Tensor, by_theta: Tensor, theta: Tensor, *, whole: bo
     return total.index_add_(0, columns, units).double().mul_(2.0**-28).div_(theta.double())
 
 
-def _nb_pass_(
-    logits: Tensor, library: Tensor, theta: RankOneTheta, thinned: ThinnedBlock
-) -> _Pass:
+def _nb_pass_(logits: Tensor, library: Tensor, theta: RankOneTheta, thinned: ThinnedBlock) -> _Pass:
     """Thinned NB loss of ``logits`` (cells, genes), which become its gradient.
 
     Every entry is scored as a zero, and the measured ones are corrected: log-gammas are needed

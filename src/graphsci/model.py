@@ -543,7 +543,8 @@ class CountNetwork(nn.Module):
         if self.batch_offset.shape[0] > 1:
             logits = logits + self.batch_offset.index_select(0, batch)
         mean = self._shares(logits, batch) * library[:, None]
-        theta = self.inverse_dispersion * (self.state_weight * self._log_certainty(z)[:, None]).exp()
+        log_certainty = self.state_weight * self._log_certainty(z)[:, None]  # (cells, genes)
+        theta = self.inverse_dispersion * log_certainty.exp()
         if not self.zero_inflated:
             return CountDistribution(mean, theta, None)
         mean = mean * self.log_scale.exp()  # counts before dropout exceed those measured

@@ -10,9 +10,9 @@ from graphsci.evaluation._blocks import Floats
 from graphsci.evaluation.clustering import evaluate_clustering
 from graphsci.evaluation.false_signal import (
     append_shuffled_genes,
+    correlation_given_depth,
     false_positive_rate,
     genes_to_copy,
-    correlation_given_depth,
     mean_absolute_correlation,
 )
 from graphsci.evaluation.study._estimates import Gathered, without_rounding
@@ -61,8 +61,9 @@ def shuffled_scores(
     Returns
     -------
     ``shuffled_correlation``: mean |r| between copies, for independent counts of n cells about
-    ``sqrt(2 / (pi n))``; ``shuffled_given_depth``: the same given the library; with labels ``shuffled_de``: the share of copies with p < 0.05 between
-    the two largest types, right at 0.05, and 0 if no copy varies.
+    ``sqrt(2 / (pi n))``; ``shuffled_given_depth``: the same given the library; with labels
+    ``shuffled_de``: the share of copies with p < 0.05 between the two largest types, right at
+    0.05, and 0 if no copy varies.
     """
     rng = np.random.default_rng(case.task.seed)
     more = append_shuffled_genes(case.task.kept, n_copies=n_copies, rng=rng)
