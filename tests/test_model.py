@@ -602,7 +602,7 @@ def test_shares_by_hand():
 
 
 def test_certainty_by_hand():
-    """theta = theta of the gene x e^(w u z), as far as the gene follows the state, within bounds."""
+    """theta = theta of the gene x e^(w u z): as far as the gene follows the state, in bounds."""
     network = count_network(3)
     with torch.no_grad():
         network.log_theta.copy_(torch.tensor([2.0, 3.0, 5.0]).log())
