@@ -369,12 +369,17 @@ def test_common_depth_is_the_median_library_of_the_cells(trained, toy):
     np.testing.assert_allclose(out.layers["mean"][CELLS].sum(1), median, rtol=1e-3)
 
 
+def theta_at(model, adata, **options):
+    """Theta of the model's cells and genes: that of the gene times the certainty of the cell."""
+    return np.outer(model.certainty(adata, **options), model.inverse_dispersion())[CELLS]
+
+
 def test_interval_is_the_gamma_posterior(trained, toy):
     """Without dropout: quantiles of Gamma(x + theta, rate 1 + theta / mu)."""
     out = impute(trained, "nb", toy, interval=0.8)
     at = np.ix_(CELLS, GENES)
     x, mu = toy.X[at].astype(float), out.layers["mean"][at].astype(float)
-    theta = trained("nb").inverse_dispersion().to_numpy().astype(float)
+    theta = theta_at(trained("nb"), toy).astype(float)
     posterior = stats.gamma(x + theta, scale=mu / (mu + theta))
     tolerance = {"rtol": 1e-3, "atol": 1e-6}
     np.testing.assert_allclose(out.layers["denoised"][at], posterior.mean(), **tolerance)
@@ -527,7 +532,7 @@ def test_fractional_counts_are_refused_unless_allowed(trained, toy):
         trained("nb").impute(toy)
     trained("nb").impute(toy, allow_fractional=True)
     at = np.ix_(CELLS, GENES)
-    theta = trained("nb").inverse_dispersion().to_numpy()
+    theta = theta_at(trained("nb"), toy, allow_fractional=True)
     trained("nb").impute(toy, allow_fractional=True, estimates=["mean", "denoised"])
     mu = toy.layers["mean"][at]
     truth = (toy.X[at] + theta) * mu / (mu + theta)

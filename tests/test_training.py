@@ -84,7 +84,7 @@ def test_minibatches_are_shuffled_anew():
 
 @pytest.mark.parametrize(
     ("n_cells", "asked", "chosen"),
-    [(5, 0, 5), (100, 0, 32), (1000, 0, 50), (10**6, 0, 128), (1000, 64, 64), (10, 64, 10)],
+    [(5, 0, 5), (100, 0, 32), (1000, 0, 125), (10**6, 0, 128), (1000, 64, 64), (10, 64, 10)],
 )
 def test_batch_size(n_cells, asked, chosen):
     assert training.batch_size_for(n_cells, asked) == chosen

@@ -361,6 +361,28 @@ class GraphSCI:
         )
         return _estimating.cell_embedding(self.fitted.network, cells)
 
+    def certainty(
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        allow_fractional: bool = False,
+    ) -> NDArray[np.float32] | None:
+        """How closely each cell keeps to its state, (cells,); None with the preset `paper`.
+
+        theta of an entry is this times theta of its gene (:meth:`inverse_dispersion`): about 1 in
+        a usual cell of the training data, less where few molecules or an unusual mixture of them
+        leave the state uncertain.
+        """
+        network = self.fitted.network
+        if not isinstance(network, CountNetwork):
+            return None
+        z = self.latent(adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional)
+        device = network.to_certainty.device
+        with torch.inference_mode():
+            return network.certainty(torch.from_numpy(z).to(device)).numpy(force=True)
+
     def match(self, adata: AnnData) -> GeneMatch:
         """How the genes of ``adata`` match those of the model, by name."""
         return match_genes(self.gene_names, np.asarray(adata.var_names, dtype=np.str_))

@@ -423,9 +423,9 @@ class CountNetwork(nn.Module):
 
     Notes
     -----
-    After training, a gene follows the state of its cell, and its certainty, only as far as there
-    is evidence that it does (:meth:`weigh_state`); for the rest it has a constant share, and the
-    softmax divides what those leave.
+    After training, a gene follows the state of its cell only as far as there is evidence that it
+    does (:meth:`weigh_state`); for the rest it has a constant share, and the softmax divides what
+    those leave.
     """
 
     state_weight: Tensor
@@ -543,17 +543,17 @@ class CountNetwork(nn.Module):
         if self.batch_offset.shape[0] > 1:
             logits = logits + self.batch_offset.index_select(0, batch)
         mean = self._shares(logits, batch) * library[:, None]
-        log_certainty = self.state_weight * self._log_certainty(z)[:, None]  # (cells, genes)
-        theta = self.inverse_dispersion * log_certainty.exp()
+        theta = self.certainty(z)[:, None] * self.inverse_dispersion  # (cells, genes)
         if not self.zero_inflated:
             return CountDistribution(mean, theta, None)
         mean = mean * self.log_scale.exp()  # counts before dropout exceed those measured
         dropped = dropout_logits(mean.clamp_min(SMALLEST_MEAN).log(), self.dropout_curve)
         return CountDistribution(mean, theta, dropped)
 
-    def _log_certainty(self, z: Tensor) -> Tensor:
-        """Log of kappa, (cells,): how closely cells keep to their state (cells, latent)."""
-        return (z @ self.to_certainty).clamp(-LARGEST_LOG_CERTAINTY, LARGEST_LOG_CERTAINTY)
+    def certainty(self, z: Tensor) -> Tensor:
+        """Return kappa, (cells,): how closely cells keep to their state (cells, latent)."""
+        log = z @ self.to_certainty
+        return log.clamp(-LARGEST_LOG_CERTAINTY, LARGEST_LOG_CERTAINTY).exp()
 
     def _shares(self, logits: Tensor, batch: Tensor) -> Tensor:
         """Share of every gene, (cells, genes): its constant part first, the rest by softmax."""
@@ -569,7 +569,7 @@ class CountNetwork(nn.Module):
         looked for at the end of training.
         """
         z, loadings, curve = self.encode(kept), self.gene_embedding(), None
-        theta = RankOneTheta(self.inverse_dispersion, self._log_certainty(z).exp())
+        theta = RankOneTheta(self.inverse_dispersion, self.certainty(z))
         if len(self.batch_offset) > 1:  # a batch's offsets are the loadings of its indicator
             z = torch.cat([z, self._batches(kept)], 1)
             loadings = torch.cat([loadings, self.batch_offset.T], 1)
