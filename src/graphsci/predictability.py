@@ -27,9 +27,8 @@ UNPROVEN = 0.01
 
 
 #: A direction of the embedding is real if it predicts withheld molecules by this many standard
-#: errors (of 32 that say nothing one in 25 models has one); the others are refuted together, if
-#: what they promise is as many as the second.
-_PROVEN_Z, _SEEN_Z = 3.0, 1.0
+#: errors (of 32 that say nothing one in 25 models has one).
+_PROVEN_Z = 3.0
 #: Genes with fewer molecules do not speak for a direction: their scores are too far from normal.
 _FEWEST_MOLECULES = 5
 
@@ -148,8 +147,12 @@ def real_directions(
     is 1 if d says nothing of molecules t withheld from training, and exceeds 1 in proportion to
     their number if it does, as it does for molecules t of the training. Directions that exceed 1
     by three standard errors on withheld molecules are real. The others are real as well, unless
-    together they show less than half of what the training molecules promise, and that is a
-    standard error or more: little may be withheld, and to see nothing then says nothing.
+    what they show is likelier if they are noise than if each keeps what the training molecules
+    promise of it: with s and q, what is seen and promised of a direction in standard errors, if ::
+
+        sum_d q_d (q_d / 2 - s_d) > 0    and    sum_d q_d^2 > 1
+
+    as little may be withheld, and to see nothing then says nothing.
 
     Parameters
     ----------
@@ -171,14 +174,14 @@ def real_directions(
     everything = np.ones(len(information[0]), dtype=bool)
     if not genes.any():
         return everything
-    seen, in_training = (ratio[genes].mean(0) - 1 for ratio in ratios)
     error = np.sqrt(2 / genes.sum())  # of a mean of chi-squares
-    proven: NDArray[np.bool_] = seen > _PROVEN_Z * error
+    seen, in_training = ((ratio[genes].mean(0) - 1) / error for ratio in ratios)
+    proven: NDArray[np.bool_] = seen > _PROVEN_Z
     alive = information[1] > 0
     promised = in_training * np.where(alive, information[0] / np.where(alive, information[1], 1), 0)
-    found, expected = seen[~proven].sum(), promised[~proven].sum()
-    could_be_seen = expected > _SEEN_Z * error * np.sqrt((~proven).sum())
-    return proven if could_be_seen and found < expected / 2 else everything
+    s, q = seen[~proven], np.maximum(promised[~proven], 0)
+    refuted = (q * (q / 2 - s)).sum() > 0 and (q**2).sum() > 1
+    return proven if refuted else everything
 
 
 class _Score(NamedTuple):
