@@ -10,15 +10,17 @@ among 200 shuffled genes is measured too.
 import argparse
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 
 import graphsci
 from graphsci._evaluate import expected_counts
-from graphsci.evaluation import study
-from graphsci.evaluation.false_signal import mean_absolute_correlation
+from graphsci.evaluation import false_signal, study
+from graphsci.model import CountNetwork
 from suite import cases, tables, truth
 from suite.methods import HERE
 
@@ -26,8 +28,10 @@ DATASETS = ("pbmc_5k_protein_v3_200", "zeisel_saver", "paul15")
 SHUFFLED = ("zeisel_saver",)
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
+    "no certainty of cells": {"certainty": False},
     "no gene graph": {"graph": "none"},
     "all genes vary": {"variation_level": 1.0},
+    "prior of 0.1 for any number of cells": {"loading_scale": 0.1},
     "no prior on loadings and encoder": {"loading_scale": 1e3},
     "no dropout of hidden units": {"dropout_rate": 0.0},
     "thinning to a fixed 80 %": {"kept_low": 0.8, "kept_high": 0.8},
@@ -60,20 +64,32 @@ def score(folder: Path, dataset: str, seed: int, options: dict[str, Any]) -> dic
     known: study.Case = case.truth["case"]
     run = study.run_method("", lambda task: expected_counts(model.fitted, task), known)
     found |= {"D2": run.scores["d2"], "D2, rare genes": run.scores["d2_rare"]}
-    if dataset in SHUFFLED and options.keys() <= {"graph", "variation_level"}:
+    if dataset in SHUFFLED and options.keys() <= {"graph", "variation_level", "certainty"}:
         case = cases.build(f"shuffled/{dataset}", folder, seed=seed)
         assert case is not None
         copies = case.truth["copies"]
         data = AnnData(case.counts)
         blocks = fit(case, options).iterate_estimates(data, depth="common", scale="log1p")
         values = np.concatenate([block.values["denoised"][:, copies] for block in blocks])
-        found["r of shuffled genes"] = mean_absolute_correlation(values=values.round(5))
+        values, library = values.round(5), np.asarray(case.counts.sum(1)).ravel()
+        found |= {
+            "r of shuffled genes": false_signal.mean_absolute_correlation(values=values),
+            "r given depth": false_signal.correlation_given_depth(values=values, library=library),
+        }
     return found
 
 
 def fit(case: cases.Case, options: dict[str, Any]) -> graphsci.GraphSCI:
-    """Train on a case's counts."""
-    return graphsci.GraphSCI(check=False, seed=case.seed, **options).fit(AnnData(case.counts))
+    """Train on a case's counts; without ``certainty``, that of all cells is 1."""
+    options = dict(options)
+    with_certainty, plain = options.pop("certainty", True), CountNetwork.certainty
+
+    def certainty(network: CountNetwork, z: torch.Tensor) -> torch.Tensor:
+        return plain(network, z) if with_certainty else torch.ones_like(z[:, 0])
+
+    with mock.patch.object(CountNetwork, "certainty", certainty):
+        model = graphsci.GraphSCI(check=False, seed=case.seed, **options)
+        return model.fit(AnnData(case.counts))
 
 
 def write(table: pd.DataFrame, seeds: list[int]) -> None:
@@ -81,7 +97,7 @@ def write(table: pd.DataFrame, seeds: list[int]) -> None:
     shown = pd.DataFrame({"variant": list(VARIANTS)})
     for dataset in DATASETS:
         part = table[table.dataset == dataset]
-        for name in ("D2", "D2, rare genes", "r of shuffled genes"):
+        for name in ("D2", "D2, rare genes", "r of shuffled genes", "r given depth"):
             means = part.groupby("variant")[name].mean()
             if name.startswith("D2") or means.notna().any():
                 shown[f"{name}, {dataset}"] = shown.variant.map(means)
