@@ -107,6 +107,10 @@ def test_numpy_scalars_are_taken_as_plain_values():
             {"batch_size": 1},
             r"batch_size: got 1, expected 0 \(chosen for you\) or at least 2 cells",
         ),
+        (
+            {"loading_scale": 1e-200},
+            r"loading_scale: got 1e-200, expected 0 \(chosen for you\) or at least 1e-6",
+        ),
         ({"batch_size": np.int64(1)}, "batch_size: got 1, expected 0"),
         ({"learning_rate": np.float32("nan")}, "learning_rate: got nan"),
         ({"n_latent": np.int64(0)}, "n_latent: got 0, expected a value in"),

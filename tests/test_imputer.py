@@ -370,8 +370,9 @@ def test_common_depth_is_the_median_library_of_the_cells(trained, toy):
 
 
 def theta_at(model, adata, **options):
-    """Theta of the model's cells and genes: that of the gene times the certainty of the cell."""
-    return np.outer(model.certainty(adata, **options), model.inverse_dispersion())[CELLS]
+    """Theta of the model's cells and genes: that of the gene times kappa of the cell, weighed."""
+    kappa = model.certainty(adata, **options)[CELLS, None]
+    return kappa ** model.state_weights().to_numpy() * model.inverse_dispersion().to_numpy()
 
 
 def test_interval_is_the_gamma_posterior(trained, toy):

@@ -262,7 +262,9 @@ def test_softmax_loss_in_float32(zero_inflated, theta):
         curve = tensors.pop() if zero_inflated else None
         mean, inverse = lk.SoftmaxMean(*tensors[:4]), lk.RankOneTheta(*tensors[4:6])
         loss = lk.softmax_loss(mean, inverse, curve, thinned)
-        results.append((loss, *torch.autograd.grad(loss, tensors[:4])))
+        # a Poisson gene's theta is rounding
+        wanted = tensors[:6] if theta < 1e3 else tensors[:4]
+        results.append((loss, *torch.autograd.grad(loss, wanted)))
     for exact, single in zip(*results, strict=True):
         difference = (single.double() - exact).norm()
         assert difference <= 1e-5 * exact.norm()

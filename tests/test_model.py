@@ -602,7 +602,7 @@ def test_shares_by_hand():
 
 
 def test_certainty_by_hand():
-    """theta = theta of the gene x e^(u z), within bounds."""
+    """theta = theta of the gene x e^(w u z), w the weight of the gene, within bounds."""
     network = count_network(3)
     with torch.no_grad():
         network.log_theta.copy_(torch.tensor([2.0, 3.0, 5.0]).log())
@@ -611,6 +611,9 @@ def test_certainty_by_hand():
     theta = lambda: network.decode(z, torch.full((3,), 10.0), torch.zeros(3).long())[1]  # noqa: E731
     kappa = np.exp([1.0, -1.0, -gm.LARGEST_LOG_CERTAINTY])[:, None]
     np.testing.assert_allclose(theta().detach(), kappa * [2.0, 3.0, 5.0], rtol=1e-5)
+    weight = np.array([1.0, 0.5, 0.01])
+    network.weigh_state(torch.tensor(weight), torch.full((3,), 1 / 3, dtype=torch.float64))
+    np.testing.assert_allclose(theta().detach(), kappa**weight * [2.0, 3.0, 5.0], rtol=1e-5)
 
 
 def test_weights_reach_a_network_on_another_device():

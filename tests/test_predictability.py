@@ -5,7 +5,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse, stats
 
-from graphsci import GraphSCI
+from graphsci import GraphSCI, predictability
 from graphsci.evaluation.false_signal import append_shuffled_genes, mean_absolute_correlation
 from graphsci.predictability import (
     UNPROVEN,
@@ -159,6 +159,25 @@ def test_directions_that_keep_their_promise_are_real(cells):
     effect = 0.02
     training, withheld = (drawn(rng, depth, z, share, effect) for share in (0.5, 0.5))
     assert real_directions(withheld, training, n_nuisance=3).all()
+
+
+def test_a_strong_promise_that_was_kept_is_not_drowned_by_weak_ones(cells, monkeypatch):
+    """Two directions promise 2.2 standard errors and show 2.6; eight promise .1 and show -.5.
+
+    By hand: noise is likelier by 8 x .1 (.05 + .5) - 2 x 2.2 (2.6 - 1.1) < 0. Their plain sums, 1.2
+    seen of 5.2 promised, say the reverse; and so they do if the two show nothing, rightly.
+    """
+    kept, broken = (np.array([first] * 2 + [-0.5] * 8) for first in (2.6, -0.5))
+    promised = np.array([2.2] * 2 + [0.1] * 8)
+    sums = drawn(*cells, 0.4)
+    for seen, real in ((kept, True), (broken, False)):
+        scores = iter([seen, promised])
+        score = lambda _, __: predictability._Score(  # noqa: E731
+            np.tile(1 + np.sqrt(2 / 60) * next(scores), (60, 1)),  # noqa: B023
+            np.eye(10),
+        )
+        monkeypatch.setattr(predictability, "_score", score)
+        assert (real_directions(sums, sums, n_nuisance=3) == real).all()
 
 
 def test_without_directions_every_p_is_one(cells):

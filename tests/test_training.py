@@ -87,7 +87,24 @@ def test_minibatches_are_shuffled_anew():
     [(5, 0, 5), (100, 0, 32), (1000, 0, 125), (10**6, 0, 128), (1000, 64, 64), (10, 64, 10)],
 )
 def test_batch_size(n_cells, asked, chosen):
-    assert training.batch_size_for(n_cells, asked) == chosen
+    assert training.batch_size_for(n_cells, Config(batch_size=asked)) == chosen
+
+
+def test_batch_size_of_the_published_model():
+    assert training.batch_size_for(1000, PAPER) == 50
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "asked", "chosen"),
+    [(50, 0, 0.07), (490, 0, 0.07), (810, 0, 0.09), (1000, 0, 0.1), (10**6, 0, 0.1), (50, 2, 2)],
+)
+def test_width_of_the_prior(n_cells, asked, chosen):
+    assert training.loading_scale_for(n_cells, asked) == pytest.approx(chosen)
+
+
+def test_few_cells_get_a_narrow_prior():
+    prior, *_ = thinning(toy_counts()).parameter_groups()
+    assert prior["precision"] == pytest.approx(1 / (0.07**2 * toy_counts().shape[0]))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from scipy import sparse
 from graphsci import estimates as es
 from graphsci._keys import Keys
 from graphsci._versions import versions
+from graphsci.model import CountNetwork
 from graphsci.preprocessing import match_genes
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def annotate_genes(model: GraphSCI, adata: AnnData, slots: Keys) -> None:
     columns = {
         slots.inverse_dispersion: model.inverse_dispersion(),
         slots.variation_p: model.variation_p_values(),
+        slots.state_weight: model.state_weights(),
     }
     adata.var.drop(columns=list(columns), errors="ignore", inplace=True)
     for name, values in columns.items():
@@ -77,6 +79,7 @@ def run_record(
         "likelihood": fitted.spec.likelihood,
         "common_depth": fitted.spec.common_depth,
         "dropout_curve": model.dropout_curve() or {},
+        **_certainty_weights(model),
         "training": {
             "epochs": len(fitted.history),
             "best_epoch": fitted.best_epoch,
@@ -86,6 +89,14 @@ def run_record(
         "notes": list(fitted.notes),
         "versions": versions(),
     }
+
+
+def _certainty_weights(model: GraphSCI) -> dict[str, list[float]]:
+    """By which a cell's embedding tells its certainty; nothing with the preset `paper`."""
+    network = model.fitted.network
+    if not isinstance(network, CountNetwork):
+        return {}
+    return {"certainty_weights": network.to_certainty.detach().tolist()}
 
 
 def keep_earlier_estimates(record: dict[str, Any], adata: AnnData, slots: Keys) -> None:

@@ -46,6 +46,11 @@ class Keys(NamedTuple):
         return f"{self.key_added}_variation_p"
 
     @property
+    def state_weight(self) -> str:
+        """``var``: how far a gene follows the state of the cell, from 0.01 to 1."""
+        return f"{self.key_added}_state_weight"
+
+    @property
     def beside_estimates(self) -> tuple[tuple[str, str], ...]:
         """Attribute and name of every slot that a run fills besides its estimates."""
         return (
@@ -55,6 +60,7 @@ class Keys(NamedTuple):
             ("varp", self.gene_graph),
             ("var", self.inverse_dispersion),
             ("var", self.variation_p),
+            ("var", self.state_weight),
         )
 
     def layer(self, estimate: str) -> str:

@@ -73,7 +73,7 @@ class Config:
         0.0,
         "Prior standard deviation of a gene's loadings, in log expression per unit of the "
         "latent space, and of its encoder weights; keeps genes with few molecules at their mean. "
-        "0 chooses: 0.07 for 500 cells or fewer, more for more, up to 0.1 from 1,000 on.",
+        "0 chooses: 0.07 for fewer than 500 cells, more for more, up to 0.1 from 1,000 on.",
         low=0.0,
     )
     variation_level: float = _option(
@@ -94,8 +94,8 @@ class Config:
     )
     batch_size: int = _option(
         0,
-        "Cells per step; 0 chooses: an eighth of the cells, between 32 and 128. Batch norm "
-        "needs at least 2.",
+        "Cells per step; 0 chooses: an eighth of the cells (preset 'paper': a twentieth), between "
+        "32 and 128. Batch norm needs at least 2.",
         low=0,
     )
     learning_rate: float = _option(0.01, "Peak learning rate of Adam (paper: 0.01).", low=0.0)
@@ -144,6 +144,11 @@ class Config:
         if self.precision == "bf16" and self.preset == "paper":
             raise ValueError(
                 "precision: got 'bf16' with preset 'paper', whose sparse products need 'float32'."
+            )
+        if 0 < self.loading_scale < 1e-6:
+            raise ValueError(
+                f"loading_scale: got {self.loading_scale}, expected 0 (chosen for you) or at least "
+                "1e-6."
             )
         if self.batch_size == 1:
             raise ValueError("batch_size: got 1, expected 0 (chosen for you) or at least 2 cells.")

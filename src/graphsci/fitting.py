@@ -192,7 +192,7 @@ def fit(
         network = build_network(spec).to(device)
         objective = _objective(network, split, batch, spec, device)
         if team is not None:
-            batch_size = training.batch_size_for(objective.n_cells, config.batch_size)
+            batch_size = training.batch_size_for(objective.n_cells, config)
             objective = team.shared(objective, batch_size)
         if checkpoint is not None:
             checkpoint.expect(**_data_identity(data, spec, batch))

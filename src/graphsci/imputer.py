@@ -212,6 +212,17 @@ class GraphSCI:
         values = self.fitted.p_values
         return None if values is None else pd.Series(values, index=self.gene_names)
 
+    def state_weights(self) -> pd.Series | None:
+        """How far each gene follows the state of the cell; None with the preset `paper`.
+
+        The probability that it varies predictably, and 0.01 without evidence of that
+        (docs/method.md, "No invented correlation"); 1 for all with ``variation_level=1``.
+        """
+        network = self.fitted.network
+        if not isinstance(network, CountNetwork):
+            return None
+        return pd.Series(network.state_weight.numpy(force=True), index=self.gene_names)
+
     def dropout_curve(self) -> dict[str, float] | None:
         """P(dropped) = sigmoid(intercept + slope log mu); None without a shared curve (NB)."""
         network = self.fitted.network
@@ -276,8 +287,9 @@ class GraphSCI:
           for a gene unexpressed in training where it is unexpressed again, NaN otherwise;
         - ``obsm["X_" + key_added]``: cell embedding;
         - ``varm[key_added]``, ``varp[key_added + "_graph"]``: gene embedding and graph;
-        - ``var[key_added + "_inverse_dispersion"]``, ``var[key_added + "_variation_p"]``: theta,
-          and the p-value of predictable variation;
+        - ``var[key_added + "_inverse_dispersion"]``, ``var[key_added + "_variation_p"]``,
+          ``var[key_added + "_state_weight"]``: theta in an average cell, the p-value of predictable
+          variation, and how far the gene therefore follows the state of the cell;
         - ``uns[key_added]``: what each number means, with parameters, versions and verdict of
           this run; what an earlier run under the same key said of estimates that it left under
           other names stays. Estimates of another model deserve a ``key_added`` of their own.
@@ -371,9 +383,12 @@ class GraphSCI:
     ) -> NDArray[np.float32] | None:
         """How closely each cell keeps to its state, (cells,); None with the preset `paper`.
 
-        theta of an entry is this times theta of its gene (:meth:`inverse_dispersion`): about 1 in
-        a usual cell of the training data, less where few molecules or an unusual mixture of them
-        leave the state uncertain.
+        theta of an entry is this, to the power of the gene's :meth:`state_weights`, times theta of
+        the gene (:meth:`inverse_dispersion`). About 1 in a usual cell of the training data, usually
+        less where few molecules, or none, or an unusual mixture of them leave the state uncertain.
+        From a written file it is
+        ``exp(obsm["X_graphsci"] @ uns["graphsci"]["certainty_weights"])``, within e^-3 to e^3.
+        Costs a pass of the encoder over the cells.
         """
         network = self.fitted.network
         if not isinstance(network, CountNetwork):

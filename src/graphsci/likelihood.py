@@ -602,10 +602,10 @@ def _zinb_pass_(
     by_curve, loss = excess_by_curve.double(), excess.detach()
     for cells, entries in pieces:
         mu, c = mean[cells], certainty[cells]
-        zero = _zinb_zero(mu, genes * c[:, None], curve, thinned.fraction)
+        zero = _zinb_zero(mu, RankOneTheta(genes, c), curve, thinned.fraction)
         loss += zero.loss
-        by_theta += (c @ zero.by_theta).double()
-        by_certainty[cells] += zero.by_theta @ genes
+        by_theta += zero.by_theta
+        by_certainty[cells] += zero.by_certainty
         by_curve += zero.by_curve
         by_log = zero.by_log_mean
         by_log.view(-1).index_add_(0, flat[entries] - cells.start * n_genes, by_log_mean[entries])
@@ -623,11 +623,12 @@ class _ZinbZero(NamedTuple):
 
     loss: Tensor  #: sum
     by_log_mean: Tensor  #: (cells, genes)
-    by_theta: Tensor  #: (cells, genes)
+    by_theta: Tensor  #: (genes,)
+    by_certainty: Tensor  #: (cells,)
     by_curve: Tensor  #: (2,)
 
 
-def _zinb_zero(mean: Tensor, theta: Tensor, curve: Tensor, f: float) -> _ZinbZero:
+def _zinb_zero(mean: Tensor, factors: RankOneTheta, curve: Tensor, f: float) -> _ZinbZero:
     """Score a piece of a block as zeros.
 
     With q and q_k the probabilities of 0 molecules in x and in its kept part, NB without dropout,
@@ -636,6 +637,7 @@ def _zinb_zero(mean: Tensor, theta: Tensor, curve: Tensor, f: float) -> _ZinbZer
         loss = log[(e^l + q_k) / (e^l + q)] = log1p[(q_k - q) / (e^l + q)]
         q_k - q = -q_k expm1(-theta log[(theta + mu) / (theta + f mu)])
     """
+    theta = factors.certainty[:, None] * factors.genes
     log_mean = mean.clamp_min(SMALLEST_MEAN).log_()
     odds = dropout_logits(log_mean, curve).clamp_(-_LARGEST_LOGIT, _LARGEST_LOGIT).exp_()
     full, part = mean + theta, mean.mul(f).add_(theta)
@@ -653,7 +655,8 @@ def _zinb_zero(mean: Tensor, theta: Tensor, curve: Tensor, f: float) -> _ZinbZer
     return _ZinbZero(
         torch.log1p(difference / total).sum(dtype=torch.float64),
         by_log_mean,
-        by_theta,
+        (factors.certainty @ by_theta).double(),
+        by_theta @ factors.genes,
         torch.stack([by_logit.sum(), (by_logit * log_mean).sum()]).double(),
     )
 

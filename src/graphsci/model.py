@@ -36,7 +36,7 @@ from graphsci.likelihood import (
 LARGEST_LOG_MEAN = 30.0
 #: The log of a cell's certainty is kept in +- this: cells of training are within 2.5 or so.
 LARGEST_LOG_CERTAINTY = 3.0
-#: theta is kept in this range: below, a gene is all outliers; above, it is Poisson.
+#: A gene's theta is kept in this range: below, it is all outliers; above, it is Poisson.
 SMALLEST_THETA, LARGEST_THETA = 1e-4, 1e6
 #: Share of non-zero entries above which a dense product beats the sparse one (measured on
 #: two CPU cores with 128 hidden units; on a GPU the dense one always does).
@@ -79,7 +79,7 @@ class CountDistribution(NamedTuple):
     """NB or ZINB of every entry of a block, at each cell's own depth."""
 
     mean: Tensor  #: mu, (cells, genes), before dropout
-    inverse_dispersion: Tensor  #: theta, (genes,) or (cells, genes)
+    inverse_dispersion: Tensor  #: theta, (cells, genes)
     zero_inflation_logits: Tensor | None  #: log(pi / (1 - pi)), (cells, genes); None for NB
 
 
@@ -423,9 +423,9 @@ class CountNetwork(nn.Module):
 
     Notes
     -----
-    After training, a gene follows the state of its cell only as far as there is evidence that it
-    does (:meth:`weigh_state`); for the rest it has a constant share, and the softmax divides what
-    those leave.
+    After training, a gene follows the state of its cell, and its certainty, only as far as there
+    is evidence that it does (:meth:`weigh_state`); for the rest it has a constant share, and the
+    softmax divides what those leave.
     """
 
     state_weight: Tensor
@@ -543,7 +543,8 @@ class CountNetwork(nn.Module):
         if self.batch_offset.shape[0] > 1:
             logits = logits + self.batch_offset.index_select(0, batch)
         mean = self._shares(logits, batch) * library[:, None]
-        theta = self.certainty(z)[:, None] * self.inverse_dispersion  # (cells, genes)
+        # a gene that does not follow the state does not follow its certainty: (cells, genes)
+        theta = self.certainty(z)[:, None] ** self.state_weight * self.inverse_dispersion
         if not self.zero_inflated:
             return CountDistribution(mean, theta, None)
         mean = mean * self.log_scale.exp()  # counts before dropout exceed those measured

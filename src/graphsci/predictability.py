@@ -152,7 +152,8 @@ def real_directions(
 
         sum_d q_d (q_d / 2 - s_d) > 0    and    sum_d q_d^2 > 1
 
-    as little may be withheld, and to see nothing then says nothing.
+    as little may be withheld, and to see nothing then says nothing. They stand or fall together:
+    each alone says too little. A negative promise counts as none.
 
     Parameters
     ----------

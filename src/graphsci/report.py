@@ -233,8 +233,8 @@ _CAPTIONS = {
     "counts prove.",
     "dropout_curve": "Genes above the dashed line have more zeros than Poisson counts of their "
     "mean: because cells differ, or because molecules were lost.",
-    "dispersion": "What the embedding does not explain: the variance around the prediction μ is "
-    "μ + μ²/θ.",
+    "dispersion": "What the embedding does not explain: the variance around the prediction μ, in "
+    "an average cell, is μ + μ²/θ.",
     "uncertainty": "Posterior standard deviation of each entry's expression rate. On the dashed "
     "line it is that of a single Poisson count.",
     "gene_graph": "How many edges the genes have in the gene graph the model was trained with. "

@@ -70,7 +70,8 @@ def gene_coordinates(
         P \, S \, Q^T &= (V - \bar V) \, C^{1/2}, \qquad W = c \, P S^{1/4} \\
         u_i &= W_i / \sqrt{|W_i|^2 + 1/\theta_i + 0.3 / \mu_i}
 
-    with c such that W has the size of (V - mean V) C^(1/2), and mu the mean count.
+    with c such that W has the size of (V - mean V) C^(1/2), mu the mean count and theta in an
+    average cell.
     The strength u_i . u_j is in (-1, 1). Genes whose variation could not be predicted have no
     relations; of the others V is taken as fitted, whatever their weight in the estimates, since
     chance is the concern of the false-discovery rate.

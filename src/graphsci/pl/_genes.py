@@ -154,8 +154,8 @@ def dispersion(
 ) -> Axes:
     """Learned dispersion 1/theta of each gene against its mean.
 
-    The variance that the model expects around its own prediction mu is mu + mu² / theta: the
-    dispersion is what the cell embedding does not explain.
+    The variance that the model expects around its own prediction mu, in an average cell, is
+    mu + mu² / theta: the dispersion is what the cell embedding does not explain.
     """
     column = keys(key).inverse_dispersion
     if column not in adata.var:
