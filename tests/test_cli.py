@@ -273,6 +273,7 @@ def test_an_output_is_replaced_only_on_request(counts, tmp_path):
     assert (
         'the input has uns["graphsci"], obsm["X_graphsci"], varm["graphsci"], '
         'varp["graphsci_graph"], var["graphsci_inverse_dispersion"], var["graphsci_variation_p"], '
+        'var["graphsci_state_weight"], '
         'layers["denoised"], layers["denoised_sd"] already'
     ) in said
     run("impute", out, "-o", out, *SHORT, "--overwrite", "--no-check")  # in place

@@ -375,6 +375,17 @@ def theta_at(model, adata, **options):
     return kappa ** model.state_weights().to_numpy() * model.inverse_dispersion().to_numpy()
 
 
+def test_certainty_can_be_told_from_what_was_written(trained, toy):
+    model = trained("nb")
+    model.impute(toy)
+    weights = np.asarray(toy.uns["graphsci"]["certainty_weights"])
+    kappa = np.exp(np.clip(toy.obsm["X_graphsci"] @ weights, -3, 3))
+    np.testing.assert_allclose(kappa, model.certainty(toy), rtol=1e-5)
+    assert np.ptp(kappa) > 0.01
+    followed = toy.var["graphsci_state_weight"].to_numpy()[GENES]
+    np.testing.assert_array_equal(followed, model.state_weights())
+
+
 def test_interval_is_the_gamma_posterior(trained, toy):
     """Without dropout: quantiles of Gamma(x + theta, rate 1 + theta / mu)."""
     out = impute(trained, "nb", toy, interval=0.8)
@@ -778,7 +789,7 @@ def test_options_and_presets():
         GraphSCI(Config(seed=1), preset="paper")
 
 
-def test_properties_of_a_trained_model(trained):
+def test_properties_of_a_trained_model(trained, toy):
     history = trained("nb").history
     assert list(history.columns)[:3] == ["epoch", "training_loss", "validation_loss"]
     assert history["epoch"].tolist() == list(range(1, len(history) + 1))
@@ -786,6 +797,8 @@ def test_properties_of_a_trained_model(trained):
     assert trained("paper zinb").dropout_curve() is None
     assert set(trained("zinb").dropout_curve()) == {"intercept", "slope"}
     assert trained("paper").inverse_dispersion() is None
+    assert trained("paper").certainty(toy) is None
+    assert trained("paper").state_weights() is None
     assert (trained("nb").inverse_dispersion() > 0).all()
     assert (*ALL, "imputed_median") == ESTIMATES
 
