@@ -29,6 +29,8 @@ SIMULATED = {
     "dca-zinb": "DCA, zinb",
     "nothing": "counts",
 }
+SHUFFLED = ("shuffled_correlation", "shuffled_given_depth")
+SHUFFLED_NAMES = {"graphsci": "**graphsci**, `denoised`", "nothing": "counts"}
 SIMULATIONS = ("sim_t2", "sim_t6", "sim_t2_hard", "sim_t6_hard")
 KNOWN = ("STRING", "CORUM", "TRRUST")
 MARKED = re.compile(r"(<!-- table (?P<name>.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -124,7 +126,27 @@ def _is_set(study: Any) -> bool:
     return isinstance(study, dict) and "shuffled" in study
 
 
-MADE: dict[str, Callable[[pd.DataFrame], str]] = {"simulations": simulations, "cost": cost}
+def shuffled_genes(rows: pd.DataFrame) -> str:
+    """Correlation of shuffled genes, as it is and given depth: methods that ran on every set."""
+    rows = rows[(rows.kind == "shuffled") & rows.score.isin(SHUFFLED)]
+    means = rows.groupby(["method", "dataset", "score"]).value.mean().unstack(["dataset", "score"])
+    means = means.dropna().sort_index(axis=1)
+    given = means.xs(SHUFFLED[1], axis=1, level=1).mean(axis=1)
+    datasets = sorted(rows.dataset.unique())
+    table = [["", *datasets], ["---"] * (len(datasets) + 1)]
+    for method in given[given > 0].sort_values().index:
+        cells = [
+            [f"{means.loc[method, (name, score)]:.3f}" for score in SHUFFLED] for name in datasets
+        ]
+        table.append([SHUFFLED_NAMES.get(method, method), *(", ".join(pair) for pair in cells)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in table)
+
+
+MADE: dict[str, Callable[[pd.DataFrame], str]] = {
+    "simulations": simulations,
+    "cost": cost,
+    "shuffled genes": shuffled_genes,
+}
 
 
 if __name__ == "__main__":
