@@ -134,7 +134,7 @@ def shuffled_genes(rows: pd.DataFrame) -> str:
     given = means.xs(SHUFFLED[1], axis=1, level=1).mean(axis=1)
     datasets = sorted(rows.dataset.unique())
     table = [["", *datasets], ["---"] * (len(datasets) + 1)]
-    for method in given[given > 0].sort_values().index:
+    for method in given[given > 1e-6].sort_values().index:
         cells = [
             [f"{means.loc[method, (name, score)]:.3f}" for score in SHUFFLED] for name in datasets
         ]
