@@ -36,6 +36,10 @@ _INF = np.inf
 _COUNTS = "held-out molecules per entry"
 _NAMED = "as passed; name it"
 _MCV = "doi:10.1101/786269"
+_SILENCE_WINS = (
+    "an estimate that says nothing invents nothing and scores best; read it beside held-out "
+    "molecules and against the raw counts"
+)
 _OP = "github.com/openproblems-bio/task_denoising; doi:10.1038/s41587-025-02694-w"
 
 #: All metrics by name, in the order of the tables.
@@ -212,8 +216,7 @@ METRICS: dict[str, Metric] = {
         _NAMED,
         "doi:10.12688/f1000research.16613.2",
         false_signal.mean_absolute_correlation,
-        "an estimate that says nothing invents nothing and scores best; read it beside held-out "
-        "molecules and against the raw counts",
+        _SILENCE_WINS,
     ),
     "shuffled_gene_correlation_given_depth": Metric(
         "Mean |r| of shuffled genes given depth",
@@ -222,8 +225,7 @@ METRICS: dict[str, Metric] = {
         _NAMED,
         "doi:10.12688/f1000research.16613.2; depth regressed out here",
         false_signal.correlation_given_depth,
-        "an estimate that says nothing invents nothing and scores best; read it beside held-out "
-        "molecules and against the raw counts",
+        _SILENCE_WINS,
     ),
     "false_de_fraction": Metric(
         "Genes called different between random halves",
