@@ -18,6 +18,7 @@ import torch
 from anndata import AnnData
 
 import graphsci
+from graphsci import training
 from graphsci._evaluate import expected_counts
 from graphsci.evaluation import false_signal, study
 from graphsci.model import CountNetwork
@@ -31,8 +32,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no certainty of cells": {"certainty": False},
     "no gene graph": {"graph": "none"},
     "all genes vary": {"variation_level": 1.0},
-    "prior of 0.1 for any number of cells": {"loading_scale": 0.1},
-    "no prior on loadings and encoder": {"loading_scale": 1e3},
+    "prior of the loadings not learned": {"learned_prior": False},
+    "prior of 0.1 at the start, any number of cells": {"loading_scale": 0.1},
+    "no prior on loadings and encoder": {"loading_scale": 1e3, "learned_prior": False},
     "no dropout of hidden units": {"dropout_rate": 0.0},
     "thinning to a fixed 80 %": {"kept_low": 0.8, "kept_high": 0.8},
     "stop early, patience 5": {"patience": 5},
@@ -80,14 +82,22 @@ def score(folder: Path, dataset: str, seed: int, options: dict[str, Any]) -> dic
 
 
 def fit(case: cases.Case, options: dict[str, Any]) -> graphsci.GraphSCI:
-    """Train on a case's counts; without ``certainty``, that of all cells is 1."""
+    """Train on a case's counts; without ``certainty``, that of all cells is 1.
+
+    Without ``learned_prior`` the loadings' prior stays as it is at the start.
+    """
     options = dict(options)
     with_certainty, plain = options.pop("certainty", True), CountNetwork.certainty
+    learned = options.pop("learned_prior", True)
+    update = training.updated_covariance if learned else lambda covariance, *_: covariance
 
     def certainty(network: CountNetwork, z: torch.Tensor) -> torch.Tensor:
         return plain(network, z) if with_certainty else torch.ones_like(z[:, 0])
 
-    with mock.patch.object(CountNetwork, "certainty", certainty):
+    with (
+        mock.patch.object(CountNetwork, "certainty", certainty),
+        mock.patch.object(training, "updated_covariance", update),
+    ):
         model = graphsci.GraphSCI(check=False, seed=case.seed, **options)
         return model.fit(AnnData(case.counts))
 

@@ -14,6 +14,7 @@ from graphsci.cell_random import CELLS, GENES, PAIRS, row_keys, step_key
 from graphsci.config import PAPER, Config
 from graphsci.gene_graph import normalized_adjacency
 from graphsci.likelihood import RankOneTheta, SoftmaxMean, softmax_loss
+from graphsci.loading_prior import updated_covariance
 from graphsci.model import CountNetwork, PaperNetwork
 
 CPU = torch.device("cpu")
@@ -29,6 +30,7 @@ class Scripted:
         nn.init.zeros_(self.network.weight)
         self.validation, self.n_cells, self.at_step = iter(validation), n_cells, at_step
         self.seen, self.after_epoch, self.modes = [], [], []
+        self.gradients, self.learned_after = [], []
 
     def parameter_groups(self):
         return [{"params": list(self.network.parameters())}]
@@ -42,6 +44,12 @@ class Scripted:
         self.modes.append(self.network.training)
         loss = -self.network.weight.sum()
         return loss if self.at_step is None else self.at_step(len(self.seen), loss)
+
+    def add_prior_gradient(self):
+        self.gradients.append(self.network.weight.grad.item())
+
+    def learn_prior(self):
+        self.learned_after.append(len(self.seen))
 
     def validation_loss(self):
         assert not self.network.training
@@ -92,14 +100,6 @@ def test_batch_size(n_cells, asked, chosen):
 
 def test_batch_size_of_the_published_model():
     assert training.batch_size_for(1000, PAPER) == 50
-
-
-@pytest.mark.parametrize(
-    ("n_cells", "asked", "chosen"),
-    [(50, 0, 0.07), (490, 0, 0.07), (810, 0, 0.09), (1000, 0, 0.1), (10**6, 0, 0.1), (50, 2, 2)],
-)
-def test_width_of_the_prior(n_cells, asked, chosen):
-    assert training.loading_scale_for(n_cells, asked) == pytest.approx(chosen)
 
 
 def test_few_cells_get_a_narrow_prior():
@@ -318,6 +318,7 @@ def thinning(counts, held_out=None, *, zero_inflated=False, **options):
         count_network(counts, zero_inflated=zero_inflated),
         MemoryBlocks(sparse.csr_matrix(counts)),
         np.zeros(counts.shape[0], np.int64),
+        np.asarray(counts.sum(0), dtype=float).ravel(),
         Config(**options),
         device=CPU,
         held_out=held_out,
@@ -365,18 +366,25 @@ def test_validation_does_not_learn_and_does_not_depend_on_the_block(monkeypatch,
 
 @pytest.mark.parametrize("kept", [0.3, 0.8])
 def test_the_optimiser_adds_the_gradient_of_the_prior(kept):
-    """An epoch equals steps on the loss plus (1 - f) / cells x sum w^2 / (2 scale^2)."""
+    """An epoch equals steps on the loss plus (1 - f) / cells x sum v^T S^-1 v / 2.
+
+    S is the square of the scale for the encoder and the offsets, any for the loadings.
+    """
     options = {"kept_low": kept, "kept_high": kept, "loading_scale": 0.05}
     ours, plain = (thinning(toy_counts(), **options) for _ in range(2))
+    n_latent = len(ours.network.loading_covariance)
+    root = torch.randn(n_latent, n_latent, generator=torch.manual_seed(0)) * 0.01
+    covariance = root @ root.T + 0.05**2 * torch.eye(n_latent)
+    ours.network.loading_covariance.copy_(covariance)
     config = ours.config.replace(max_epochs=1, batch_size=10)
     training.train(ours, config)
 
     state = training.TrainingState(plain, config, n_steps=3)
     network = plain.network.train()
-    with_prior = (network.loadings, network.batch_offset, network.input_weight)
     for step, cells in enumerate(plain.minibatches(10, state.order), 1):
-        squares = sum(weight.square().sum() for weight in with_prior)
-        prior = squares / (2 * 0.05**2) / 30
+        squares = sum(w.square().sum() for w in (network.batch_offset, network.input_weight))
+        solved = torch.linalg.solve(covariance, network.loadings.T)
+        prior = (squares / 0.05**2 + (network.loadings.T * solved).sum()) / 2 / 30
         loss = plain.step_loss(cells, step) + (1 - kept) * prior
         state.optimizer.zero_grad()
         loss.backward()
@@ -385,6 +393,32 @@ def test_the_optimiser_adds_the_gradient_of_the_prior(kept):
     for name in ("loadings", "input_weight", "bias"):
         pair = (getattr(objective.network, name) for objective in (ours, plain))
         torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
+
+
+def test_priors_are_minded_every_step_and_learned_after_every_epoch():
+    objective = Scripted([1.0, 0.9, 0.8])
+    run(objective, max_epochs=3)
+    assert objective.gradients == [-1.0] * 6
+    assert objective.learned_after == [2, 4, 6]
+
+
+def test_the_prior_is_learned_from_the_embeddings_of_the_steps():
+    """What an epoch leaves in S is one step of EM on all that was encoded."""
+    objective = thinning(toy_counts())
+    before = objective.network.loading_covariance.clone()
+    torch.testing.assert_close(before, 0.07**2 * torch.eye(len(before)))
+    objective.network.train()
+    embedded, encode = [], objective.network.encode
+    objective.network.encode = lambda cells: embedded.append(encode(cells)) or embedded[-1]
+    for step, cells in enumerate(objective.minibatches(10, np.random.default_rng(0)), 1):
+        objective.step_loss(cells, step)
+    objective.learn_prior()
+    z = torch.cat(embedded).detach().double()
+    counts, theta = toy_counts().toarray(), objective.network.inverse_dispersion.detach().double()
+    mean = 0.35 * torch.as_tensor(counts.mean(0)).double()
+    known = len(counts) * mean / (1 + mean / theta)
+    updated = updated_covariance(before, objective.network.loadings, z.T @ z / len(z), known)
+    torch.testing.assert_close(objective.network.loading_covariance, updated.float())
 
 
 def test_dispersions_learn_faster_than_weights():

@@ -71,8 +71,9 @@ class Config:
     )
     loading_scale: float = _option(
         0.0,
-        "Prior standard deviation of a gene's loadings, in log expression per unit of the "
-        "latent space, and of its encoder weights; keeps genes with few molecules at their mean. "
+        "Prior standard deviation of a gene's encoder weights, and of its loadings before "
+        "training, in log expression per unit of the latent space; keeps genes with few molecules "
+        "at their mean. In training the prior of the loadings is learned, direction by direction. "
         "0 chooses: 0.07 for fewer than 500 cells, more for more, up to 0.1 from 1,000 on.",
         low=0.0,
     )

@@ -181,6 +181,14 @@ class SharedObjective:
         self.scored_share = self.objective.scored_share
         return loss + (self.team.mean(loss) - loss).detach()
 
+    def add_prior_gradient(self) -> None:
+        """That of the objective, in every process: gradients are of the whole minibatch already."""
+        self.objective.add_prior_gradient()
+
+    def learn_prior(self, pooled: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Learn from the cells of all processes."""
+        self.objective.learn_prior(pooled or self.team.mean)
+
     def validation_loss(self) -> float | None:
         """Every process has all deciding cells; the first one's value counts, to the last bit."""
         return self.team.agreed(self.objective.validation_loss())

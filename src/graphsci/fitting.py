@@ -566,7 +566,13 @@ def _objective(
             config.held_out_fraction,
         )
     return training.ThinningObjective(
-        network, split.kept, batch, config, device=device, held_out=held_out
+        network,
+        split.kept,
+        batch,
+        split.molecules,
+        config,
+        device=device,
+        held_out=held_out,
     )
 
 

@@ -430,6 +430,7 @@ class CountNetwork(nn.Module):
 
     state_weight: Tensor
     mean_share: Tensor
+    loading_covariance: Tensor
 
     def __init__(
         self,
@@ -470,6 +471,8 @@ class CountNetwork(nn.Module):
         # (genes,) how far a gene follows the cell's state; for the rest it keeps its mean share
         self.register_buffer("state_weight", torch.ones(n_genes))
         self.register_buffer("mean_share", torch.zeros(n_batches, n_genes))
+        # (latent, latent) of the genes' loadings a priori, learned from all of them
+        self.register_buffer("loading_covariance", torch.eye(n_latent))
 
     @property
     def inverse_dispersion(self) -> Tensor:
@@ -562,14 +565,17 @@ class CountNetwork(nn.Module):
         left = 1 - constant.sum(1, keepdim=True)
         return torch.softmax(logits + self.state_weight.log(), 1) * left + constant
 
-    def thinned_loss(self, kept: CellBlock, library: Tensor, thinned: ThinnedBlock) -> Tensor:
+    def thinned_loss(
+        self, kept: CellBlock, library: Tensor, thinned: ThinnedBlock, *, z: Tensor | None = None
+    ) -> Tensor:
         """Loss of predicting the target molecules at depth ``library`` (cells,) from the kept.
 
         The thinned loss of ``decode(encode(kept), library, batch)``, summed, in nats, without
         that distribution ever being made. All genes follow the cell's state in full: evidence is
-        looked for at the end of training.
+        looked for at the end of training. ``z`` is the embedding of ``kept``, if it is known.
         """
-        z, loadings, curve = self.encode(kept), self.gene_embedding(), None
+        z = self.encode(kept) if z is None else z
+        loadings, curve = self.gene_embedding(), None
         theta = RankOneTheta(self.inverse_dispersion, self.certainty(z))
         if len(self.batch_offset) > 1:  # a batch's offsets are the loadings of its indicator
             z = torch.cat([z, self._batches(kept)], 1)

@@ -20,7 +20,7 @@ from graphsci.training import EpochRecord
 from graphsci.verdict import Score, Verdict
 
 #: Raised whenever the layout of the files changes.
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 WEIGHTS, RECORD = "model.safetensors", "model.json"
 _NETWORK, _GRAPH = "network.", "graph."
 
@@ -131,8 +131,8 @@ def _read_record(path: Path) -> dict[str, Any]:
         )
     if version < SCHEMA_VERSION:
         raise ValueError(
-            f"{path} has schema version {version}, written before cells had a certainty of "
-            f"their own (version {SCHEMA_VERSION}): train the model again."
+            f"{path} has schema version {version}, written by an earlier graphsci (this "
+            f"one has version {SCHEMA_VERSION}): train the model again."
         )
     return dict(record)
 

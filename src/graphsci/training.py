@@ -28,6 +28,7 @@ from graphsci.likelihood import (
     edge_cross_entropy,
     gaussian_kl,
 )
+from graphsci.loading_prior import information, loading_scale_for, updated_covariance
 from graphsci.model import (
     DENSE_ABOVE,
     CellBlock,
@@ -116,6 +117,17 @@ class Objective(Protocol):
         """Loss of a minibatch in the run's ``step`` (from 1), in nats per cell."""
         ...
 
+    def add_prior_gradient(self) -> None:
+        """Add to the gradients of a step those of priors that ``precision`` cannot express."""
+        ...
+
+    def learn_prior(self, pooled: Callable[[Tensor], Tensor] = lambda own: own) -> None:
+        """Update at the end of an epoch what is learned of a prior.
+
+        ``pooled`` averages a tensor over the processes that train together.
+        """
+        ...
+
     def validation_loss(self) -> float | None:
         """Loss on withheld data, in nats per cell; None if nothing was withheld."""
         ...
@@ -139,14 +151,6 @@ def batch_size_for(n_cells: int, config: Config) -> int:
     steps_per_epoch = 8 if config.preset == "default" else 20
     chosen = config.batch_size or int(np.clip(n_cells // steps_per_epoch, 32, 128))
     return min(chosen, n_cells)
-
-
-def loading_scale_for(n_cells: int, loading_scale: float = 0.0) -> float:
-    """Width of the prior: ``loading_scale`` if given, else 0.1, and down to 0.07 for few cells.
-
-    What is learned of the state of few cells is less certain, and so is what is read from it.
-    """
-    return loading_scale or float(np.clip(0.1 * math.sqrt(n_cells / 1000), 0.07, 0.1))
 
 
 def row_blocks(n_cells: int) -> Iterator[tuple[int, Indices]]:
@@ -246,12 +250,14 @@ def _epoch(objective: Objective, state: TrainingState, batch_size: int) -> float
         loss = objective.step_loss(cells, state.step)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        objective.add_prior_gradient()
         for group in state.optimizer.param_groups:  # adds weight_decay x weight to the gradient
             group["weight_decay"] = group["precision"] * objective.scored_share
         state.optimizer.step()
         state.scheduler.step()
         total = total.to(loss.device) + loss.detach().double()
         shares += objective.scored_share
+    objective.learn_prior()
     objective.network.eval()
     return float(total) / shares
 
@@ -392,7 +398,25 @@ class ThinningObjective:
     The loss of a step is the negative log-probability of the predicted part given the
     encoded one, per cell. Weights with a row per gene have a Gaussian prior, worth one
     observation of the whole data set: each of its cells carries 1/cells of it, and as only
-    1 - f of the molecules are scored, 1 - f of that. The optimiser adds its gradient.
+    1 - f of the molecules are scored, 1 - f of that. Its gradient joins that of the loss.
+    The prior of the loadings is learned (:mod:`graphsci.loading_prior`).
+
+    Parameters
+    ----------
+    network
+        What is trained.
+    counts
+        (cells, genes) that are learned from.
+    batch
+        (cells,)
+    molecules
+        (genes,) of each gene in ``counts``.
+    config
+        Hyper-parameters.
+    device
+        Where the network is.
+    held_out
+        Cells whose withheld molecules are scored after every epoch; None for none.
     """
 
     def __init__(
@@ -400,6 +424,7 @@ class ThinningObjective:
         network: CountNetwork,
         counts: CountBlocks,
         batch: Indices,
+        molecules: NDArray[np.float64],
         config: Config,
         *,
         device: torch.device,
@@ -407,9 +432,15 @@ class ThinningObjective:
     ) -> None:
         self.model, self.config, self.device = network, config, device
         self.blocks, self.batch, self.held_out = counts, batch, held_out
+        self.molecules = torch.as_tensor(molecules)
         self.n_cells = counts.shape[0]
         self.scored_share = 1.0
         self.validation: list[_ValidationBlock] | None = None  # made when first needed
+        self.scale = loading_scale_for(self.n_cells, config.loading_scale)
+        covariance = network.loading_covariance
+        covariance.copy_(self.scale**2 * torch.eye(len(covariance)))
+        self._precision: Tensor | None = None  # made when first needed: of the state restored
+        self._moment, self._cells_encoded = torch.zeros_like(covariance), 0
 
     @property
     def network(self) -> CountNetwork:
@@ -417,18 +448,49 @@ class ThinningObjective:
         return self.model
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Weights with a prior, weights without, and what learns faster: theta and the curve."""
+        """Weights with a prior of fixed width, others, and what learns faster: theta, the curve."""
         fast = ("log_theta", "dropout_curve", "log_scale", "smoothing.gate")
-        regular = ("loadings", "batch_offset", "input_weight")
+        regular = ("batch_offset", "input_weight")
         named = dict(self.network.named_parameters())
         rest = [p for name, p in named.items() if name not in (*fast, *regular)]
-        scale = loading_scale_for(self.n_cells, self.config.loading_scale)
-        precision = 1 / (scale**2 * self.n_cells)
         return [
-            {"params": [named[name] for name in regular], "precision": precision},
+            {
+                "params": [named[name] for name in regular],
+                "precision": 1 / (self.scale**2 * self.n_cells),
+            },
             {"params": rest},
             {"params": [p for name, p in named.items() if name in fast], "rate": THETA_RATE},
         ]
+
+    @torch.no_grad()
+    def add_prior_gradient(self) -> None:
+        """Add S^-1 v of every gene's loadings v, times ``scored_share`` / cells."""
+        loadings = self.network.loadings
+        assert loadings.grad is not None
+        if self._precision is None:
+            precision = torch.linalg.inv(self.network.loading_covariance.cpu().double())
+            self._precision = (precision / self.n_cells).to(loadings)
+        loadings.grad.addmm_(loadings, self._precision, alpha=self.scored_share)
+
+    @torch.no_grad()
+    def learn_prior(self, pooled: Callable[[Tensor], Tensor] = lambda own: own) -> None:
+        """Update S from the loadings, and from the embeddings of the epoch's steps."""
+        n_cells = pooled(self._moment.new_tensor(float(self._cells_encoded)))
+        second_moment = pooled(self._moment) / n_cells
+        self._moment.zero_()
+        self._cells_encoded = 0
+        known = information(
+            self.molecules,
+            self.network.inverse_dispersion.cpu().double(),
+            n_cells=self.n_cells,
+            scored_share=1 - (self.config.kept_low + self.config.kept_high) / 2,
+        )
+        network = self.network
+        covariance = updated_covariance(
+            network.loading_covariance, network.loadings, second_moment, known
+        )
+        network.loading_covariance.copy_(pooled(covariance.to(self._moment)))
+        self._precision = None
 
     def minibatches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
         """Yield every cell once, shuffled."""
@@ -441,7 +503,11 @@ class ThinningObjective:
         fraction = self._fraction(step)
         self.scored_share = 1 - fraction
         kept, thinned = split_block(block, fraction)
-        return self.network.thinned_loss(kept, block.library, thinned) / block.n_cells
+        z = self.network.encode(kept)
+        with torch.no_grad():
+            self._moment.addmm_(z.T, z)
+        self._cells_encoded += block.n_cells
+        return self.network.thinned_loss(kept, block.library, thinned, z=z) / block.n_cells
 
     def _fraction(self, step: int) -> float:
         """Share of the molecules to be kept in a step, evenly spread over its range.
@@ -535,6 +601,12 @@ class PaperObjective:
     def parameter_groups(self) -> list[dict[str, Any]]:
         """All weights at the learning rate."""
         return [{"params": list(self.network.parameters())}]
+
+    def add_prior_gradient(self) -> None:
+        """Nothing: L2 is part of the loss."""
+
+    def learn_prior(self, pooled: Callable[[Tensor], Tensor] = lambda own: own) -> None:
+        """Nothing is learned of it."""
 
     def minibatches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
         """Yield every training cell once, shuffled."""

@@ -1,0 +1,82 @@
+"""The prior of the gene loadings, learned together with them (empirical Bayes).
+
+A priori a gene's loadings are N(0, S), with one S for all genes. S starts as a multiple of the
+identity, and after every epoch makes a step of expectation and maximisation. Directions of the
+latent space along which many genes vary become wide, so that a gene with few molecules may
+follow them; the others stay narrow.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Added to the variance of every direction, so that none is ever lost for good.
+SMALLEST_VARIANCE = 1e-6
+
+
+def loading_scale_for(n_cells: int, loading_scale: float = 0.0) -> float:
+    """Width of the prior at the start: ``loading_scale`` if given, else 0.1, for few cells 0.07.
+
+    What is learned of the state of few cells is less certain, and so is what is read from it.
+    """
+    return loading_scale or float(np.clip(0.1 * math.sqrt(n_cells / 1000), 0.07, 0.1))
+
+
+def information(molecules: Tensor, theta: Tensor, *, n_cells: int, scored_share: float) -> Tensor:
+    """Fisher information on a gene's log mean in all cells, for a mean that all cells share.
+
+    An NB count of mean m has m / (1 + m / theta), and m is the share of the molecules that a
+    step's loss scores.
+
+    Parameters
+    ----------
+    molecules
+        (genes,) of each gene in all cells.
+    theta
+        (genes,) inverse dispersion.
+    n_cells
+        Number of cells.
+    scored_share
+        Share of the molecules that is predicted, not encoded.
+    """
+    mean = scored_share * molecules / n_cells
+    return n_cells * mean / (1 + mean / theta)
+
+
+def updated_covariance(
+    covariance: Tensor, loadings: Tensor, second_moment: Tensor, information: Tensor
+) -> Tensor:
+    """One step of EM for the covariance S of the loadings, (latent, latent).
+
+    With v_g the loadings of a gene, I_g what its counts say, and M = E[z z^T] over the cells, the
+    posterior of v_g is N(v_g, (S^-1 + I_g M)^-1) (Laplace), and the new S the mean over genes of
+    v_g v_g^T plus that covariance. A gene without molecules has I_g = 0 and leaves S as it is.
+    O(genes x latent^2), in float64 on the CPU.
+
+    Parameters
+    ----------
+    covariance
+        (latent, latent) S, positive definite.
+    loadings
+        (genes, latent).
+    second_moment
+        (latent, latent) M.
+    information
+        (genes,) I_g, >= 0.
+    """
+    covariance, loadings, second_moment, information = (
+        tensor.detach().cpu().double()
+        for tensor in (covariance, loadings, second_moment, information)
+    )
+    root = torch.linalg.cholesky(covariance)
+    # along the columns of `axes` S is the identity and M diagonal, so that no gene needs an inverse
+    strength, rotation = torch.linalg.eigh(root.T @ second_moment @ root)
+    axes = root @ rotation
+    kept = (1 / (1 + information[:, None] * strength.clamp_min(0))).mean(0)  # (latent,)
+    uncertain = (axes * kept) @ axes.T
+    updated = loadings.T @ loadings / len(loadings) + uncertain
+    return updated + SMALLEST_VARIANCE * torch.eye(len(updated), dtype=updated.dtype)

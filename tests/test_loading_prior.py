@@ -1,0 +1,78 @@
+"""EM for the covariance of the loadings against matrix formulas and simulated loadings."""
+
+import numpy as np
+import pytest
+import torch
+
+from graphsci.loading_prior import information, loading_scale_for, updated_covariance
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "asked", "chosen"),
+    [(50, 0, 0.07), (490, 0, 0.07), (810, 0, 0.09), (1000, 0, 0.1), (10**6, 0, 0.1), (50, 2, 2)],
+)
+def test_width_at_the_start(n_cells, asked, chosen):
+    assert loading_scale_for(n_cells, asked) == pytest.approx(chosen)
+
+
+def test_information_by_hand():
+    """100 molecules in 50 cells, half of them scored: mean 1; theta 1 halves what 50 cells say."""
+    known = information(
+        torch.tensor([100.0, 100.0, 0.0]),
+        torch.tensor([1.0, 1e12, 1.0]),
+        n_cells=50,
+        scored_share=0.5,
+    )
+    torch.testing.assert_close(known, torch.tensor([25.0, 50.0, 0.0]))
+
+
+def random_problem(n_genes=40, n_latent=4, seed=0):
+    rng = np.random.default_rng(seed)
+    covariance, moment = (m @ m.T for m in rng.normal(size=(2, n_latent, n_latent)))
+    return covariance, rng.normal(size=(n_genes, n_latent)), moment, rng.exponential(size=n_genes)
+
+
+def test_step_is_the_mean_second_moment_of_the_posteriors():
+    """A dense inverse for every gene."""
+    covariance, loadings, moment, known = random_problem()
+    posterior = [
+        np.outer(v, v) + np.linalg.inv(np.linalg.inv(covariance) + i * moment)
+        for v, i in zip(loadings, known, strict=True)
+    ]
+    updated = updated_covariance(*map(torch.as_tensor, (covariance, loadings, moment, known)))
+    expected = np.mean(posterior, axis=0) + 1e-6 * np.eye(4)
+    np.testing.assert_allclose(updated.numpy(), expected, rtol=1e-9)
+
+
+def test_genes_without_molecules_leave_the_prior_as_it_is():
+    covariance, _, moment, _ = random_problem()
+    nothing = torch.zeros(10, 4), torch.as_tensor(moment), torch.zeros(10)
+    updated = updated_covariance(torch.as_tensor(covariance), *nothing)
+    np.testing.assert_allclose(updated.numpy(), covariance + 1e-6 * np.eye(4), rtol=1e-9)
+
+
+def test_directions_that_no_cell_uses_are_no_trouble():
+    covariance, loadings, _, known = random_problem()
+    moment = np.zeros((4, 4))
+    moment[0, 0] = 2.0
+    updated = updated_covariance(*map(torch.as_tensor, (covariance, loadings, moment, known)))
+    assert torch.linalg.eigvalsh(updated).min() > 0
+
+
+def test_em_finds_the_covariance_that_loadings_were_drawn_from():
+    """Gaussian data, where EM is exact: the posterior mean is what the optimiser finds."""
+    rng = np.random.default_rng(1)
+    true = np.diag([1.0, 0.25, 0.01]) ** 2
+    loadings = rng.multivariate_normal(np.zeros(3), true, size=4000)
+    known = rng.exponential(50.0, size=4000)
+    noisy = loadings + rng.normal(size=loadings.shape) / np.sqrt(known)[:, None]
+    covariance = torch.eye(3, dtype=torch.float64) * 0.1**2
+    for _ in range(300):
+        weight = covariance @ torch.linalg.inv(
+            covariance + torch.eye(3) / torch.as_tensor(known)[:, None, None]
+        )
+        found = torch.einsum("gij,gj->gi", weight, torch.as_tensor(noisy))
+        covariance = updated_covariance(covariance, found, torch.eye(3), torch.as_tensor(known))
+    widths = covariance.diagonal().sqrt().numpy()
+    np.testing.assert_allclose(widths[:2], [1.0, 0.25], rtol=0.05)
+    assert widths[2] < 0.05
