@@ -65,7 +65,7 @@ def test_nothing_of_the_users_is_changed(trained, toy):
     assert toy.X.dtype == before.X.dtype
     assert np.array_equal(toy.raw.X, before.X)
     assert np.array_equal(toy.layers["rate"], before.layers["rate"])
-    assert toy.obs.equals(before.obs)
+    assert toy.obs.drop(columns="graphsci_certainty").equals(before.obs)
     assert toy.uns["mine"] == 1
 
 
@@ -381,9 +381,16 @@ def test_certainty_can_be_told_from_what_was_written(trained, toy):
     weights = np.asarray(toy.uns["graphsci"]["certainty_weights"])
     kappa = np.exp(np.clip(toy.obsm["X_graphsci"] @ weights, -3, 3))
     np.testing.assert_allclose(kappa, model.certainty(toy), rtol=1e-5)
+    np.testing.assert_array_equal(toy.obs["graphsci_certainty"], model.certainty(toy))
     assert np.ptp(kappa) > 0.01
     followed = toy.var["graphsci_state_weight"].to_numpy()[GENES]
     np.testing.assert_array_equal(followed, model.state_weights())
+
+
+def test_certainty_of_an_earlier_run_does_not_outlive_it(trained, toy):
+    toy.obs["graphsci_certainty"] = "stale"
+    trained("paper").impute(toy)
+    assert "graphsci_certainty" not in toy.obs
 
 
 def test_interval_is_the_gamma_posterior(trained, toy):

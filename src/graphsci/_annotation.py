@@ -6,18 +6,37 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from scipy import sparse
 
+from graphsci import _estimating
 from graphsci import estimates as es
 from graphsci._keys import Keys
 from graphsci._versions import versions
-from graphsci.model import CountNetwork
 from graphsci.preprocessing import match_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from graphsci.imputer import GraphSCI
+
+
+def annotate_cells(
+    model: GraphSCI, adata: AnnData, slots: Keys, embedding: NDArray[np.float32]
+) -> None:
+    """Write ``embedding`` (cells, latent), and the certainty that follows from it."""
+    adata.obsm[slots.latent] = embedding
+    certainty = _estimating.cell_certainty(model.fitted.network, embedding)
+    adata.obs = with_column(adata.obs, slots.certainty, certainty)
+
+
+def with_column(
+    table: pd.DataFrame, name: str, values: NDArray[np.floating] | None
+) -> pd.DataFrame:
+    """Return a copy of a table with a column of these values, or without it if there are none."""
+    without = table.drop(columns=name, errors="ignore")
+    return without if values is None else without.assign(**{name: values})
 
 
 def annotate_genes(model: GraphSCI, adata: AnnData, slots: Keys) -> None:
@@ -41,10 +60,9 @@ def annotate_genes(model: GraphSCI, adata: AnnData, slots: Keys) -> None:
         slots.variation_p: model.variation_p_values(),
         slots.state_weight: model.state_weights(),
     }
-    adata.var.drop(columns=list(columns), errors="ignore", inplace=True)
     for name, values in columns.items():
-        if values is not None:
-            adata.var[name] = np.where(known, values.to_numpy()[position], np.nan)
+        placed = None if values is None else np.where(known, values.to_numpy()[position], np.nan)
+        adata.var = with_column(adata.var, name, placed)
 
 
 def run_record(
@@ -61,7 +79,7 @@ def run_record(
 
     ``stored`` says under which name an estimate is stored, ``layer`` where the counts were.
     """
-    fitted = model.fitted
+    fitted, count = model.fitted, model.count_network
     scales = es.describe_scale(depth, scale, median_library=fitted.spec.common_depth)
     return {
         "estimates": {
@@ -79,7 +97,7 @@ def run_record(
         "likelihood": fitted.spec.likelihood,
         "common_depth": fitted.spec.common_depth,
         "dropout_curve": model.dropout_curve() or {},
-        **_certainty_weights(model),
+        **({} if count is None else {"certainty_weights": count.to_certainty.tolist()}),
         "training": {
             "epochs": len(fitted.history),
             "best_epoch": fitted.best_epoch,
@@ -89,14 +107,6 @@ def run_record(
         "notes": list(fitted.notes),
         "versions": versions(),
     }
-
-
-def _certainty_weights(model: GraphSCI) -> dict[str, list[float]]:
-    """By which a cell's embedding tells its certainty; nothing with the preset `paper`."""
-    network = model.fitted.network
-    if not isinstance(network, CountNetwork):
-        return {}
-    return {"certainty_weights": network.to_certainty.detach().tolist()}
 
 
 def keep_earlier_estimates(record: dict[str, Any], adata: AnnData, slots: Keys) -> None:

@@ -15,7 +15,7 @@ from graphsci import estimates as es
 from graphsci import training
 from graphsci._request import Request
 from graphsci.fitting import Fitted, ModelSpec
-from graphsci.model import CellBlock, Network
+from graphsci.model import CellBlock, CountNetwork, Network
 from graphsci.preprocessing import (
     GeneMatch,
     align_counts,
@@ -139,6 +139,15 @@ def cell_embedding(network: Network, cells: Cells) -> NDArray[np.float32]:
             network.latent(rows.block).numpy(force=True) for rows in _row_blocks(network, cells)
         ]
     return np.concatenate(parts)
+
+
+def cell_certainty(network: Network, embedding: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Certainty of cells by their ``embedding`` (cells, latent), (cells,); None for `paper`."""
+    if not isinstance(network, CountNetwork):
+        return None
+    with torch.inference_mode():
+        z = torch.from_numpy(embedding).to(network.to_certainty.device)
+        return network.certainty(z).numpy(force=True)
 
 
 def estimate_blocks(

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from graphsci import io
-from graphsci._annotation import keep_earlier_estimates
-from graphsci._estimating import ALL, Cells
+from graphsci._annotation import keep_earlier_estimates, with_column
+from graphsci._estimating import ALL, Cells, cell_certainty
+from graphsci._keys import Keys
 from graphsci._request import Request
 from graphsci.files import atomic_path, is_store
 from graphsci.imputer import GraphSCI
@@ -84,14 +85,24 @@ def _extend_copy(
         f"varp/{slots.gene_graph}": genes.varp[slots.gene_graph],
         f"uns/{slots.uns}": record,
     }
-    if job.make_names_unique:
-        elements["obs"] = adata.obs
+    if job.make_names_unique or slots.certainty in adata.obs:
+        elements["obs"] = adata.obs.drop(columns=slots.certainty, errors="ignore")
     matrices = {f"{job.place}/{job.stored(name)}" for name in job.names}
     with atomic_path(job.output) as temporary:
         copy_anndata(job.source, temporary, without=matrices | {f"obsm/{slots.latent}", *elements})
         adata.uns[slots.uns] = record
         add_elements(temporary, elements)
         _stream_and_tell(model, adata, cells, job, temporary, team)
+        _add_certainty(model, adata, slots, temporary)
+
+
+def _add_certainty(model: GraphSCI, adata: AnnData, slots: Keys, path: Path) -> None:
+    """Read the embedding that was streamed into a file; add the certainty of its cells."""
+    with open_store(path, "r") as root:
+        embedding = root["obsm"][slots.latent][:]
+    certainty = cell_certainty(model.fitted.network, embedding)
+    if certainty is not None:
+        add_elements(path, {"obs": with_column(adata.obs, slots.certainty, certainty)})
 
 
 def _stream_and_tell(

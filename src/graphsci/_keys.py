@@ -51,10 +51,16 @@ class Keys(NamedTuple):
         return f"{self.key_added}_state_weight"
 
     @property
+    def certainty(self) -> str:
+        """``obs``: how closely each cell keeps to its state; multiplies theta."""
+        return f"{self.key_added}_certainty"
+
+    @property
     def beside_estimates(self) -> tuple[tuple[str, str], ...]:
         """Attribute and name of every slot that a run fills besides its estimates."""
         return (
             ("uns", self.uns),
+            ("obs", self.certainty),
             ("obsm", self.latent),
             ("varm", self.gene_embedding),
             ("varp", self.gene_graph),

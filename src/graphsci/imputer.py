@@ -162,6 +162,12 @@ class GraphSCI:
         return self._fitted
 
     @property
+    def count_network(self) -> CountNetwork | None:
+        """The network of the preset ``default``; None with ``paper``, whose parts are others."""
+        network = self.fitted.network
+        return network if isinstance(network, CountNetwork) else None
+
+    @property
     def verdict(self) -> Verdict | None:
         """The check against held-out molecules; None with ``check=False``."""
         return self.fitted.verdict
@@ -196,8 +202,8 @@ class GraphSCI:
 
         The variance is mu + mu^2 / theta; a cell's certainty multiplies theta (docs/method.md).
         """
-        network = self.fitted.network
-        if not isinstance(network, CountNetwork):
+        network = self.count_network
+        if network is None:
             return None
         return pd.Series(network.inverse_dispersion.numpy(force=True), index=self.gene_names)
 
@@ -218,15 +224,15 @@ class GraphSCI:
         The probability that it varies predictably, and 0.01 without evidence of that
         (docs/method.md, "No invented correlation"); 1 for all with ``variation_level=1``.
         """
-        network = self.fitted.network
-        if not isinstance(network, CountNetwork):
+        network = self.count_network
+        if network is None:
             return None
         return pd.Series(network.state_weight.numpy(force=True), index=self.gene_names)
 
     def dropout_curve(self) -> dict[str, float] | None:
         """P(dropped) = sigmoid(intercept + slope log mu); None without a shared curve (NB)."""
-        network = self.fitted.network
-        if not isinstance(network, CountNetwork) or not network.zero_inflated:
+        network = self.count_network
+        if network is None or not network.zero_inflated:
             return None
         intercept, slope = network.dropout_curve.tolist()
         return {"intercept": intercept, "slope": slope}
@@ -286,6 +292,8 @@ class GraphSCI:
           expressed there) ``imputed`` keeps the measured counts, and all estimates are 0
           for a gene unexpressed in training where it is unexpressed again, NaN otherwise;
         - ``obsm["X_" + key_added]``: cell embedding;
+        - ``obs[key_added + "_certainty"]``: how closely the cell keeps to its state
+          (:meth:`certainty`);
         - ``varm[key_added]``, ``varp[key_added + "_graph"]``: gene embedding and graph;
         - ``var[key_added + "_inverse_dispersion"]``, ``var[key_added + "_variation_p"]``,
           ``var[key_added + "_state_weight"]``: theta in an average cell, the p-value of predictable
@@ -300,7 +308,7 @@ class GraphSCI:
             If the model knows nothing of some expressed genes, which then are NaN.
         """
         request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
-        slots, names = keys(key_added, prefix=prefix), request.names
+        slots, names, spec = keys(key_added, prefix=prefix), request.names, self.fitted.spec
         stored = slots.layer if genes is None else slots.table
         if genes is None:
             request.refuse_overwriting(layer, slots)
@@ -311,8 +319,9 @@ class GraphSCI:
         self._warn_of_unknown_genes(cells, columns)
         _refuse_more_than_memory(4 * adata.n_obs * len(columns) * len(names))
         adata = adata.copy() if copy else adata
-        values = {name: np.empty((adata.n_obs, len(columns)), np.float32) for name in names}
-        for block in self.estimate_blocks(cells, request):
+        widths = dict.fromkeys(names, len(columns)) | {slots.latent: spec.config.n_latent}
+        values = {name: np.empty((adata.n_obs, n), np.float32) for name, n in widths.items()}
+        for block in self.estimate_blocks(cells, request, latent=slots.latent):
             for name, part in block.values.items():
                 values[name][block.start : block.start + len(part)] = part
         for name in names:
@@ -326,6 +335,7 @@ class GraphSCI:
             adata,
             cells,
             slots,
+            embedding=values[slots.latent],
             names=names,
             stored=stored,
             depth=depth,
@@ -386,17 +396,15 @@ class GraphSCI:
         theta of an entry is this, to the power of the gene's :meth:`state_weights`, times theta of
         the gene (:meth:`inverse_dispersion`). About 1 in a usual cell of the training data, usually
         less where few molecules, or none, or an unusual mixture of them leave the state uncertain.
-        From a written file it is
+        :meth:`impute` writes it into ``obs``; there it is
         ``exp(obsm["X_graphsci"] @ uns["graphsci"]["certainty_weights"])``, within e^-3 to e^3.
         Costs a pass of the encoder over the cells.
         """
-        network = self.fitted.network
-        if not isinstance(network, CountNetwork):
+        network = self.count_network
+        if network is None:
             return None
         z = self.latent(adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional)
-        device = network.to_certainty.device
-        with torch.inference_mode():
-            return network.certainty(torch.from_numpy(z).to(device)).numpy(force=True)
+        return _estimating.cell_certainty(network, z)
 
     def match(self, adata: AnnData) -> GeneMatch:
         """How the genes of ``adata`` match those of the model, by name."""
@@ -428,6 +436,7 @@ class GraphSCI:
         cells: Cells,
         slots: Keys,
         *,
+        embedding: NDArray[np.float32] | None = None,
         names: Sequence[str],
         stored: Callable[[str], str],
         depth: es.Depth,
@@ -435,8 +444,13 @@ class GraphSCI:
         level: float | None,
         layer: str | None,
     ) -> None:
-        """Write everything but the estimates: embeddings, graph, dispersions, run record."""
-        adata.obsm[slots.latent] = _estimating.cell_embedding(self.fitted.network, cells)
+        """Write everything but the estimates: embeddings, graph, dispersions, run record.
+
+        ``embedding`` is that of the cells, if it is known already.
+        """
+        if embedding is None:
+            embedding = _estimating.cell_embedding(self.fitted.network, cells)
+        _annotation.annotate_cells(self, adata, slots, embedding)
         self.annotate_genes(adata, slots)
         record = self.record(
             names=names, stored=stored, depth=depth, scale=scale, level=level, layer=layer
