@@ -73,7 +73,7 @@ def score(folder: Path, dataset: str, seed: int, options: dict[str, Any]) -> dic
         data = AnnData(case.counts)
         blocks = fit(case, options).iterate_estimates(data, depth="common", scale="log1p")
         values = np.concatenate([block.values["denoised"][:, copies] for block in blocks])
-        values, library = values.round(5), np.asarray(case.counts.sum(1)).ravel().clip(1)
+        values, library = values.round(5), np.asarray(case.counts.sum(1)).ravel()
         found |= {
             "r of shuffled genes": false_signal.mean_absolute_correlation(values=values),
             "r given depth": false_signal.correlation_given_depth(values=values, library=library),

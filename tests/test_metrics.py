@@ -516,9 +516,18 @@ def test_correlation_given_depth_is_that_of_the_residuals():
 
 
 def test_correlation_given_depth_needs_a_depth_for_each_cell():
-    for library in (np.ones(4), np.zeros(5)):
-        with pytest.raises(ValueError, match="expected a positive total for each of 5 cells"):
+    for library in (np.ones(4), np.zeros(5), np.array([1, 1, 1, 1, np.nan]), np.arange(-1, 4)):
+        with pytest.raises(ValueError, match="expected the total count of each of 5 cells"):
             false_signal.correlation_given_depth(values=np.ones((5, 2)), library=library)
+
+
+def test_an_empty_cell_is_as_deep_as_the_shallowest_other():
+    values, depth = RNG(0).normal(size=(6, 3)), np.array([0, 0.5, 3, 4, 9, 2])
+    found, known = (
+        false_signal.correlation_given_depth(values=values, library=library)
+        for library in (depth, np.maximum(depth, 0.5))
+    )
+    assert found == known
 
 
 def test_welch_against_scipy_and_at_its_edges():

@@ -304,7 +304,7 @@ def shuffled(case: Case, estimate: Estimate) -> Judged:
     a method lets no group leak into genes that are independent of it.
     """
     values = log_values(case, estimate)[:, case.truth["copies"]]
-    library = np.maximum(np.asarray(case.counts.sum(1), dtype=np.float64).ravel(), 1)
+    library = np.asarray(case.counts.sum(1)).ravel()
     scores = {
         "shuffled_correlation": false.mean_absolute_correlation(values=values),
         "shuffled_given_depth": false.correlation_given_depth(values=values, library=library),

@@ -9,6 +9,8 @@ taken in float64 whatever the input; everything else is written with ``log1p`` a
 ``softplus`` and stays in the precision of its input.
 """
 
+from __future__ import annotations
+
 import functools
 import itertools
 import math
@@ -335,6 +337,13 @@ class RankOneTheta(NamedTuple):
     genes: Tensor  #: (genes,) > 0
     certainty: Tensor  #: (cells,) > 0
 
+    def at(self, thinned: ThinnedBlock) -> RankOneTheta:
+        """Both factors at the measured entries of a block, (entries,) each."""
+        return RankOneTheta(
+            self.genes.index_select(0, thinned.columns),
+            self.certainty.index_select(0, thinned.rows),
+        )
+
 
 def softmax_loss(
     mean: SoftmaxMean,
@@ -523,13 +532,12 @@ def _nb_pass_(logits: Tensor, library: Tensor, theta: RankOneTheta, thinned: Thi
     scaled_library = library / certainty
     mean = _softmax_mean_(logits, scaled_library, pieces)  # m
     flat = thinned.rows * n_genes + thinned.columns
-    theta_here = genes.index_select(0, thinned.columns)
-    certainty_here = certainty.index_select(0, thinned.rows)
-    mu = mean.view(-1).index_select(0, flat).mul_(certainty_here).clamp_min_(SMALLEST_MEAN)
-    excess, by_mean, by_product = _nb_excess(mu, theta_here * certainty_here, thinned)
+    here = theta.at(thinned)
+    mu = mean.view(-1).index_select(0, flat).mul_(here.certainty).clamp_min_(SMALLEST_MEAN)
+    excess, by_mean, by_product = _nb_excess(mu, here.genes * here.certainty, thinned)
     by_log_mean = by_mean.mul_(mu)
     by_library = torch.empty_like(library)
-    by_certainty = _sum_by_cell(thinned.rows, by_product * theta_here, len(library))
+    by_entries, by_certainty = _by_factors(by_product, here, theta, thinned)
     log_ratio, share = (genes.new_zeros(n_genes, dtype=torch.float64) for _ in range(2))
     factor = genes.square() * (1 - f)
     full, part = (torch.empty_like(mean[pieces[0][0]]) for _ in range(2))
@@ -548,11 +556,21 @@ def _nb_pass_(logits: Tensor, library: Tensor, theta: RankOneTheta, thinned: Thi
         by_log.view(-1).index_add_(0, flat[entries] - cells.start * n_genes, by_log_mean[entries])
         by_library[cells] = _to_logits_(m, by_log, scaled_library[cells]).div_(c)
     theta64 = genes.double()
-    by_theta = log_ratio - (1 - f) * theta64 * share
-    by_entry = by_product * certainty_here
-    by_theta += _sum_by_theta(thinned.columns, by_entry, genes, whole=mean.is_cuda)
+    by_theta = log_ratio - (1 - f) * theta64 * share + by_entries
     loss = (log_ratio * theta64).sum() + excess.double().sum()
     return _Pass(loss, by_theta, loss.new_zeros(2), by_library, by_certainty)
+
+
+def _by_factors(
+    by_product: Tensor, here: RankOneTheta, theta: RankOneTheta, thinned: ThinnedBlock
+) -> tuple[Tensor, Tensor]:
+    """Gradients by theta (genes,) and certainty (cells,), from those by their product at entries.
+
+    ``here`` has both factors at the entries.
+    """
+    whole = by_product.is_cuda
+    by_theta = _sum_by_theta(thinned.columns, by_product * here.certainty, theta.genes, whole=whole)
+    return by_theta, _sum_by_cell(thinned.rows, by_product * here.genes, len(theta.certainty))
 
 
 def _sum_by_cell(rows: Tensor, values: Tensor, n_cells: int) -> Tensor:
@@ -586,19 +604,16 @@ def _zinb_pass_(
     mean = _softmax_mean_(logits, library, pieces)
     flat = thinned.rows * n_genes + thinned.columns
     mu = mean.view(-1).index_select(0, flat).clamp_min_(SMALLEST_MEAN)
-    theta_here = genes.index_select(0, thinned.columns)
-    certainty_here = certainty.index_select(0, thinned.rows)
+    here = theta.at(thinned)
     with torch.enable_grad():
-        leaves = mu.log(), theta_here * certainty_here, curve.clone()
+        leaves = mu.log(), here.genes * here.certainty, curve.clone()
         log_mu, product, curve_here = (leaf.detach().requires_grad_() for leaf in leaves)
         dropped = dropout_logits(log_mu, curve_here)
         excess = _zinb_excess(log_mu.exp(), product, dropped, thinned).double().sum()
         grads = torch.autograd.grad(excess, (log_mu, product, curve_here))
     by_log_mean, by_product, excess_by_curve = grads
     by_library = torch.empty_like(library)
-    by_certainty = _sum_by_cell(thinned.rows, by_product * theta_here, len(library))
-    by_entry = by_product * certainty_here
-    by_theta = _sum_by_theta(thinned.columns, by_entry, genes, whole=mean.is_cuda)
+    by_theta, by_certainty = _by_factors(by_product, here, theta, thinned)
     by_curve, loss = excess_by_curve.double(), excess.detach()
     for cells, entries in pieces:
         mu, c = mean[cells], certainty[cells]

@@ -114,19 +114,21 @@ def correlation_given_depth(*, values: Matrix, library: Floats) -> float:
     values
         As in :func:`mean_absolute_correlation`.
     library
-        Total count of each cell, (cells,), > 0.
+        Total count of each cell, (cells,); an empty cell is taken for as deep as the
+        shallowest other one.
 
     Raises
     ------
     ValueError
-        If a library is not positive, or their number is not that of the cells.
+        If a library is negative or NaN, all are 0, or their number is not that of the cells.
     """
     dense, depth = as_dense(values).astype(np.float64), np.asarray(library, dtype=np.float64)
-    if depth.shape != dense.shape[:1] or not (depth > 0).all():
+    if depth.shape != dense.shape[:1] or not (depth >= 0).all() or not depth.any():
         raise ValueError(
-            f"library has shape {depth.shape} and minimum {depth.min(initial=np.inf)}, expected a "
-            f"positive total for each of {len(dense)} cells."
+            f"library has shape {depth.shape}, minimum {depth.min(initial=np.inf)} and maximum "
+            f"{depth.max(initial=0)}, expected the total count of each of {len(dense)} cells."
         )
+    depth = np.maximum(depth, depth[depth > 0].min())
     given = np.stack([np.ones_like(depth), np.log(depth), depth.mean() / depth], axis=1)
     left = dense - given @ np.linalg.lstsq(given, dense, rcond=None)[0]
     # what is rounding beside the values themselves is no variation

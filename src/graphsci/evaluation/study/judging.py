@@ -18,6 +18,7 @@ from graphsci.evaluation.false_signal import (
 from graphsci.evaluation.study._estimates import Gathered, without_rounding
 from graphsci.evaluation.study.cases import Case
 from graphsci.evaluation.study.methods import Method
+from graphsci.preprocessing import library_sizes
 
 
 def clustering_judge(
@@ -72,12 +73,10 @@ def shuffled_scores(
     for _ in gathered.watch((start, counts) for start, counts, _ in method(task)):
         pass
     values = without_rounding(gathered.values())
-    library = np.asarray(task.kept.sum(1), dtype=np.float64).ravel()
+    library = library_sizes(task.kept)
     scores = {
         "shuffled_correlation": mean_absolute_correlation(values=values),
-        "shuffled_given_depth": correlation_given_depth(
-            values=values, library=np.maximum(library, 1)
-        ),
+        "shuffled_given_depth": correlation_given_depth(values=values, library=library),
     }
     if labels is None:
         return scores
