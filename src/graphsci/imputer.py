@@ -19,6 +19,7 @@ from graphsci._estimating import ALL, Cells, EstimateBlock
 from graphsci._keys import DEFAULT_KEY, Keys, keys
 from graphsci._request import Request
 from graphsci._versions import versions
+from graphsci._words import few
 from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config, preset
 from graphsci.devices import choose_device
@@ -505,10 +506,9 @@ class GraphSCI:
         unknown = [name for name in cells.match.extra if name in wanted and name not in known]
         if unknown:
             warnings.warn(
-                f"{len(unknown):,} genes are not in the model's training data "
-                f"({', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''}): their estimates "
-                "are NaN, but for 'imputed', which keeps the counts. Choose genes=..., or train on "
-                "data that have them.",
+                f"{len(unknown):,} genes are not in the model's training data ({few(unknown)}): "
+                "their estimates are NaN, but for 'imputed', which keeps the counts. Choose "
+                "genes=..., or train on data that have them.",
                 stacklevel=3,
             )
 

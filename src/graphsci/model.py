@@ -133,21 +133,40 @@ class FixedMatrix(NamedTuple):
 
 
 class _FixedProduct(torch.autograd.Function):
-    """P X of a :class:`FixedMatrix` P; the gradient of X is P^T times that of the product."""
+    """P X of a sparse P, by rows; the gradient of X is P^T times that of the product.
+
+    The parts of P by columns are given, or made when the gradient is asked for, on a CPU.
+    """
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, dense: Tensor, *matrix: Tensor) -> Tensor:
-        columns, offsets, values, *by_columns = matrix
-        ctx.save_for_backward(*by_columns)
+        ctx.save_for_backward(*matrix)
+        ctx.n_columns = len(dense)  # type: ignore[attr-defined]
+        columns, offsets, values = matrix[:3]
         return _weighted_rows(columns, dense, offsets, values)
 
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
     ) -> tuple[Tensor | None, ...]:
-        rows, offsets, values = ctx.saved_tensors  # type: ignore[attr-defined]
-        by_dense = _weighted_rows(rows, gradient.contiguous(), offsets, values)
-        return by_dense, *(None for _ in FixedMatrix._fields)
+        matrix = ctx.saved_tensors  # type: ignore[attr-defined]
+        columns, offsets, values, *turned = matrix
+        if not turned:
+            turned = _by_columns(columns, offsets, values, ctx.n_columns)  # type: ignore[attr-defined]
+        rows, starts, entries = turned
+        by_dense = _weighted_rows(rows, gradient.contiguous(), starts, entries)
+        return by_dense, *(None for _ in matrix)
+
+
+def _by_columns(
+    columns: Tensor, offsets: Tensor, values: Tensor, n_columns: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, offsets and values by columns of a sparse matrix by rows."""
+    arrays = (values.numpy(), columns.int().numpy(), offsets.int().numpy())
+    shape = (len(offsets) - 1, n_columns)
+    turned = sparse.csr_matrix(arrays, shape=shape, copy=False).tocsc()
+    rows, starts, entries = map(torch.from_numpy, (turned.indices, turned.indptr, turned.data))
+    return rows, starts, entries
 
 
 class GraphConvolution(nn.Module):
@@ -535,7 +554,8 @@ class CountNetwork(nn.Module):
         if values.is_cuda or values.shape[0] > DENSE_ABOVE * cells.n_cells * n_genes:
             with self._autocast():
                 return cells.dense(values, n_genes) @ self.input_weight
-        return _SparseProduct.apply(cells.genes, self.input_weight, cells.offsets, values)
+        product: Tensor = _FixedProduct.apply(self.input_weight, cells.genes, cells.offsets, values)
+        return product
 
     def decode(self, z: Tensor, library: Tensor, batch: Tensor) -> CountDistribution:
         """Counts at depth ``library`` (cells,) from the cell embedding (cells, latent)."""
@@ -598,33 +618,6 @@ class CountNetwork(nn.Module):
         """
         z = self.latent(cells) if z is None else z
         return self.decode(z, cells.library * depth, cells.batch)
-
-
-class _SparseProduct(torch.autograd.Function):
-    """X W of a sparse X by rows; the gradient of W from the same X by columns. On a CPU."""
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        genes: Tensor,
-        weight: Tensor,
-        offsets: Tensor,
-        values: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(genes, offsets, values)
-        ctx.n_genes = len(weight)  # type: ignore[attr-defined]
-        return _weighted_rows(genes, weight, offsets, values)
-
-    @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
-    ) -> tuple[None, Tensor, None, None]:
-        genes, offsets, values = ctx.saved_tensors  # type: ignore[attr-defined]
-        shape = (len(offsets) - 1, ctx.n_genes)  # type: ignore[attr-defined]
-        arrays = (values.numpy(), genes.int().numpy(), offsets.int().numpy())
-        turned = sparse.csr_matrix(arrays, shape=shape, copy=False).tocsc()
-        cells, starts, entries = map(torch.from_numpy, (turned.indices, turned.indptr, turned.data))
-        return None, _weighted_rows(cells, gradient.contiguous(), starts, entries), None, None
 
 
 def _weighted_rows(index: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
