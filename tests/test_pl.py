@@ -59,6 +59,19 @@ def test_training_curve_takes_a_history_without_validation(trained, ax):
         pl.training_curve(history.iloc[:0], ax=ax)
 
 
+def test_training_loss_of_many_epochs_is_smoothed_and_shown_as_it_was(ax):
+    rng = np.random.default_rng(0)
+    history = pd.DataFrame({"epoch": np.arange(1, 31), "training_loss": rng.normal(9, 1, 30)})
+    pl.training_curve(history.assign(validation_loss=np.nan), ax=ax)
+    faint, smooth = ax.get_lines()
+    assert (faint.get_ydata() == history["training_loss"]).all()
+    assert smooth.get_ydata()[10] == pytest.approx(history["training_loss"][8:13].mean())
+    assert smooth.get_ydata()[0] == pytest.approx(history["training_loss"][:3].mean())
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "training, mean of 5 epochs"
+    ]
+
+
 def test_verdict_bars_are_the_deviances_with_the_best_on_top(trained, results, ax):
     scores = results.uns["graphsci"]["verdict"]["scores"]
     pl.verdict(results, ax=ax)

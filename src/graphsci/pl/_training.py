@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from graphsci.imputer import GraphSCI
     from graphsci.verdict import Verdict
 
+#: From so many epochs on the training loss is smoothed, over so many of them.
+_MANY_EPOCHS, _SMOOTHED_OVER = 20, 5
+
 
 @styled
 def training_curve(model: GraphSCI | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -35,17 +38,23 @@ def training_curve(model: GraphSCI | pd.DataFrame, *, ax: Axes | None = None) ->
     -----
     The two losses are of different molecules, training and withheld ones, so each has its own
     axis: compare their courses, not their heights. With the preset ``default`` the training
-    loss is jagged because the share of the molecules that is scored is drawn anew each step.
+    loss is jagged because the share of the molecules that is scored is another in each step;
+    from twenty epochs on its mean over five is drawn, and the epochs themselves faintly.
     """
     history = model if isinstance(model, pd.DataFrame) else model.history
     if history.empty:
         raise ValueError("the history has no epochs: nothing was trained, so nothing to draw.")
     ax = axes_for(ax)
     epochs = history["epoch"]
-    ax.plot(epochs, history["training_loss"], color=GREY, linewidth=1, label="training")
+    training, label = history["training_loss"], "training"
+    if len(history) >= _MANY_EPOCHS:
+        ax.plot(epochs, training, color=GREY, linewidth=0.8, alpha=0.3)
+        training = training.rolling(_SMOOTHED_OVER, center=True, min_periods=1).mean()
+        label = f"training, mean of {_SMOOTHED_OVER} epochs"
+    ax.plot(epochs, training, color=GREY, linewidth=1.5, label=label)
     ax.set(xlabel="epoch", ylabel="training loss (nats per cell)", title="Training")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles = ax.get_lines()
+    handles = ax.get_lines()[-1:]
     if history["validation_loss"].notna().any():
         twin = ax.twinx()
         twin.spines["right"].set_visible(True)
