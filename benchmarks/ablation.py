@@ -34,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "all genes vary": {"variation_level": 1.0},
     "prior of the loadings not learned": {"learned_prior": False},
     "prior of 0.1 at the start, any number of cells": {"loading_scale": 0.1},
-    "no prior on loadings and encoder": {"loading_scale": 1e3, "learned_prior": False},
+    "no prior on loadings and encoder": {"loading_scale": 100.0, "learned_prior": False},
     "no dropout of hidden units": {"dropout_rate": 0.0},
     "thinning to a fixed 80 %": {"kept_low": 0.8, "kept_high": 0.8},
     "stop early, patience 5": {"patience": 5},

@@ -340,6 +340,32 @@ def test_an_interrupted_run_on_disk_leaves_no_half_file(tmp_path, data, monkeypa
     assert_same(before, read(source))
 
 
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_only_the_certainty_is_new_in_obs(tmp_path, data, preset):
+    """What an earlier run wrote of it goes; all else in obs stays as it is stored."""
+    source, out = tmp_path / "in.h5ad", tmp_path / "out.h5ad"
+    data.obs["graphsci_certainty"] = pd.Categorical(["stale"] * 120)
+    data.obs["depth"] = np.arange(120.0)
+    data.write_h5ad(source, compression="gzip")
+    run("impute", source, "-o", out, "--backed", "--overwrite", "--preset", preset, *OPTIONS)
+    before, after = read(source).obs, read(out).obs
+    if preset == "default":
+        certainty = after.pop("graphsci_certainty")
+        assert certainty.dtype == np.float32
+        assert np.ptp(certainty) > 0
+    pd.testing.assert_frame_equal(after, before.drop(columns="graphsci_certainty"))
+
+
+def test_obs_stays_as_it_is_stored(tmp_path, data):
+    source, out = tmp_path / "in.h5ad", tmp_path / "out.h5ad"
+    data.obs["depth"] = np.arange(120.0)
+    data.write_h5ad(source, compression="gzip")
+    run("impute", source, "-o", out, "--backed", *OPTIONS)
+    with h5py.File(out) as file:
+        assert file["obs/depth"].compression == "gzip"
+        assert list(file["obs"].attrs["column-order"])[-2:] == ["depth", "graphsci_certainty"]
+
+
 def test_impute_writes_chosen_genes_into_a_backed_object(tmp_path, data):
     source = tmp_path / "in.h5ad"
     io.write_anndata(data, source)

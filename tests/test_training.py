@@ -402,11 +402,28 @@ def test_priors_are_minded_every_step_and_learned_after_every_epoch():
     assert objective.learned_after == [2, 4, 6]
 
 
+def test_a_loss_that_is_not_finite_is_refused_before_the_prior_is_learned():
+    objective = Scripted([1.0], at_step=lambda n, loss: loss * math.inf)
+    with pytest.raises(FloatingPointError, match="smaller learning_rate"):
+        run(objective, max_epochs=1)
+    assert objective.learned_after == []
+
+
+def test_embeddings_that_are_not_finite_teach_nothing():
+    objective = thinning(toy_counts())
+    before = objective.network.loading_covariance.clone()
+    with torch.no_grad():
+        objective.network.loadings[0, 0] = math.nan
+    objective._cells_encoded = 1
+    objective.learn_prior()
+    assert torch.equal(objective.network.loading_covariance, before)
+
+
 def test_the_prior_is_learned_from_the_embeddings_of_the_steps():
     """What an epoch leaves in S is one step of EM on all that was encoded."""
     objective = thinning(toy_counts())
     before = objective.network.loading_covariance.clone()
-    torch.testing.assert_close(before, 0.07**2 * torch.eye(len(before)))
+    torch.testing.assert_close(before, 0.07**2 * torch.eye(len(before)).double())
     objective.network.train()
     embedded, encode = [], objective.network.encode
     objective.network.encode = lambda cells: embedded.append(encode(cells)) or embedded[-1]
@@ -418,7 +435,7 @@ def test_the_prior_is_learned_from_the_embeddings_of_the_steps():
     mean = 0.35 * torch.as_tensor(counts.mean(0)).double()
     known = len(counts) * mean / (1 + mean / theta)
     updated = updated_covariance(before, objective.network.loadings, z.T @ z / len(z), known)
-    torch.testing.assert_close(objective.network.loading_covariance, updated.float())
+    torch.testing.assert_close(objective.network.loading_covariance, updated)
 
 
 def test_dispersions_learn_faster_than_weights():

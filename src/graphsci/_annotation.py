@@ -28,15 +28,14 @@ def annotate_cells(
     """Write ``embedding`` (cells, latent), and the certainty that follows from it."""
     adata.obsm[slots.latent] = embedding
     certainty = _estimating.cell_certainty(model.fitted.network, embedding)
-    adata.obs = with_column(adata.obs, slots.certainty, certainty)
+    _set_column(adata.obs, slots.certainty, certainty)
 
 
-def with_column(
-    table: pd.DataFrame, name: str, values: NDArray[np.floating] | None
-) -> pd.DataFrame:
-    """Return a copy of a table with a column of these values, or without it if there are none."""
-    without = table.drop(columns=name, errors="ignore")
-    return without if values is None else without.assign(**{name: values})
+def _set_column(table: pd.DataFrame, name: str, values: NDArray[np.floating] | None) -> None:
+    """Put values into a column of a table, in place; remove it if there are none."""
+    table.drop(columns=name, errors="ignore", inplace=True)
+    if values is not None:
+        table[name] = values
 
 
 def annotate_genes(model: GraphSCI, adata: AnnData, slots: Keys) -> None:
@@ -62,7 +61,7 @@ def annotate_genes(model: GraphSCI, adata: AnnData, slots: Keys) -> None:
     }
     for name, values in columns.items():
         placed = None if values is None else np.where(known, values.to_numpy()[position], np.nan)
-        adata.var = with_column(adata.var, name, placed)
+        _set_column(adata.var, name, placed)
 
 
 def run_record(

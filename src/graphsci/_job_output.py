@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from graphsci import io
-from graphsci._annotation import keep_earlier_estimates, with_column
+from graphsci._annotation import keep_earlier_estimates
 from graphsci._estimating import ALL, Cells, cell_certainty
 from graphsci._keys import Keys
 from graphsci._request import Request
@@ -24,6 +24,7 @@ from graphsci.sources import DiskCounts
 from graphsci.streams import (
     SparseLayers,
     TableWriter,
+    add_column,
     add_elements,
     copy_anndata,
     open_store,
@@ -93,16 +94,16 @@ def _extend_copy(
         adata.uns[slots.uns] = record
         add_elements(temporary, elements)
         _stream_and_tell(model, adata, cells, job, temporary, team)
-        _add_certainty(model, adata, slots, temporary)
+        _add_certainty(model, slots, temporary)
 
 
-def _add_certainty(model: GraphSCI, adata: AnnData, slots: Keys, path: Path) -> None:
+def _add_certainty(model: GraphSCI, slots: Keys, path: Path) -> None:
     """Read the embedding that was streamed into a file; add the certainty of its cells."""
+    if model.count_network is None:
+        return
     with open_store(path, "r") as root:
         embedding = root["obsm"][slots.latent][:]
-    certainty = cell_certainty(model.fitted.network, embedding)
-    if certainty is not None:
-        add_elements(path, {"obs": with_column(adata.obs, slots.certainty, certainty)})
+    add_column(path, "obs", slots.certainty, cell_certainty(model.count_network, embedding))
 
 
 def _stream_and_tell(

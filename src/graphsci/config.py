@@ -76,6 +76,7 @@ class Config:
         "at their mean. In training the prior of the loadings is learned, direction by direction. "
         "0 chooses: 0.07 for fewer than 500 cells, more for more, up to 0.1 from 1,000 on.",
         low=0.0,
+        high=100.0,
     )
     variation_level: float = _option(
         0.2,

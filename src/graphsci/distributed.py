@@ -128,7 +128,7 @@ class Team:
             )
         share_batch_norm(objective.network)
         step = _Step(objective)
-        # batch norm agrees by itself, and the other buffers are never written while training
+        # batch norm and the learned prior agree by themselves; training writes no other buffer
         buffers = [name for name, _ in step.named_buffers()]
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             step, buffers

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Added to the variance of every direction, so that none is ever lost for good.
-SMALLEST_VARIANCE = 1e-6
+#: No direction is narrower than this variance, or this share of the widest one: none is ever
+#: lost for good, and the covariance can be inverted.
+SMALLEST_VARIANCE, SMALLEST_SHARE = 1e-6, 1e-8
 
 
 def loading_scale_for(n_cells: int, loading_scale: float = 0.0) -> float:
@@ -79,4 +80,8 @@ def updated_covariance(
     kept = (1 / (1 + information[:, None] * strength.clamp_min(0))).mean(0)  # (latent,)
     uncertain = (axes * kept) @ axes.T
     updated = loadings.T @ loadings / len(loadings) + uncertain
-    return updated + SMALLEST_VARIANCE * torch.eye(len(updated), dtype=updated.dtype)
+    variance, directions = torch.linalg.eigh(updated)
+    floor = max(SMALLEST_VARIANCE, SMALLEST_SHARE * float(variance[-1]))
+    if variance[0] >= floor:
+        return updated
+    return (directions * variance.clamp_min(floor)) @ directions.T

@@ -491,7 +491,7 @@ class CountNetwork(nn.Module):
         self.register_buffer("state_weight", torch.ones(n_genes))
         self.register_buffer("mean_share", torch.zeros(n_batches, n_genes))
         # (latent, latent) of the genes' loadings a priori, learned from all of them
-        self.register_buffer("loading_covariance", torch.eye(n_latent))
+        self.register_buffer("loading_covariance", torch.eye(n_latent, dtype=torch.float64))
 
     @property
     def inverse_dispersion(self) -> Tensor:

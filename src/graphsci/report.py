@@ -227,7 +227,8 @@ _CAPTIONS = {
     "a group.",
     "training": "Validation is on molecules withheld from training; the weights of its best "
     "epoch are kept. With the preset 'default' the training loss is jagged because the share of "
-    "the molecules that is scored is another in every step.",
+    "the molecules that is scored is another in every step; over many epochs its mean of five is "
+    "drawn, the epochs faintly.",
     "mean_variance": "Sampling alone gives a variance equal to the mean (dashed). Counts lie "
     "above; denoised expression keeps the variance that the model could predict or that the "
     "counts prove.",

@@ -180,6 +180,14 @@ def add_elements(path: str | os.PathLike[str], elements: Mapping[str, Any]) -> N
             anndata.io.write_elem(root, name, value)
 
 
+def add_column(path: str | os.PathLike[str], table: str, name: str, values: Any) -> None:
+    """Add a column to a table of a file, e.g. ``obs``; the others stay as they are stored."""
+    with open_store(Path(path), "r+") as root:
+        anndata.io.write_elem(root[table], name, values)
+        columns = [str(column) for column in root[table].attrs["column-order"]]
+        root[table].attrs["column-order"] = [*(c for c in columns if c != name), name]
+
+
 class SparseWriter:
     """A CSR matrix in a file that grows by rows.
 

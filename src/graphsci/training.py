@@ -257,9 +257,11 @@ def _epoch(objective: Objective, state: TrainingState, batch_size: int) -> float
         state.scheduler.step()
         total = total.to(loss.device) + loss.detach().double()
         shares += objective.scored_share
-    objective.learn_prior()
     objective.network.eval()
-    return float(total) / shares
+    training_loss = float(total) / shares
+    if math.isfinite(training_loss):
+        objective.learn_prior()
+    return training_loss
 
 
 class TrainingState:
@@ -438,9 +440,9 @@ class ThinningObjective:
         self.validation: list[_ValidationBlock] | None = None  # made when first needed
         self.scale = loading_scale_for(self.n_cells, config.loading_scale)
         covariance = network.loading_covariance
-        covariance.copy_(self.scale**2 * torch.eye(len(covariance)))
+        covariance.copy_(self.scale**2 * torch.eye(len(covariance), dtype=covariance.dtype))
         self._precision: Tensor | None = None  # made when first needed: of the state restored
-        self._moment, self._cells_encoded = torch.zeros_like(covariance), 0
+        self._moment, self._cells_encoded = covariance.new_zeros(covariance.shape).float(), 0
 
     @property
     def network(self) -> CountNetwork:
@@ -468,7 +470,7 @@ class ThinningObjective:
         loadings = self.network.loadings
         assert loadings.grad is not None
         if self._precision is None:
-            precision = torch.linalg.inv(self.network.loading_covariance.cpu().double())
+            precision = torch.linalg.inv(self.network.loading_covariance.cpu())
             self._precision = (precision / self.n_cells).to(loadings)
         loadings.grad.addmm_(loadings, self._precision, alpha=self.scored_share)
 
@@ -486,10 +488,11 @@ class ThinningObjective:
             scored_share=1 - (self.config.kept_low + self.config.kept_high) / 2,
         )
         network = self.network
-        covariance = updated_covariance(
-            network.loading_covariance, network.loadings, second_moment, known
-        )
-        network.loading_covariance.copy_(pooled(covariance.to(self._moment)))
+        if not (second_moment.isfinite().all() and network.loadings.isfinite().all()):
+            return  # the next loss will say so
+        before = network.loading_covariance
+        covariance = updated_covariance(before, network.loadings, second_moment, known)
+        before.copy_(pooled(covariance.to(before)))
         self._precision = None
 
     def minibatches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
