@@ -477,19 +477,19 @@ class ThinningObjective:
     @torch.no_grad()
     def learn_prior(self, pooled: Callable[[Tensor], Tensor] = lambda own: own) -> None:
         """Update S from the loadings, and from the embeddings of the epoch's steps."""
+        network = self.network
         n_cells = pooled(self._moment.new_tensor(float(self._cells_encoded)))
         second_moment = pooled(self._moment) / n_cells
         self._moment.zero_()
         self._cells_encoded = 0
+        if not (second_moment.isfinite().all() and network.loadings.isfinite().all()):
+            return  # the next loss will say so
         known = information(
             self.molecules,
-            self.network.inverse_dispersion.cpu().double(),
+            network.inverse_dispersion.cpu().double(),
             n_cells=self.n_cells,
             scored_share=1 - (self.config.kept_low + self.config.kept_high) / 2,
         )
-        network = self.network
-        if not (second_moment.isfinite().all() and network.loadings.isfinite().all()):
-            return  # the next loss will say so
         before = network.loading_covariance
         covariance = updated_covariance(before, network.loadings, second_moment, known)
         before.copy_(pooled(covariance.to(before)))
