@@ -27,7 +27,8 @@ def annotate_cells(
 ) -> None:
     """Write ``embedding`` (cells, latent), and the certainty that follows from it."""
     adata.obsm[slots.latent] = embedding
-    certainty = _estimating.cell_certainty(model.fitted.network, embedding)
+    count = model.count_network
+    certainty = None if count is None else _estimating.cell_certainty(count, embedding)
     _set_column(adata.obs, slots.certainty, certainty)
 
 

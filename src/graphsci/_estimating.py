@@ -141,10 +141,8 @@ def cell_embedding(network: Network, cells: Cells) -> NDArray[np.float32]:
     return np.concatenate(parts)
 
 
-def cell_certainty(network: Network, embedding: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """Certainty of cells by their ``embedding`` (cells, latent), (cells,); None for `paper`."""
-    if not isinstance(network, CountNetwork):
-        return None
+def cell_certainty(network: CountNetwork, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Certainty of cells by their ``embedding`` (cells, latent), (cells,)."""
     with torch.inference_mode():
         z = torch.from_numpy(embedding).to(network.to_certainty.device)
         return network.certainty(z).numpy(force=True)
