@@ -100,6 +100,14 @@ def test_settings_that_differ_from_the_preset_stand_out(render):
     assert changed == {"max_epochs", "likelihood", "graph", "seed"}
 
 
+def test_the_certainty_of_cells_is_named_where_there_is_one(trained):
+    verdict = make_verdict(-3.0).to_dict()
+    for preset, named in (("nb", True), ("paper", False)):
+        model = trained(preset)
+        page = report.render(make_summary(model, verdict), model.history, ())
+        assert ('obs["graphsci_certainty"]' in page) == named
+
+
 def test_every_estimate_has_its_scale_and_a_way_to_load_it(render):
     page = render({})
     assert page.count("counts, at each cell&#39;s own library size") >= 2
