@@ -21,6 +21,7 @@ import graphsci
 from graphsci import training
 from graphsci._evaluate import expected_counts
 from graphsci.evaluation import false_signal, study
+from graphsci.loading_prior import updated_covariance
 from graphsci.model import CountNetwork
 from suite import cases, tables, truth
 from suite.methods import HERE
@@ -32,9 +33,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no certainty of cells": {"certainty": False},
     "no gene graph": {"graph": "none"},
     "all genes vary": {"variation_level": 1.0},
-    "prior of the loadings not learned": {"learned_prior": False},
+    "prior of the loadings not learned": {"prior": "fixed"},
+    "prior of the loadings may become narrower": {"prior": "any width"},
     "prior of 0.1 at the start, any number of cells": {"loading_scale": 0.1},
-    "no prior on loadings and encoder": {"loading_scale": 100.0, "learned_prior": False},
+    "no prior on loadings and encoder": {"loading_scale": 100.0, "prior": "fixed"},
     "no dropout of hidden units": {"dropout_rate": 0.0},
     "thinning to a fixed 80 %": {"kept_low": 0.8, "kept_high": 0.8},
     "stop early, patience 5": {"patience": 5},
@@ -84,12 +86,16 @@ def score(folder: Path, dataset: str, seed: int, options: dict[str, Any]) -> dic
 def fit(case: cases.Case, options: dict[str, Any]) -> graphsci.GraphSCI:
     """Train on a case's counts; without ``certainty``, that of all cells is 1.
 
-    Without ``learned_prior`` the loadings' prior stays as it is at the start.
+    The ``prior`` of the loadings is "learned", "fixed" as it is at the start, or learned at "any
+    width", narrower too.
     """
     options = dict(options)
     with_certainty, plain = options.pop("certainty", True), CountNetwork.certainty
-    learned = options.pop("learned_prior", True)
-    update = training.updated_covariance if learned else lambda covariance, *_: covariance
+    update = {
+        "learned": training.updated_covariance,
+        "fixed": lambda covariance, *_, **__: covariance,
+        "any width": lambda *known, **_: updated_covariance(*known, smallest_variance=0.0),
+    }[options.pop("prior", "learned")]
 
     def certainty(network: CountNetwork, z: torch.Tensor) -> torch.Tensor:
         return plain(network, z) if with_certainty else torch.ones_like(z[:, 0])

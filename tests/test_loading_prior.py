@@ -39,14 +39,15 @@ def test_step_is_the_mean_second_moment_of_the_posteriors():
         np.outer(v, v) + np.linalg.inv(np.linalg.inv(covariance) + i * moment)
         for v, i in zip(loadings, known, strict=True)
     ]
-    updated = updated_covariance(*map(torch.as_tensor, (covariance, loadings, moment, known)))
+    problem = map(torch.as_tensor, (covariance, loadings, moment, known))
+    updated = updated_covariance(*problem, smallest_variance=0)
     np.testing.assert_allclose(updated.numpy(), np.mean(posterior, axis=0), rtol=1e-9)
 
 
 def test_genes_without_molecules_leave_the_prior_as_it_is():
     covariance, _, moment, _ = random_problem()
     nothing = torch.zeros(10, 4), torch.as_tensor(moment), torch.zeros(10)
-    updated = updated_covariance(torch.as_tensor(covariance), *nothing)
+    updated = updated_covariance(torch.as_tensor(covariance), *nothing, smallest_variance=0)
     np.testing.assert_allclose(updated.numpy(), covariance, rtol=1e-9)
 
 
@@ -55,19 +56,24 @@ def test_directions_that_no_cell_uses_keep_their_width():
     moment = torch.zeros(3, 3)
     moment[0, 0] = 2.0
     known = torch.tensor([1.0, 8.0])
-    updated = updated_covariance(0.25 * torch.eye(3), torch.zeros(2, 3), moment, known)
+    start = 0.25 * torch.eye(3), torch.zeros(2, 3)
+    updated = updated_covariance(*start, moment, known, smallest_variance=0)
     used = (1 / (4 + 2 * 1) + 1 / (4 + 2 * 8)) / 2
     torch.testing.assert_close(updated, torch.diag(torch.tensor([used, 0.25, 0.25])).double())
 
 
-def test_no_direction_is_lost_and_the_covariance_can_be_inverted():
+@pytest.mark.parametrize(("smallest", "left"), [(0, 1e-4), (0.25, 0.25)])
+def test_no_direction_becomes_too_narrow_and_the_covariance_can_be_inverted(smallest, left):
     """All that is known says 0, a hundred times; one direction is 10^8 times as wide."""
     covariance = torch.diag(torch.tensor([1e4, 1.0, 1.0], dtype=torch.float64))
     moment, known = torch.diag(torch.tensor([0.0, 1.0, 1.0])), torch.full((5,), 1e9)
     for _ in range(100):
-        covariance = updated_covariance(covariance, torch.zeros(5, 3), moment, known)
+        loadings = torch.zeros(5, 3)
+        covariance = updated_covariance(
+            covariance, loadings, moment, known, smallest_variance=smallest
+        )
     torch.testing.assert_close(
-        covariance.diagonal(), torch.tensor([1e4, 1e-4, 1e-4], dtype=torch.float64)
+        covariance.diagonal(), torch.tensor([1e4, left, left], dtype=torch.float64)
     )
     torch.linalg.cholesky(covariance)
 
@@ -85,7 +91,9 @@ def test_em_finds_the_covariance_that_loadings_were_drawn_from():
             covariance + torch.eye(3) / torch.as_tensor(known)[:, None, None]
         )
         found = torch.einsum("gij,gj->gi", weight, torch.as_tensor(noisy))
-        covariance = updated_covariance(covariance, found, torch.eye(3), torch.as_tensor(known))
+        covariance = updated_covariance(
+            covariance, found, torch.eye(3), torch.as_tensor(known), smallest_variance=0
+        )
     widths = covariance.diagonal().sqrt().numpy()
     np.testing.assert_allclose(widths[:2], [1.0, 0.25], rtol=0.05)
     assert widths[2] < 0.05

@@ -434,7 +434,9 @@ def test_the_prior_is_learned_from_the_embeddings_of_the_steps():
     counts, theta = toy_counts().toarray(), objective.network.inverse_dispersion.detach().double()
     mean = 0.35 * torch.as_tensor(counts.mean(0)).double()
     known = len(counts) * mean / (1 + mean / theta)
-    updated = updated_covariance(before, objective.network.loadings, z.T @ z / len(z), known)
+    updated = updated_covariance(
+        before, objective.network.loadings, z.T @ z / len(z), known, smallest_variance=0.07**2
+    )
     torch.testing.assert_close(objective.network.loading_covariance, updated)
 
 

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: No direction is narrower than this variance, or this share of the widest one: none is ever
-#: lost for good, and the covariance can be inverted.
-SMALLEST_VARIANCE, SMALLEST_SHARE = 1e-6, 1e-8
+#: No variance of the prior is less than this share of the largest: S can be inverted.
+SMALLEST_SHARE = 1e-8
 
 
 def loading_scale_for(n_cells: int, loading_scale: float = 0.0) -> float:
@@ -49,7 +48,12 @@ def information(molecules: Tensor, theta: Tensor, *, n_cells: int, scored_share:
 
 
 def updated_covariance(
-    covariance: Tensor, loadings: Tensor, second_moment: Tensor, information: Tensor
+    covariance: Tensor,
+    loadings: Tensor,
+    second_moment: Tensor,
+    information: Tensor,
+    *,
+    smallest_variance: float,
 ) -> Tensor:
     """One step of EM for the covariance S of the loadings, (latent, latent).
 
@@ -68,6 +72,8 @@ def updated_covariance(
         (latent, latent) M.
     information
         (genes,) I_g, >= 0.
+    smallest_variance
+        Along no direction is the new S narrower.
     """
     covariance, loadings, second_moment, information = (
         tensor.detach().cpu().double()
@@ -81,7 +87,7 @@ def updated_covariance(
     uncertain = (axes * kept) @ axes.T
     updated = loadings.T @ loadings / len(loadings) + uncertain
     variance, directions = torch.linalg.eigh(updated)
-    floor = max(SMALLEST_VARIANCE, SMALLEST_SHARE * float(variance[-1]))
+    floor = max(smallest_variance, SMALLEST_SHARE * float(variance[-1]))
     if variance[0] >= floor:
         return updated
     return (directions * variance.clamp_min(floor)) @ directions.T

@@ -491,7 +491,9 @@ class ThinningObjective:
             scored_share=1 - (self.config.kept_low + self.config.kept_high) / 2,
         )
         before = network.loading_covariance
-        covariance = updated_covariance(before, network.loadings, second_moment, known)
+        covariance = updated_covariance(
+            before, network.loadings, second_moment, known, smallest_variance=self.scale**2
+        )
         before.copy_(pooled(covariance.to(before)))
         self._precision = None
 
