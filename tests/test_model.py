@@ -13,6 +13,7 @@ from graphsci import model as gm
 from graphsci.cell_random import CELLS, row_keys, step_key
 from graphsci.gene_graph import normalized_adjacency
 from graphsci.likelihood import thinned_nb_loss, thinned_zinb_loss
+from graphsci.preprocessing import log_normalize
 
 DOUBLE = torch.float64
 
@@ -119,6 +120,15 @@ def test_block_by_hand():
 
 
 # --- graph convolution (eq. 3-4) ------------------------------------------------------
+
+
+def test_blocks_are_normalised_as_preprocessing_does():
+    """Cells of less than one molecule (fractional counts) and of none, too."""
+    counts = counts_of(5) * np.array([[1.0], [0.3], [0.01], [0.0], [20.0]])
+    block = block_of(counts)
+    found = block.dense(block.log_normalized(12.0), counts.shape[1]).numpy()
+    expected = log_normalize(sparse.csr_matrix(counts), median_library_size=12.0)
+    np.testing.assert_allclose(found, expected.toarray(), rtol=1e-5)
 
 
 def test_products_of_a_fixed_matrix_are_scipys():

@@ -65,7 +65,8 @@ class CellBlock(NamedTuple):
 
     def log_normalized(self, median_library: float) -> Tensor:
         """(entries,) log(1 + x / size factor), eq. 1."""
-        scale = median_library / self.library  # (cells,); an empty cell has no entries
+        library = self.library  # (cells,)
+        scale = torch.where(library > 0, median_library / library, 0)
         return torch.log1p(self.counts * scale[self.rows()])
 
     def dense(self, values: Tensor, n_genes: int) -> Tensor:
