@@ -7,7 +7,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
-from anndata import AnnData, read_h5ad
+from anndata import AnnData, concat, read_h5ad
 from matplotlib import pyplot
 from scipy import sparse, stats
 from sklearn.metrics import average_precision_score
@@ -275,6 +275,18 @@ def test_many_cells_are_sampled(model, data):
     np.testing.assert_allclose(few, nw.denoised_correlation(model, data, rows, columns), atol=0.2)
 
 
+def test_empty_cells_change_nothing(model, data):
+    """Estimates of a cell without counts are 0: its genes are not off together."""
+    empty = AnnData(sparse.csr_matrix((100, data.n_vars), dtype=np.float32), var=data.var)
+    more = concat([data, empty], index_unique="-")
+    whole, same = (nw.refine_network(model, d, n_neighbors=5).edges for d in (data, more))
+    pd.testing.assert_frame_equal(same, whole, rtol=1e-4, atol=1e-5)
+    genes = ["g0", "g1", "g20"]
+    np.testing.assert_allclose(
+        *(nw.posterior_correlation(model, d, genes) for d in (data, more)), atol=1e-6
+    )
+
+
 def test_without_data_there_is_less_evidence(model):
     found = nw.refine_network(model)
     assert found.edges[["denoised_correlation", "confidence", "stability"]].isna().all().all()
@@ -399,7 +411,7 @@ def test_shuffled_genes_get_no_more_edges_than_stated():
         model = GraphSCI(**OPTIONS).fit(planted)
         control = nw.train_control(model, planted)
         found = nw.refine_network(
-            model, planted, control=control, n_neighbors=10, denoised=False
+            model, planted, control=control, n_neighbors=20, denoised=False
         ).edges
         touched = found["gene_a"].str.startswith("shuf") | found["gene_b"].str.startswith("shuf")
         candidates += touched.mean() / 4

@@ -59,8 +59,9 @@ class Cells(NamedTuple):
 
     @property
     def library(self) -> NDArray[np.float64]:
-        """(cells,) counts in the model's genes; reads all cells."""
-        return library_sizes(self.counts)
+        """(cells,) counts in the model's genes; reads all cells, in chunks."""
+        parts = [library_sizes(align_counts(chunk, self.match)) for _, chunk in self.chunks()]
+        return np.concatenate(parts)
 
     def starts(self) -> range:
         """First cells of the chunks in which the counts are read."""

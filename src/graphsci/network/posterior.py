@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from graphsci._correlation import blocks
 from graphsci.imputer import GraphSCI
 from graphsci.network._arrays import Floats, Indices
-from graphsci.preprocessing import detected_cells, log_normalize
+from graphsci.preprocessing import log_normalize
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -65,7 +65,7 @@ def posterior_correlation(
     layer, batch_key, allow_fractional
         Where the counts are, as in ``GraphSCI.fit``.
     max_cells, seed
-        Use a random choice of so many cells; default all.
+        Use a random choice of so many cells; default all. Empty cells are left out.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def posterior_correlation(
     Raises
     ------
     ValueError
-        If a gene is unknown or repeated, or there are fewer than three cells.
+        If a gene is unknown or repeated, or fewer than three cells have counts.
     """
     wanted = [genes] if isinstance(genes, str) else list(genes)
     absent = [g for g in wanted if g not in set(model.gene_names) & set(adata.var_names)]
@@ -85,10 +85,12 @@ def posterior_correlation(
         raise ValueError(f"genes: {said}; expected two or more different genes that both have.")
     if scale not in ("log1p", "rate"):
         raise ValueError(f"scale: got {scale!r}, expected 'log1p' or 'rate'.")
-    chosen = _sampled(adata, max_cells, seed)
-    if chosen.n_obs < 3:
-        raise ValueError(f"a correlation needs at least 3 cells, adata has {chosen.n_obs}.")
     where = {"layer": layer, "batch_key": batch_key, "allow_fractional": allow_fractional}
+    chosen = _sampled(model, adata, max_cells, seed, where)
+    if chosen.n_obs < 3:
+        raise ValueError(
+            f"a correlation needs at least 3 cells with counts, adata has {chosen.n_obs}."
+        )
     scores = _scores(model, chosen, wanted, scale, where).astype(np.float64)
     correlation = scores @ scores.T
     np.fill_diagonal(correlation, 1.0)
@@ -111,7 +113,8 @@ def denoised_correlation(
     """
     genes = [str(gene) for gene in model.gene_names if gene in adata.var_names]
     position = pd.Index(genes).get_indexer(pd.Index(model.gene_names))
-    scores = _scores(model, _sampled(adata, max_cells, seed), genes, "log1p", where)
+    chosen = _sampled(model, adata, max_cells, seed, where)
+    scores = _scores(model, chosen, genes, "log1p", where)
     return _products(scores, position[rows], position[columns])
 
 
@@ -130,9 +133,8 @@ def raw_correlation(
     Cells as for :func:`denoised_correlation`. NaN where ``adata`` lacks a gene, or a gene does
     not vary.
     """
-    cells = model.prepare(_sampled(adata, max_cells, seed), **where)
-    counts, depth = cells.counts, model.fitted.spec.common_depth
-    values = log_normalize(counts[detected_cells(counts, min_counts=0)], median_library_size=depth)
+    cells = model.prepare(_sampled(model, adata, max_cells, seed, where), **where)
+    values = log_normalize(cells.counts, median_library_size=model.fitted.spec.common_depth)
     scores = values.toarray().T.astype(np.float32)
     scores -= scores.mean(1, keepdims=True)
     norm = np.sqrt(np.square(scores, dtype=np.float64).sum(1))
@@ -150,11 +152,18 @@ def _products(scores: Floats, left: Indices, right: Indices) -> NDArray[np.float
     return np.where((left < 0) | (right < 0), np.nan, found)
 
 
-def _sampled(adata: AnnData, max_cells: int | None, seed: int) -> AnnData:
-    if max_cells is None or adata.n_obs <= max_cells:
-        return adata
-    rng = np.random.default_rng(seed)
-    return adata[np.sort(rng.choice(adata.n_obs, max_cells, replace=False))].to_memory()
+def _sampled(
+    model: GraphSCI, adata: AnnData, max_cells: int | None, seed: int, where: dict[str, Any]
+) -> AnnData:
+    """At most ``max_cells`` cells by chance, and of those the ones with counts.
+
+    An empty cell has no state: its estimates, all 0, would make all genes look related.
+    """
+    if max_cells is not None and adata.n_obs > max_cells:
+        rng = np.random.default_rng(seed)
+        adata = adata[np.sort(rng.choice(adata.n_obs, max_cells, replace=False))].to_memory()
+    filled = model.prepare(adata, **where).library > 0
+    return adata if filled.all() else adata[filled]
 
 
 def _scores(

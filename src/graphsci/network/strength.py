@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsci._correlation import blocks
+from graphsci._estimating import cell_embedding
 from graphsci.imputer import GraphSCI
 from graphsci.model import CountNetwork
 from graphsci.network._arrays import Floats, Indices
@@ -83,7 +84,8 @@ def gene_coordinates(
     model
         Trained.
     adata
-        Cells over which genes relate; without, C is the identity, which ranks edges less well.
+        Cells over which genes relate, empty ones left out; without, C is the identity, which
+        ranks edges less well.
     layer, batch_key, allow_fractional
         Where the counts are, as in ``GraphSCI.fit``.
     """
@@ -96,10 +98,13 @@ def gene_coordinates(
         return Coordinates(vectors, signed=True)
     loadings = embedding[varying] - embedding.mean(0)
     if adata is not None:
-        counts = {"layer": layer, "batch_key": batch_key, "allow_fractional": allow_fractional}
-        z = model.latent(adata, **counts).astype(np.float64)  # type: ignore[arg-type]
-        library = model.prepare(adata, **counts).library  # type: ignore[arg-type]
-        loadings = loadings @ _square_root(covariance_given_depth(z, library))
+        cells = model.prepare(
+            adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
+        )
+        library = cells.library
+        filled = library > 0  # the others have no state
+        z = cell_embedding(network, cells)[filled].astype(np.float64)
+        loadings = loadings @ _square_root(covariance_given_depth(z, library[filled]))
     balanced = balance(loadings)
     spec, theta = model.fitted.spec, model.inverse_dispersion()
     assert theta is not None
