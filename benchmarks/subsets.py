@@ -56,7 +56,7 @@ def run(name: str, counts: sparse.csr_matrix, seed: int) -> dict[str, object]:
     assert model.verdict is not None
     ours, *simple = model.verdict.scores
     found = {"ours": ours.d2, **{score.method: score.d2 for score in simple}}
-    verdict = model.verdict.line().split(":")[0].split(" no better")[0]
+    verdict = model.verdict.headline().split(":")[0]
     return {**row, **found, "verdict": verdict}
 
 

@@ -37,13 +37,19 @@ def test_every_number_has_a_lower_bound(name):
         assert FIELDS[name].metadata["low"] is not None
 
 
+def rest_for(name):
+    """Other fields with which any value of one is allowed."""
+    if FIELDS[name].metadata["preset"] == "paper":
+        return {"preset": "paper"}
+    return {"kept_low": 0.05} if name == "kept_high" else {"kept_high": 0.95}
+
+
 @pytest.mark.parametrize(("name", "side"), BOUNDED)
 def test_bounds_are_enforced_and_inclusive(name, side):
     with pytest.raises(ValueError, match=rf"^{name}: got .*, expected a value in \["):
         Config(**{name: beyond(name, side)})
     bound = FIELDS[name].metadata[side]
-    rest = {"kept_low": 0.05} if name == "kept_high" else {"kept_high": 0.95}
-    assert getattr(Config(**{**rest, name: bound}), name) == bound
+    assert getattr(Config(**{**rest_for(name), name: bound}), name) == bound
 
 
 @pytest.mark.parametrize("name", [n for n, f in FIELDS.items() if type(f.default) is float])
@@ -52,7 +58,16 @@ def test_nan_is_refused_and_whole_numbers_are_taken_as_float(name):
         Config(**{name: float("nan")})
     low, high = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
     if low <= 1 and (high is None or high >= 1):
-        assert type(getattr(Config(**{name: 1}), name)) is float
+        assert type(getattr(Config(**{**rest_for(name), name: 1}), name)) is float
+
+
+@pytest.mark.parametrize(
+    ("preset_name", "name", "value"),
+    [("default", "l2", 1.0), ("paper", "loading_scale", 0.2), ("paper", "kept_low", 0.5)],
+)
+def test_options_of_another_preset_are_refused(preset_name, name, value):
+    with pytest.raises(ValueError, match=f"^{name}: got {value} with preset '{preset_name}'"):
+        preset(preset_name, **{name: value})
 
 
 def test_seeds_fit_every_library():

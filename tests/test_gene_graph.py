@@ -579,7 +579,7 @@ X = np.random.default_rng(0).random((20, 3))
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"threshold": 1.0}, r"threshold must be in \[0, 1\).*got 1.0"),
+        ({"threshold": 1.1}, r"threshold must be in \[0, 1\].*got 1.1"),
         ({"threshold": -0.1}, "threshold must be in"),
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
         ({"false_discovery_rate": 0.0}, "false_discovery_rate must be between 0 and 1"),

@@ -11,6 +11,8 @@ from conftest import EMPTY_CELL, UNDETECTED_GENE
 from graphsci import Config, GraphSCI, tl
 from graphsci.estimates import ESTIMATES, MEANINGS
 from graphsci.gene_graph import GeneGraph
+from graphsci.model_io import RECORD
+from graphsci.network import train_control
 
 ALL = ("mean", "denoised", "imputed")
 MODELS = ["nb", "zinb", "batches", "paper", "paper zinb"]
@@ -231,7 +233,7 @@ def test_gene_order_of_the_data_does_not_matter(trained, toy, name):
 
 @pytest.mark.parametrize("name", ["nb", "zinb", "paper"])
 def test_unknown_genes_keep_their_counts_are_nan_else_and_change_nothing(trained, toy, name):
-    """Of a gene that was not in the training data, a zero cannot be told from a dropout."""
+    """`imputed` leaves a gene that was not in the training data as it was measured, zeros too."""
     aliens = np.full((120, 2), 9.0, dtype=np.float32)
     aliens[3, 0] = 0
     extra = AnnData(aliens, toy.obs, pd.DataFrame(index=["alien0", "alien1"]))
@@ -239,13 +241,14 @@ def test_unknown_genes_keep_their_counts_are_nan_else_and_change_nothing(trained
     with pytest.warns(UserWarning, match=r"2 genes are not in the model's training data \(alien0"):
         out = impute(trained, name, both, interval=0.9)
     alone = impute(trained, name, toy, interval=0.9)
-    truth = np.where(aliens > 0, aliens, np.nan)
     for layer in (*ALL, "denoised_sd", "denoised_lower", "denoised_upper"):
         if layer == "imputed":
-            assert np.array_equal(out.layers[layer][:, :2], truth, equal_nan=True)
+            assert np.array_equal(out.layers[layer][:, :2], aliens)
         else:
             assert np.isnan(out.layers[layer][:, :2]).all()
         assert np.array_equal(out.layers[layer][:, 2:], alone.layers[layer])
+    with pytest.warns(UserWarning, match="2 genes are not in the model's training data"):
+        trained(name).iterate_estimates(both)
     if name == "paper":
         return
     assert np.isnan(out.varm["graphsci"][:2]).all()
@@ -565,13 +568,52 @@ def test_tl_impute_is_fit_and_impute(toy):
     options = {"max_epochs": 3, "seed": 2}
     model = GraphSCI(**options).fit(toy, batch_key="batch")
     one = model.impute(toy, batch_key="batch", estimates=ALL, copy=True)
-    assert tl.impute(toy, batch_key="batch", estimates=ALL, copy=True, **options) is not None
+    assert not model.verdict.passed  # after three epochs
+    heard, epochs = [], []
+    told = {"log": heard.append, "progress": lambda record, n_epochs: epochs.append(record.epoch)}
+    with pytest.warns(UserWarning, match="^Do not use this imputation: "):
+        copied = tl.impute(toy, batch_key="batch", estimates=ALL, copy=True, **told, **options)
+    assert copied is not None
+    assert epochs == [1, 2, 3]
+    assert "checking against held-out molecules" in heard
     assert "denoised" not in toy.layers
-    assert tl.impute(toy, batch_key="batch", estimates=ALL, **options) is None
+    with pytest.warns(UserWarning, match="Do not use"):
+        assert tl.impute(toy, batch_key="batch", estimates=ALL, **options) is None
     for layer in (*ALL, "denoised_sd"):
         assert np.array_equal(one.layers[layer], toy.layers[layer])
-    from_config = tl.impute(toy, config=Config(max_epochs=3), seed=2, batch_key="batch", copy=True)
+    with pytest.warns(UserWarning, match="Do not use"):
+        from_config = tl.impute(
+            toy, config=Config(max_epochs=3), seed=2, batch_key="batch", copy=True
+        )
     assert np.array_equal(from_config.layers["denoised"], one.layers["denoised"])
+
+
+def test_layers_of_others_are_not_replaced_silently(trained, toy):
+    mine = toy.copy()
+    mine.layers["denoised"] = mine.X.copy()
+    with pytest.warns(UserWarning, match="layers 'denoised' are replaced, which no run 'graphsci'"):
+        trained("nb").impute(mine)
+    trained("nb").impute(mine)  # its own: no warning
+
+
+@pytest.mark.parametrize("option", ["copy", "view"])
+def test_what_anndata_cannot_copy_is_refused_before_any_work(trained, toy, tmp_path, option):
+    toy.write_h5ad(tmp_path / "toy.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "toy.h5ad", backed="r")
+    data = backed[:10] if option == "view" else backed
+    with pytest.raises(ValueError, match=r"backed.*Call adata\.to_memory\(\) first"):
+        trained("nb").impute(data, copy=option == "copy")
+
+
+def test_a_loaded_model_trains_where_it_is_now(trained, toy, tmp_path):
+    """A model from a GPU must be of use without one."""
+    trained("nb").save(tmp_path / "model")
+    record = tmp_path / "model" / RECORD
+    record.write_text(record.read_text().replace('"device": "auto"', '"device": "cuda"'))
+    loaded = GraphSCI.load(tmp_path / "model", device="cpu")
+    assert loaded.fitted.spec.config.device == "cuda"
+    assert loaded.config.device == "cpu"
+    assert train_control(loaded, toy, n_decoys=5).model.config.device == "cpu"
 
 
 @pytest.mark.parametrize(

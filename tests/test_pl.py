@@ -42,6 +42,16 @@ def test_a_plot_without_axes_makes_its_own_figure_and_leaves_the_style_alone(tra
     assert dict(matplotlib.rcParams) == before
 
 
+def test_counts_are_drawn_at_the_depth_of_the_estimates(draw, trained):
+    """Cells of a quarter of the depth: "common depth" is that of training for both."""
+    shallow = draw()
+    shallow.X = np.random.default_rng(0).binomial(shallow.X.astype(int), 0.25).astype(np.float32)
+    trained("nb").impute(shallow, depth="common")
+    common = Common.of(shallow, None, None, "graphsci")
+    totals = [np.median(values.sum(1)) for values in (common.counts(), common.estimate("denoised"))]
+    assert totals[0] == pytest.approx(totals[1], rel=0.05)
+
+
 def test_training_curve_marks_the_epoch_that_was_kept(trained, ax):
     model = trained("nb")
     pl.training_curve(model, ax=ax)

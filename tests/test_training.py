@@ -196,6 +196,20 @@ def test_ctrl_c_keeps_the_best_weights(where):
     assert not objective.network.training
 
 
+def test_ctrl_c_without_validation_keeps_the_last_whole_epoch():
+    """Step 8 is the second of epoch 4: what it and the first one did is undone."""
+
+    def at_step(step, loss):
+        if step == 8:
+            raise KeyboardInterrupt
+        return loss
+
+    objective = Scripted([None] * 6, at_step=at_step)
+    result = run(objective)
+    assert (result.best_epoch, result.stopped) == (3, "interrupted")
+    assert objective.network.weight.item() == objective.after_epoch[2]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_an_error(value):
     objective = Scripted(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ class Reporter:
     def log(self, message: str) -> None:
         """Say one line."""
         self.close()
-        self.said.add(message)
+        self.said.add(message.removeprefix("note: "))
         self.console.print(message, style="dim", soft_wrap=True)
 
     def progress(self, record: EpochRecord, n_epochs: int) -> None:
@@ -80,7 +81,10 @@ class Reporter:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Let the first Ctrl-C end training with the best weights so far, and say so."""
+        """Let the first Ctrl-C end training with the best weights so far, and say so.
+
+        Warnings are told like everything else.
+        """
         previous = signal.getsignal(signal.SIGINT)
 
         def interrupt(number: int, frame: FrameType | None) -> None:
@@ -98,7 +102,10 @@ class Reporter:
         with contextlib.suppress(ValueError):  # not in the main thread: nothing to catch
             signal.signal(signal.SIGINT, interrupt)
         try:
-            yield
+            with warnings.catch_warnings():
+                warnings.simplefilter("default", UserWarning)
+                warnings.showwarning = lambda message, *_, **__: self.log(f"note: {message}")
+                yield
         finally:
             self.close()
             with contextlib.suppress(ValueError):

@@ -223,10 +223,10 @@ class _Placement(NamedTuple):
         out = np.zeros((len(values), len(self.columns) + len(self.outside)), dtype=np.float32)
         out[:, self.columns] = values
         out[empty] = 0.0
-        silent = (measured == 0) & self.unexpressed
-        kept = measured if name.startswith("imputed") else np.full_like(measured, np.nan)
-        kept = np.where((measured == 0) & ~self.unexpressed, np.nan, kept)
-        out[:, self.outside] = np.where(silent, 0.0, kept)
+        if name.startswith("imputed"):
+            out[:, self.outside] = measured
+        else:
+            out[:, self.outside] = np.where((measured == 0) & self.unexpressed, 0.0, np.nan)
         return out
 
 

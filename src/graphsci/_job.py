@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from graphsci import io, report
-from graphsci._job_checks import check_outputs, check_request
+from graphsci._job_checks import check_networks, check_outputs, check_request
 from graphsci._job_files import Endings, FileJob, stays_on_disk
 from graphsci._job_output import is_shared, write_estimates, write_share
 from graphsci._job_summary import Clock, cost, summarise
@@ -162,6 +162,7 @@ def impute(
         Interrupted before there was anything to keep; later, training ends and work goes on.
     """
     _check_outputs(job)
+    check_networks(job, read=job.networks)
     run = _Run(job, log=log)
     adata = _read(run, adata)
     network = job.read_known(job.networks, adata.var_names, log)

@@ -38,9 +38,28 @@ def check_outputs(job: FileJob, *, replaced: Sequence[Path] = ()) -> None:
         raise ValueError("two outputs have the same path; give each its own.")
 
 
+def check_networks(job: FileJob, *, read: Sequence[Path]) -> None:
+    """Refuse what says how known networks are ``read`` where there are none."""
+    if job.network_symbols is not None and not read:
+        raise ValueError(
+            "network_symbols (--network-symbols): it names the proteins of a known network, but "
+            "none was given. Give one, or leave it out."
+        )
+    if job.ignore_case and not read:
+        raise ValueError(
+            "ignore_case (--ignore-case): it is about the genes of a known network, but none was "
+            "given. Give one, or leave it out."
+        )
+
+
 def check_request(job: Job, adata: AnnData) -> None:
     """Refuse what the model would only refuse after training."""
     request = Request.of(adata, **job.request)
+    if job.report is None and (job.label_key is not None or job.markers):
+        raise ValueError(
+            "label_key, markers (--label-key, --markers): they are for the report, but none was "
+            "asked for. Ask for it (--report FILE.html), or leave them out."
+        )
     if job.genes is not None and job.drop_below is not None:
         raise ValueError(
             "drop_below (--drop-below): it makes sparse layers, but chosen genes (--genes) are "

@@ -10,7 +10,7 @@ import pandas as pd
 
 from graphsci import io
 from graphsci import network as nw
-from graphsci._job_checks import check_outputs
+from graphsci._job_checks import check_networks, check_outputs
 from graphsci._job_files import Endings, FileJob
 from graphsci._keys import keys
 from graphsci.config import Config, later_seed
@@ -119,7 +119,7 @@ def run(
         Whatever is wrong with outputs, options, known networks or counts: before training.
     """
     check_outputs(job)
-    _check_options(job)
+    _check_options(job, config)
     ears = _Ears(log, progress)
     sets = None if job.gene_sets is None else read_gene_sets(job.gene_sets)
     adata = _read_counts(job, log)
@@ -155,7 +155,7 @@ def run(
 # --- checks -----------------------------------------------------------------------------
 
 
-def _check_options(job: NetworkJob) -> None:
+def _check_options(job: NetworkJob, config: Config) -> None:
     """Refuse what does not go together."""
     keys(job.key_added)  # refuses what is no name
     has_data = job.counts is not None
@@ -165,8 +165,11 @@ def _check_options(job: NetworkJob) -> None:
         raise ValueError("--n-models trains on counts: give the counts instead of a model.")
     if job.networks and job.is_model:
         raise ValueError("--network trains on counts: give the counts instead of a model.")
-    if job.network_symbols is not None and not (job.networks or job.priors):
-        raise ValueError("--network-symbols names the proteins of a --network or --prior.")
+    changed = [name for name in config.changes() if name not in ("seed", "device")]
+    if changed and job.is_model:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+        raise ValueError(f"{flags}: only for training. Give the counts instead of a model.")
+    check_networks(job, read=(*job.networks, *job.priors))
     for name in ("h5ad", "label_key"):
         if getattr(job, name) is not None and not has_data:
             raise ValueError(f"--{name.replace('_', '-')} needs counts: give --data.")

@@ -19,9 +19,18 @@ from typing import Any, Literal, get_args, get_type_hints
 import numpy as np
 
 
-def _option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """Declare a hyper-parameter: default, one line of help, inclusive bounds."""
-    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high})
+def _option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    preset: str | None = None,
+) -> Any:
+    """Declare a hyper-parameter: default, one line of help, inclusive bounds, its only preset."""
+    said = help if preset is None else f"{help} Preset {preset!r}."
+    metadata = {"help": said, "low": low, "high": high, "preset": preset}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class Config:
         "0 chooses: 0.07 for fewer than 500 cells, more for more, up to 0.1 from 1,000 on.",
         low=0.0,
         high=100.0,
+        preset="default",
     )
     variation_level: float = _option(
         0.2,
@@ -85,11 +95,12 @@ class Config:
         "independent gene in five passes 0.2), or at a higher one where the test is so weak that "
         "most genes above still vary; else "
         "it keeps its mean share but for a trace, so that no correlation is invented. 1 lets all "
-        "genes vary in full. Preset 'default'.",
+        "genes vary in full.",
         low=0.0,
         high=1.0,
+        preset="default",
     )
-    l2: float = _option(1e-3, "Preset 'paper': L2 penalty on the encoders' weights.", low=0.0)
+    l2: float = _option(1e-3, "L2 penalty on the encoders' weights.", low=0.0, preset="paper")
     # -- training ----------------------------------------------------------------------------
     max_epochs: int = _option(
         0, "Passes over the cells; 0 chooses: enough passes for a steady number of steps.", low=0
@@ -107,8 +118,11 @@ class Config:
         "the rest. The share is uniform between kept_low and kept_high.",
         low=0.05,
         high=0.95,
+        preset="default",
     )
-    kept_high: float = _option(0.9, "Largest share that is encoded.", low=0.05, high=0.95)
+    kept_high: float = _option(
+        0.9, "Largest share that is encoded.", low=0.05, high=0.95, preset="default"
+    )
     validation_fraction: float = _option(
         0.1,
         "Share of the cells that decides when to stop: by their held-out molecules ('default') "
@@ -143,6 +157,13 @@ class Config:
         hints = get_type_hints(type(self))
         for field in fields(self):
             object.__setattr__(self, field.name, _checked(field, hints, getattr(self, field.name)))
+        for field in fields(self):
+            only, value = field.metadata["preset"], getattr(self, field.name)
+            if only not in (None, self.preset) and value != field.default:
+                raise ValueError(
+                    f"{field.name}: got {value} with preset {self.preset!r}, but only preset "
+                    f"{only!r} uses it. Leave it out."
+                )
         if self.precision == "bf16" and self.preset == "paper":
             raise ValueError(
                 "precision: got 'bf16' with preset 'paper', whose sparse products need 'float32'."

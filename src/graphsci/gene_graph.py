@@ -547,8 +547,8 @@ def _note(notes: list[str], count: int, what: str) -> None:
 
 
 def _check_options(threshold: float, top_k: int | None, false_discovery_rate: float | None) -> None:
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold must be in [0, 1), a bound on abs(r); got {threshold}.")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must be in [0, 1], a bound on abs(r); got {threshold}.")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}. Use None for no limit.")
     if false_discovery_rate is not None and not 0 < false_discovery_rate < 1:

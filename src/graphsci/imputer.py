@@ -139,11 +139,23 @@ class GraphSCI:
             says what was found and what to do.
         KeyboardInterrupt
             If interrupted before the first epoch ended; later, the best weights so far are kept.
+
+        Warns
+        -----
+        UserWarning
+            If the values look unlike raw counts, though they might be.
         """
         data = open_counts(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
+        for doubt in data.doubts:
+            warnings.warn(doubt, stacklevel=2)
         graph = None if gene_graph is None else user_graph(gene_graph, data.gene_names)
+        if graph is None and self.config.network_weight < 1:
+            raise ValueError(
+                f"network_weight: got {self.config.network_weight}, but no known network to weigh. "
+                "Give one (gene_graph=..., command line: --network), or leave the weight out."
+            )
         self._fitted = fitting.fit(
             data,
             self.config,
@@ -170,7 +182,10 @@ class GraphSCI:
 
     @property
     def verdict(self) -> Verdict | None:
-        """The check against held-out molecules; None with ``check=False``."""
+        """The check against held-out molecules; None if there was none.
+
+        With ``check=False``, for too few cells, or where training was interrupted.
+        """
         return self.fitted.verdict
 
     @property
@@ -291,7 +306,8 @@ class GraphSCI:
         - ``layers[estimate]``: dense float32 (cells, genes), 4 bytes per entry and estimate.
           Where the model knows nothing of a gene (not in its training data, or never seen
           expressed there) ``imputed`` keeps the measured counts, and all estimates are 0
-          for a gene unexpressed in training where it is unexpressed again, NaN otherwise;
+          for a gene unexpressed in training where it is unexpressed again, NaN otherwise. Cells
+          without counts are 0 in all of them, the standard deviation too: nothing is said of them;
         - ``obsm["X_" + key_added]``: cell embedding;
         - ``obs[key_added + "_certainty"]``: how closely the cell keeps to its state
           (:meth:`certainty`);
@@ -306,13 +322,16 @@ class GraphSCI:
         Warns
         -----
         UserWarning
-            If the model knows nothing of some expressed genes, which then are NaN.
+            If the model knows nothing of some expressed genes, which then are NaN; if a layer is
+            replaced that no run under ``key_added`` wrote.
         """
         request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
         slots, names, spec = keys(key_added, prefix=prefix), request.names, self.fitted.spec
         stored = slots.layer if genes is None else slots.table
+        _refuse_backed_copy(adata, copy=copy)
         if genes is None:
             request.refuse_overwriting(layer, slots)
+            _warn_of_foreign_layers(adata, [stored(name) for name in names], slots)
         cells = self.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
@@ -368,6 +387,7 @@ class GraphSCI:
         cells = self.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
+        self._warn_of_unknown_genes(cells, request.columns)
         return self.estimate_blocks(cells, request)
 
     def latent(
@@ -423,9 +443,12 @@ class GraphSCI:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto") -> GraphSCI:
-        """Read a model folder; it gives the same numbers as the model that was saved."""
+        """Read a model folder; it gives the same numbers as the model that was saved.
+
+        ``device`` is where it is from now on, wherever it was trained.
+        """
         loaded = load_model(path, device=choose_device(device))
-        model = cls(loaded.spec.config)
+        model = cls(loaded.spec.config.replace(device=device))
         model._fitted = loaded
         return model
 
@@ -527,6 +550,28 @@ class GraphSCI:
         """
         return _estimating.estimate_blocks(
             self.fitted, cells, request, latent=latent, chunks=chunks
+        )
+
+
+def _refuse_backed_copy(adata: AnnData, *, copy: bool) -> None:
+    """Refuse what would only fail after all estimates are made."""
+    if adata.isbacked and (copy or adata.is_view):
+        what = "is a view of a backed AnnData" if adata.is_view else "is backed and copy=True"
+        raise ValueError(
+            f"adata {what}, which anndata cannot copy in memory. Call adata.to_memory() first, or "
+            "take the estimates in blocks (iterate_estimates)."
+        )
+
+
+def _warn_of_foreign_layers(adata: AnnData, layers: Sequence[str], slots: Keys) -> None:
+    """Say that layers are replaced which this run's key does not list as its own."""
+    own = adata.uns.get(slots.uns, {}).get("estimates", {})
+    foreign = [name for name in layers if name in adata.layers and name not in own]
+    if foreign:
+        warnings.warn(
+            f"layers {', '.join(map(repr, foreign))} are replaced, which no run "
+            f"{slots.uns!r} wrote. Keep them with a prefix: prefix='graphsci_'.",
+            stacklevel=3,
         )
 
 

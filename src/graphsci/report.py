@@ -24,6 +24,7 @@ from graphsci.config import PRESETS
 from graphsci.files import is_store
 from graphsci.preprocessing import library_sizes, log_normalize
 from graphsci.streams import take_cells
+from graphsci.verdict import NO_VERDICT
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -319,17 +320,8 @@ class _Words(NamedTuple):
 
 def _verdict_words(verdict: Mapping[str, Any]) -> _Words:
     if not verdict:
-        return _Words(
-            "none",
-            "Not checked.",
-            "There was no check against held-out molecules (--no-check, too few cells, or "
-            "interrupted), so nothing here says whether these estimates are better than the "
-            "counts.",
-        )
-    headline, details = str(verdict["line"]).split(". ", 1)
-    line = str(verdict["line"])
-    status = "good" if verdict["passed"] else "bad" if line.startswith("Do not") else "doubtful"
-    return _Words(status, headline + ".", details)
+        return _Words("none", "Not checked.", NO_VERDICT)
+    return _Words(verdict["status"], verdict["headline"], verdict["details"])
 
 
 def _score_rows(verdict: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ from graphsci.imputer import GraphSCI
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from graphsci.fitting import Log
     from graphsci.network import GeneNetwork
+    from graphsci.training import Progress
 
 __all__ = ["gene_network", "impute"]
 
@@ -38,6 +41,8 @@ def impute(
     key_added: str = DEFAULT_KEY,
     prefix: str = "",
     copy: bool = False,
+    progress: Progress | None = None,
+    log: Log = lambda message: None,
     config: Config | None = None,
     **options: Any,
 ) -> AnnData | None:
@@ -53,10 +58,18 @@ def impute(
         Raw counts in ``X``, or in ``layer``; never overwritten.
     gene_graph
         A network to use instead of one computed from the counts.
-    config, **options
-        Hyper-parameters, e.g. ``seed=1``, ``preset="paper"``, ``check=False``.
     copy
         Return a changed copy instead of changing ``adata``.
+    progress, log
+        Called after every epoch, and with one line before every stage, as in ``GraphSCI.fit``.
+    config, **options
+        Hyper-parameters, e.g. ``seed=1``, ``preset="paper"``, ``check=False``.
+
+    Warns
+    -----
+    UserWarning
+        If the check did not find the imputation better than every simple method; and what
+        ``GraphSCI.fit`` and :meth:`~graphsci.GraphSCI.impute` warn of.
 
     Examples
     --------
@@ -75,7 +88,11 @@ def impute(
         batch_key=batch_key,
         allow_fractional=allow_fractional,
         gene_graph=gene_graph,
+        progress=progress,
+        log=log,
     )
+    if model.verdict is not None and not model.verdict.passed:
+        warnings.warn(model.verdict.line(), stacklevel=2)
     return model.impute(
         adata,
         layer=layer,

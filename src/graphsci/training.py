@@ -334,10 +334,8 @@ class _BestWeights:
         self.weights: dict[str, Tensor] | None = None
 
     def consider(self, epoch: int, validation_loss: float | None) -> None:
-        if validation_loss is None:
-            self.epoch = epoch
-        elif validation_loss < self.loss:  # false for nan
-            self.epoch, self.loss = epoch, validation_loss
+        if validation_loss is None or validation_loss < self.loss:  # false for nan
+            self.epoch, self.loss = epoch, math.inf if validation_loss is None else validation_loss
             state = self.network.state_dict()
             self.weights = {name: tensor.detach().clone() for name, tensor in state.items()}
 

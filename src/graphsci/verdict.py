@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy import sparse, stats
@@ -20,6 +20,11 @@ OURS = "graphsci denoised"
 GENE_MEANS = "gene means"
 POOLING = "pooling 30 neighbours"
 NOTHING = "doing nothing"
+#: What is said where there is no verdict.
+NO_VERDICT = (
+    "There was no check against held-out molecules (check=False or --no-check, too few cells, or "
+    "interrupted), so nothing here says whether these estimates are better than the counts."
+)
 #: A difference counts if chance exceeds it less often than this in one direction; with many cells
 #: that is two standard errors.
 CHANCE = 0.0228
@@ -68,27 +73,52 @@ class Verdict(NamedTuple):
         """Whether ours beats every simple method significantly."""
         return len(self.beaten) == len(self.scores) - 1
 
-    def line(self) -> str:
-        """The verdict in one honest line."""
+    @property
+    def better(self) -> tuple[str, ...]:
+        """Simple methods that beat ours significantly."""
+        return tuple(score.method for score in self.scores[1:] if score.z > self.significant)
+
+    @property
+    def status(self) -> Literal["good", "doubtful", "bad"]:
+        """``good`` if :attr:`passed`, ``bad`` if a simple method is significantly better."""
+        return "good" if self.passed else "bad" if self.better else "doubtful"
+
+    def headline(self) -> str:
+        """What to make of it, in one sentence."""
+        by_deviance = sorted(self.scores[1:], key=lambda s: s.deviance)
+
+        def among(methods: tuple[str, ...]) -> str:
+            return " and ".join(s.method for s in by_deviance if s.method in methods)
+
+        if self.status == "good":
+            return "Imputation helps here: better than every simple method."
+        if self.status == "bad":
+            return f"Do not use this imputation: {among(self.better)} predicted these data better."
+        beaten = set(self.beaten)
+        unbeaten = tuple(s.method for s in by_deviance if s.method not in beaten)
+        return f"Doubtful: no better than {among(unbeaten)}, within the error."
+
+    def details(self) -> str:
+        """The numbers that it rests on, in one sentence."""
         ours, rest = self.scores[0], sorted(self.scores[1:], key=lambda s: s.deviance)
         against = ", ".join(f"{s.deviance:.4f} {s.method}" for s in rest)
-        numbers = (
+        return (
             f"Poisson deviance of {self.n_molecules:,} held-out molecules {ours.deviance:.4f} "
             f"against {against}; {abs(ours.d2):.1%} {'lower' if ours.d2 >= 0 else 'higher'} "
-            "than gene means"
+            "than gene means."
         )
-        if self.passed:
-            return f"Imputation helps here: better than every simple method. {numbers}."
-        better = " and ".join(s.method for s in rest if s.z > self.significant)
-        if better:
-            return f"Do not use this imputation: {better} predicted these data better. {numbers}."
-        unbeaten = " and ".join(s.method for s in rest if s.method not in self.beaten)
-        return f"Doubtful: no better than {unbeaten}, within the error. {numbers}."
+
+    def line(self) -> str:
+        """The verdict in one honest line: headline and details."""
+        return f"{self.headline()} {self.details()}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and ``uns``."""
         return {
             "passed": self.passed,
+            "status": self.status,
+            "headline": self.headline(),
+            "details": self.details(),
             "line": self.line(),
             "n_cells": self.n_cells,
             "n_molecules": self.n_molecules,

@@ -93,7 +93,10 @@ def train_control(
         var=pd.DataFrame(index=[*names, *decoys]),
     )
     log(f"control: training with {n_decoys} shuffled genes among {len(names)}")
-    config, graph = spec.config.replace(check=False, seed=seed), None
+    graph = None
+    config = spec.config.replace(
+        check=False, seed=seed, likelihood=spec.likelihood, device=model.config.device
+    )
     if config.preset == "default":  # with nothing withheld every direction of the test counts: no
         config = config.replace(validation_fraction=0.0)  # decoy is out by luck, the safe side
     if has_given_graph(spec):  # it comes as it was combined: nothing is to be computed beside it

@@ -22,7 +22,7 @@ class Common(NamedTuple):
 
     adata: AnnData
     counts_layer: str | None
-    size_factors: Values  # (cells,) library size / median
+    size_factors: Values  # (cells,) library size / common depth of the run; else / median
     key: str
 
     @classmethod
@@ -33,6 +33,8 @@ class Common(NamedTuple):
             counts_layer = _layer_of_counts(adata, key)
         library = _library(adata, counts_layer, library_key)
         median = float(np.median(library[library > 0])) if (library > 0).any() else 1.0
+        if isinstance(adata.uns.get(key), Mapping):  # the depth of its estimates
+            median = float(adata.uns[key].get("common_depth", median))
         return cls(adata, counts_layer, np.where(library > 0, library / median, 1.0), key)
 
     def counts(self, genes: Any = slice(None)) -> Values:

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from graphsci._keys import DEFAULT_KEY
 from graphsci.pl._scale import run_record
 from graphsci.pl._style import BLUE, GREY, RED, axes_for, styled
+from graphsci.verdict import NO_VERDICT
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -95,9 +96,7 @@ def verdict(
     """
     record = _verdict_record(result, key)
     if not record:
-        raise ValueError(
-            "there is no verdict to draw: the check was switched off (check=False, --no-check)."
-        )
+        raise ValueError(f"there is no verdict to draw. {NO_VERDICT}")
     scores = sorted(record["scores"].items(), key=lambda item: -item[1]["deviance"])
     names, values = [name for name, _ in scores], [score["deviance"] for _, score in scores]
     colors = [BLUE if name.startswith("graphsci") else "#BDBDBD" for name in names]
@@ -106,7 +105,7 @@ def verdict(
     ax.bar_label(bars, fmt=" %.4f", padding=2)
     ax.set_xlim(0, 1.18 * max(values))
     ax.set_xlabel("Poisson deviance per entry of held-out molecules (lower is better)")
-    ax.set_title(str(record["line"]).split(". ")[0].split(": ")[0] + ".")
+    ax.set_title(record["headline"].split(": ")[0] + ".")
     return ax
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from graphsci._words import few
 from graphsci.preprocessing._types import Names
 from graphsci.preprocessing.batches import extract_batch
 from graphsci.preprocessing.names import checked_names
@@ -34,9 +35,16 @@ def open_matrix(adata: AnnData, layer: str | None, batch_key: str | None, min_ce
     where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     _check_shape(matrix.shape, where, min_cells)
     _check_dtype(matrix, where)
-    cell_names = checked_names(adata.obs_names, "cell", "adata.obs_names_make_unique()")
     gene_names = checked_names(adata.var_names, "gene", "adata.var_names_make_unique()")
-    return Opened(matrix, where, cell_names, gene_names, *extract_batch(adata, batch_key))
+    batch, batch_names, notes = extract_batch(adata, batch_key)
+    if not adata.obs_names.is_unique:
+        repeated = adata.obs_names[adata.obs_names.duplicated()].unique()
+        notes.append(
+            f"{len(repeated):,} cell names occur more than once ({few(repeated)}): no matter here, "
+            "but cells cannot be chosen by name."
+        )
+    cell_names = np.asarray(adata.obs_names.astype(str), dtype=np.str_)
+    return Opened(matrix, where, cell_names, gene_names, batch, batch_names, notes)
 
 
 def check_is_anndata(adata: object) -> None:

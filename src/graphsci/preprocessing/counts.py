@@ -49,7 +49,8 @@ class CountData(NamedTuple, Generic[Counts]):
     batch_names: tuple[str, ...]  #: empty without batches
     empty_cells: Mask  #: (cells,) no molecule in any gene
     undetected_genes: Mask  #: (genes,) no molecule in any cell
-    notes: tuple[str, ...]  #: one sentence for every treatment applied
+    notes: tuple[str, ...]  #: one sentence for every treatment applied, and the doubts
+    doubts: tuple[str, ...]  #: why these may be no raw counts after all
 
 
 def extract_counts(
@@ -89,7 +90,7 @@ def extract_counts(
         ``adata`` is no AnnData, or the values are not real numbers.
     ValueError
         The values are not raw counts (negative, not finite, not integral, too large, all
-        zero), names repeat, there is a single cell or gene, or a layer or batch is missing.
+        zero), gene names repeat, there is a single cell or gene, or a layer or batch is missing.
     """
     opened = open_matrix(adata, layer, batch_key, min_cells)
     counts, found = to_checked_csr(opened.matrix)
@@ -148,9 +149,17 @@ def _count_data(
             f"{opened.where} has counts in {n_filled:,} of {len(totals):,} cells, expected at "
             f"least {min_cells} cells with counts. Check that the file was read fully."
         )
+    n_detected = int((~undetected_genes).sum())
+    if min_cells >= 2 and n_detected < 2:
+        raise ValueError(
+            f"{opened.where} has counts of {n_detected} of {len(undetected_genes):,} genes, "
+            "expected at least 2: genes are predicted from each other. Check that the file was "
+            "read fully."
+        )
+    doubts = _one_depth(totals)
     notes = [
         *opened.notes,
-        *_one_depth(totals),
+        *doubts,
         *_describe(found, empty_cells, opened.cell_names, undetected_genes, opened.gene_names),
     ]
     return CountData(
@@ -162,6 +171,7 @@ def _count_data(
         empty_cells,
         undetected_genes,
         tuple(notes),
+        tuple(doubts),
     )
 
 
