@@ -142,6 +142,33 @@ def test_apply_matches_genes_by_name_and_says_how(finished, tmp_path):
     assert np.isfinite(out.layers["denoised"][:, 1:]).all()
 
 
+def test_apply_says_that_the_check_was_of_other_cells(finished, tmp_path):
+    folder, _ = finished
+    new = anndata.read_h5ad(folder / "counts.h5ad")[:20]
+    new.write_h5ad(tmp_path / "new.h5ad")
+    out, page, batch = tmp_path / "out.h5ad", tmp_path / "report.html", ("--batch-key", "batch")
+    _, said = run(
+        "apply", folder / "model", tmp_path / "new.h5ad", "-o", out, "--report", page, *batch
+    )
+    assert "Checked on the model's training data: " in said
+    assert "gene graph:" not in said  # that note is of the training
+    assert "batch_key 'batch' has no effect: the model was trained without batches" in said
+    text = page.read_text()
+    assert "On the model's training data: " in text
+    assert "Of the data that the model was trained on, not of these cells: " in text
+    _, said = run("info", out)
+    assert "verdict On the training data: " in said
+    assert "On the model's training data: " not in (folder / "report.html").read_text()
+
+
+def test_the_check_is_of_denoised_and_says_so_where_that_is_not_written(counts, tmp_path):
+    out, said_of_it = tmp_path / "out.h5ad", "of the others nothing was tested"
+    _, said = run("impute", counts, "-o", out, *SHORT, "--estimate", "mean")
+    assert said_of_it in said
+    _, said = run("impute", counts, "-o", out, *SHORT, "--estimate", "denoised", "--overwrite")
+    assert said_of_it not in said
+
+
 def test_apply_tells_what_the_new_counts_are_like(finished, tmp_path):
     """Rounded to a common depth: no raw counts, which the model's own notes cannot know."""
     folder, _ = finished
@@ -169,8 +196,14 @@ def test_names_of_the_run_and_of_layers_can_be_chosen(counts, tmp_path):
     out = tmp_path / "out.h5ad"
     names = ("--key-added", "second", "--prefix", "b_")
     scales = ("--depth", "common", "--scale", "log1p")
-    run("impute", counts, "-o", out, *SHORT, *names, *scales, "--batch-key", "batch", "--no-check")
+    batch = ("--batch-key", "batch")
+    _, said = run("impute", counts, "-o", out, *SHORT, *names, *scales, *batch, "--no-check")
     after = anndata.read_h5ad(out)
+    assert after.uns["second"]["batch_key"] == "batch"
+    levels = sorted(after.obs["batch"].astype(str).unique())
+    assert list(after.uns["second"]["batches"]) == levels
+    assert f"batches {', '.join(levels)}" in said
+    assert f"batches {', '.join(levels)}" in run("info", out)[1]
     assert {"b_denoised", "b_denoised_sd"} < set(after.layers)
     assert {"X_second"} == set(after.obsm)
     assert after.uns["second"]["estimates"]["b_denoised"]["unit"].startswith("log(1 + counts)")

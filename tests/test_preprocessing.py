@@ -431,6 +431,14 @@ def test_genes_are_predicted_from_each_other_so_one_is_too_few():
     pp.extract_counts(make_adata(alone), min_cells=1)  # of a trained model's genes one will do
 
 
+@pytest.mark.parametrize("name", ["AAACGTGAGCATCATC-1", "AATTGTGACGTTGGA", "s1_ACGTACGTACGT", "ACGTACGTACx"])
+def test_genes_called_like_cells_are_a_matrix_on_its_side(name):
+    adata = make_adata(COUNTS)
+    adata.var_names = [name.replace("ACGT", "ACGT" + "A" * i, 1) for i in range(len(GENES))]
+    with pytest.raises(ValueError, match=r"the genes of adata.X are called like cells \("):
+        pp.extract_counts(adata)
+
+
 # --- size factors and log-normalisation -----------------------------------------------
 
 

@@ -14,7 +14,7 @@ def make_verdict(z: float, deviance: float = 0.9) -> Verdict:
     scores = (
         Score(OURS, deviance, 1 - deviance, 0.0, 0.1),
         Score("gene means", 1.0, 0.0, -9.0, 0.0),
-        Score("pooling 30 neighbours", 0.95, 0.05, z, 0.0),
+        Score("neighbour pooling", 0.95, 0.05, z, 0.0),
     )
     return Verdict(scores, 100, 1000, 0.1)
 
@@ -26,6 +26,7 @@ def make_summary(model, verdict: dict, **changes) -> dict:
     depth = {"lowest": 0.0, "median": 10.0, "highest": 20.0}
     summary = {
         "input": "counts.h5ad",
+        "trained_here": True,
         "outputs": {"output": "out.zarr"},
         "data": {
             "cells": 1200,
@@ -61,8 +62,8 @@ def render(trained):
     ("z", "deviance", "status", "headline"),
     [
         (-9.0, 0.9, "good", "Imputation helps here: better than every simple method."),
-        (-1.0, 0.94, "doubtful", "Doubtful: no better than pooling 30 neighbours"),
-        (9.0, 0.99, "bad", "Do not use this imputation: pooling 30 neighbours predicted"),
+        (-1.0, 0.94, "doubtful", "Doubtful: no better than neighbour pooling"),
+        (9.0, 0.99, "bad", "Do not use this imputation: neighbour pooling predicted"),
     ],
 )
 def test_the_verdict_comes_first_in_words(render, z, deviance, status, headline):

@@ -28,8 +28,8 @@ def test_line_when_it_helps():
     assert BETTER.beaten == (NOTHING, GENE_MEANS, POOLING)
     assert BETTER.line() == (
         "Imputation helps here: better than every simple method. Poisson deviance of 12,345 "
-        "held-out molecules 0.4000 against 0.4200 pooling 30 neighbours, 0.5000 gene means, "
-        "0.9000 doing nothing; 20.0% lower than gene means."
+        "held-out molecules 0.4000 ('denoised') against 0.4200 neighbour pooling, 0.5000 gene "
+        "means, 0.9000 doing nothing; 20.0% lower than gene means."
     )
 
 
@@ -37,16 +37,16 @@ def test_line_when_in_doubt():
     assert not DOUBTFUL.passed
     assert DOUBTFUL.beaten == (NOTHING, GENE_MEANS)
     assert DOUBTFUL.line().startswith(
-        "Doubtful: no better than pooling 30 neighbours, within the error. Poisson deviance"
+        "Doubtful: no better than neighbour pooling, within the error. Poisson deviance"
     )
     ahead_within_the_error = verdict(0.4, (0.9, -50.0), (0.5, -9.0), (0.39, 1.9))
-    assert ahead_within_the_error.line().startswith("Doubtful: no better than pooling")
+    assert ahead_within_the_error.line().startswith("Doubtful: no better than neighbour pooling")
 
 
 def test_line_when_it_harms():
     assert not WORSE.passed
     assert WORSE.line().startswith(
-        "Do not use this imputation: pooling 30 neighbours predicted these data better. Poisson"
+        "Do not use this imputation: neighbour pooling predicted these data better. Poisson"
     )
 
 
@@ -61,9 +61,9 @@ def test_a_significant_defeat_is_not_called_doubtful():
 def test_every_significantly_better_method_is_named_best_first():
     lost = verdict(0.55, (0.9, -50.0), (0.5, 9.0), (0.45, 12.0))
     assert lost.line() == (
-        "Do not use this imputation: pooling 30 neighbours and gene means predicted these data "
-        "better. Poisson deviance of 12,345 held-out molecules 0.5500 against 0.4500 pooling 30 "
-        "neighbours, 0.5000 gene means, 0.9000 doing nothing; 10.0% higher than gene means."
+        "Do not use this imputation: neighbour pooling and gene means predicted these data "
+        "better. Poisson deviance of 12,345 held-out molecules 0.5500 ('denoised') against 0.4500 "
+        "neighbour pooling, 0.5000 gene means, 0.9000 doing nothing; 10.0% higher than gene means."
     )
 
 
@@ -86,7 +86,8 @@ def test_few_cells_need_a_larger_difference():
 def test_plain_values():
     plain = WORSE.to_dict()
     assert plain["passed"] is False
-    assert plain["line"] == WORSE.line()
+    assert plain["line"] == WORSE.line() == f"{plain['headline']} {plain['details']}"
+    assert [v.to_dict()["status"] for v in (BETTER, DOUBTFUL, WORSE)] == ["good", "doubtful", "bad"]
     assert list(plain["scores"]) == [OURS, NOTHING, GENE_MEANS, POOLING]
     assert plain["scores"][POOLING] == pytest.approx(
         {"deviance": 0.4, "d2": 0.2, "z": 3.0, "d2_rare": 0.1}

@@ -80,6 +80,9 @@ def run_record(
     ``stored`` says under which name an estimate is stored, ``layer`` where the counts were.
     """
     fitted, count = model.fitted, model.count_network
+    notes = list(fitted.notes)
+    if fitted.verdict is not None and "denoised" not in names:
+        notes.append("The check is of the estimate 'denoised': of the others nothing was tested.")
     scales = es.describe_scale(depth, scale, median_library=fitted.spec.common_depth)
     return {
         "estimates": {
@@ -104,7 +107,8 @@ def run_record(
             "stopped": fitted.stopped,
         },
         "verdict": {} if fitted.verdict is None else fitted.verdict.to_dict(),
-        "notes": list(fitted.notes),
+        "batches": list(fitted.spec.batch_names),
+        "notes": notes,
         "versions": versions(),
     }
 

@@ -258,7 +258,6 @@ def apply(
             said=reporter.said,
             json_to_stdout=to_stdout,
             quiet=quiet,
-            trained_here=False,
         )
 
 

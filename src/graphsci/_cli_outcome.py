@@ -19,9 +19,9 @@ def tell(
     said: set[str],
     json_to_stdout: bool = False,
     quiet: bool = False,
-    trained_here: bool = True,
 ) -> None:
     """Print notes that were not said before, a table and the verdict; JSON for machines."""
+    trained_here = outcome.summary["trained_here"]
     if json_to_stdout:
         sys.stdout.write(json_text(outcome.summary))
     console = plain_console(stderr=json_to_stdout, quiet=quiet)
@@ -34,9 +34,10 @@ def tell(
             style="bold yellow",
             soft_wrap=True,
         )
-    for note in [note for note in outcome.summary["notes"] if note not in said]:
-        of_training = not trained_here and note in record["notes"]
-        console.print(f"{'training' if of_training else 'note'}: {note}", soft_wrap=True)
+    of_training = [] if trained_here else record["notes"]  # they were said there
+    for note in outcome.summary["notes"]:
+        if note not in said and note not in of_training:
+            console.print(f"note: {note}", soft_wrap=True)
     console.print(table_of_facts(_facts(outcome.summary, matched=not trained_here)))
     line = verdict.get("line", "No verdict: these estimates were not checked.")
     if not trained_here:
@@ -55,10 +56,13 @@ def _facts(summary: Mapping[str, Any], *, matched: bool) -> dict[str, str]:
     }
     if matched:
         facts["genes"] = summary["gene_match"]
+    interrupted = ", interrupted" if training["stopped"] == "interrupted" else ""
     facts["model"] = (
         f"{record['config']['preset']}, {record['likelihood']}, epoch {training['best_epoch']} "
-        f"of {training['epochs']}, seed {record['seed']}"
+        f"of {training['epochs']}{interrupted}, seed {record['seed']}"
     )
+    if len(record["batches"]):
+        facts["batches"] = ", ".join(record["batches"])
     facts |= {slot: summary["units"][name] for name, slot in summary["slots"].items()}
     outputs = summary["outputs"].items()
     facts |= {("saved model" if name == "model" else name): path for name, path in outputs}

@@ -46,6 +46,7 @@ class Cells(NamedTuple):
     measured_share: float  #: share of the training molecules in the genes that were measured
     match: GeneMatch
     notes: tuple[str, ...]  #: what the check of the counts has to say
+    batch_key: str | None  #: column of obs with the batches
 
     @property
     def n_cells(self) -> int:
@@ -111,7 +112,10 @@ def prepare(
     match = match_genes(spec.gene_names, data.gene_names)
     measured = match.positions >= 0
     share = 1.0 if measured.all() else float(spec.gene_proportions[measured].sum(dtype=float))
-    return Cells(data.counts, data.gene_names, batch, share, match, data.notes)
+    notes = data.notes
+    if batch_key is not None and not spec.batch_names:
+        notes += (f"batch_key {batch_key!r} has no effect: the model was trained without batches.",)
+    return Cells(data.counts, data.gene_names, batch, share, match, notes, batch_key)
 
 
 def _batch_codes(

@@ -117,12 +117,17 @@ def _run_in_words(key: str, record: dict[str, Any]) -> dict[str, str]:
     name = "trained" if key == "model" else f"run {key!r}"
     words = {
         name: f"preset {record['config']['preset']}, {record['likelihood']}, seed "
-        f"{record['seed']}, epoch {training['best_epoch']} of {training['epochs']}, graphsci "
+        f"{record['seed']}, epoch {training['best_epoch']} of {training['epochs']}"
+        f"{', interrupted' if training['stopped'] == 'interrupted' else ''}, graphsci "
         f"{record['versions']['graphsci']}"
     }
+    if len(record.get("batches", ())):
+        words["  batches"] = ", ".join(record["batches"])
     for estimate, said in record["estimates"].items():
         words[f"  {estimate}"] = f"{said['meaning']}; {said['unit']}"
-    words["  verdict"] = record["verdict"].get("line", "not checked")
+    words["  verdict"] = (
+        f"On the training data: {record['verdict']['line']}" if record["verdict"] else "not checked"
+    )
     return words
 
 

@@ -181,7 +181,7 @@ def impute(
             checkpoint=checkpoint,
             team=team,
         )
-    outcome = _finish_together(run, model, adata, team)
+    outcome = _finish_together(run, model, adata, team, trained_here=True)
     first = team is None or team.rank == 0
     if first and checkpoint is not None and model.fitted.stopped != "interrupted":
         checkpoint.remove()
@@ -214,7 +214,7 @@ def apply(
     run = _Run(job, log=log)
     with run.clock.stage("loading the model"):
         model = GraphSCI.load(model_path, device=device if team is None else str(team.device))
-    return _finish_together(run, model, _read(run, None), team)
+    return _finish_together(run, model, _read(run, None), team, trained_here=False)
 
 
 # --- before the work --------------------------------------------------------------------
@@ -265,12 +265,14 @@ def read_names(text: str, kind: str) -> tuple[str, ...]:
 # --- after training ---------------------------------------------------------------------
 
 
-def _finish_together(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None) -> Outcome:
+def _finish_together(
+    run: _Run, model: GraphSCI, adata: AnnData, team: Team | None, *, trained_here: bool
+) -> Outcome:
     """Let the first process write all outputs; the others help where they can."""
     if team is None:
-        return _finish(run, model, adata)
+        return _finish(run, model, adata, trained_here=trained_here)
     if team.rank == 0:
-        outcome = _finish(run, model, adata, team)
+        outcome = _finish(run, model, adata, team, trained_here=trained_here)
     else:
         if is_shared(run.job):
             write_share(model, adata, run.job, team)
@@ -279,7 +281,9 @@ def _finish_together(run: _Run, model: GraphSCI, adata: AnnData, team: Team | No
     return outcome
 
 
-def _finish(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None) -> Outcome:
+def _finish(
+    run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None, *, trained_here: bool
+) -> Outcome:
     """Write all outputs and return the summary."""
     job, log, clock = run.job, run.log, run.clock
     small = None
@@ -294,7 +298,7 @@ def _finish(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None
         if job.model is not None:
             log(f"writing {job.model}")
             model.save(job.model, overwrite=job.overwrite)
-    summary = summarise(job, model, adata, cells)
+    summary = summarise(job, model, adata, cells, trained_here=trained_here)
     pictures: list[report.Picture] = []
     if job.report is not None and small is not None:
         log(f"drawing figures, writing {job.report}")

@@ -76,7 +76,7 @@ def _extend_copy(
     """Copy the input's file and add the results to the copy, a block of cells at a time."""
     slots = job.slots
     record = model.record(names=job.names, stored=job.stored, layer=job.layer, **_scale(job))
-    record["gene_match"] = cells.match.summary()
+    record |= {"gene_match": cells.match.summary(), "batch_key": cells.batch_key or ""}
     keep_earlier_estimates(record, adata, slots)
     genes = anndata.AnnData(obs=adata.obs.iloc[:0].copy(), var=adata.var.copy())
     model.annotate_genes(genes, slots)

@@ -21,14 +21,20 @@ if TYPE_CHECKING:
     from graphsci.imputer import GraphSCI
 
 
-def summarise(job: Job, model: GraphSCI, adata: AnnData, cells: Cells) -> dict[str, Any]:
-    """Return what was read, what was made of it, and where it is."""
+def summarise(
+    job: Job, model: GraphSCI, adata: AnnData, cells: Cells, *, trained_here: bool
+) -> dict[str, Any]:
+    """Return what was read, what was made of it, and where it is.
+
+    ``trained_here``: the model was trained on these cells, not loaded.
+    """
     record = adata.uns[job.slots.uns]
     graph = model.gene_graph
     matrix = adata.X if job.layer is None else adata.layers[job.layer]
     return {
         "graphsci": __version__,
         "input": str(job.source),
+        "trained_here": trained_here,
         "outputs": {name: str(path) for name, path in job.paths.items()},
         "data": _describe_data(cells, matrix),
         "slots": {name: job.slot(name) for name in job.names},

@@ -479,7 +479,7 @@ class GraphSCI:
         record = self.record(
             names=names, stored=stored, depth=depth, scale=scale, level=level, layer=layer
         )
-        record["gene_match"] = cells.match.summary()
+        record |= {"gene_match": cells.match.summary(), "batch_key": cells.batch_key or ""}
         _annotation.keep_earlier_estimates(record, adata, slots)
         adata.uns[slots.uns] = record
 

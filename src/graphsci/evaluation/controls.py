@@ -93,8 +93,13 @@ def neighbour_pooling(
     ----------
     Wagner et al. 2018, doi:10.1101/217737 (kNN-smoothing), in its simplest form.
     """
-    ratio = _checked_ratio(ratio)
     pools = pool_neighbours(kept, k=k, n_components=n_components, random_state=random_state)
+    return pooled(pools, ratio=ratio)
+
+
+def pooled(pools: PooledNeighbours, *, ratio: float) -> Prediction:
+    """Predict as :func:`neighbour_pooling` from pools that are there already."""
+    ratio = _checked_ratio(ratio)
     return Prediction(
         pools.kept.shape, lambda start, stop: ratio * pools.expected_kept(start, stop)
     )
@@ -115,8 +120,13 @@ def neighbour_pooling_posterior(
     depth, and shape ``theta_j``, one per gene by moments (:func:`theta_by_moments`). Parameters
     and errors as :func:`neighbour_pooling`.
     """
-    ratio = _checked_ratio(ratio)
     pools = pool_neighbours(kept, k=k, n_components=n_components, random_state=random_state)
+    return pooled_posterior(pools, ratio=ratio)
+
+
+def pooled_posterior(pools: PooledNeighbours, *, ratio: float) -> Prediction:
+    """Predict as :func:`neighbour_pooling_posterior` from pools that are there already."""
+    ratio = _checked_ratio(ratio)
     theta = theta_by_moments(
         counts=pools.kept, expected=Prediction(pools.kept.shape, pools.expected_kept)
     )

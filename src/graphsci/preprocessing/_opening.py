@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,10 @@ from graphsci.preprocessing.names import checked_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+#: A cell's barcode, with what pipelines put after it: AAACCTGAGCATCATC-1, or a sample before it.
+_BARCODE = re.compile(r"(?:\w+[_:#-])?[ACGT]{10,}(?:[-_.]\w+)?x?")
 
 
 class Opened(NamedTuple):
@@ -36,6 +41,7 @@ def open_matrix(adata: AnnData, layer: str | None, batch_key: str | None, min_ce
     _check_shape(matrix.shape, where, min_cells)
     _check_dtype(matrix, where)
     gene_names = checked_names(adata.var_names, "gene", "adata.var_names_make_unique()")
+    _refuse_barcodes(gene_names, where)
     batch, batch_names, notes = extract_batch(adata, batch_key)
     if not adata.obs_names.is_unique:
         repeated = adata.obs_names[adata.obs_names.duplicated()].unique()
@@ -89,6 +95,17 @@ def _check_shape(shape: tuple[int, ...], where: str, min_cells: int) -> None:
             f"expected at least {min_cells} cells and 2 genes: "
             "genes are predicted from each other across cells. "
             "Check that the file was read fully and in the right orientation."
+        )
+
+
+def _refuse_barcodes(gene_names: Names, where: str) -> None:
+    """Refuse genes that are called like cells: the matrix lies on its side."""
+    like_barcodes = [name for name in gene_names[:1000] if _BARCODE.fullmatch(name)]
+    if len(like_barcodes) > len(gene_names[:1000]) / 2:
+        raise ValueError(
+            f"the genes of {where} are called like cells ({few(like_barcodes)}), expected cells x "
+            "genes. Turn the matrix round: adata.T (a table on the command line: the other "
+            "--genes-in)."
         )
 
 
