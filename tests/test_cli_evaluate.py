@@ -314,3 +314,36 @@ def test_cells_without_a_label_are_left_out_of_the_clustering(source):
     labels = ("--labels", "group", "--protocol", "pca-kmeans", "--clustering-seeds", "1")
     _, said = run(source, *labels, *CHEAP)
     assert "10 cells without a label are left out of the clustering" in said
+
+
+def test_a_folder_holds_one_study(source, tmp_path):
+    """Designs are added to it; other settings replace it, and nothing stale stays beside them."""
+    folder = tmp_path / "study"
+    run(source, "-o", folder, *CHEAP, "--design", "entries")
+    run(source, "-o", folder, *CHEAP, "--design", "molecules")
+    both = {"entries", "molecules"}
+    assert set(pd.read_csv(folder / "scores.csv")["design"]) == both
+    assert set(json.loads((folder / "summary.json").read_text())["designs"]) == both
+    before = state(folder)
+    run(source, "-o", folder, *CHEAP, "--design", "entries")
+    assert state(folder) == before
+    run(source, "-o", folder, *CHEAP, "--design", "all")
+    before = state(folder)
+    assert "Nothing to do" in run(source, "-o", folder, *CHEAP, "--design", "all")[1]
+    assert state(folder) == before
+    run(source, "-o", folder, *CHEAP, "--fraction", "0.2")
+    assert set(pd.read_csv(folder / "scores.csv")["design"]) == {"molecules"}
+    assert [path.name for path in folder.glob("*.png")] == ["molecules.png"]
+
+
+def test_a_folder_that_cannot_be_filled_is_refused_first(source, tmp_path):
+    (tmp_path / "file").write_text("")
+    _, said = run(source, "-o", tmp_path / "file" / "study", *CHEAP, exit_code=2)
+    assert "file is a file, expected a folder" in said
+    assert "reading" not in said
+
+
+def test_hidden_entries_are_for_the_mean(source):
+    _, said = run(source, *SHORT, *CHEAP, "--method", "graphsci-mean", "--design", "entries")
+    assert "takes a hidden entry's zero as measured and must lose here" in said
+    assert "Where graphsci-mean loses" in said

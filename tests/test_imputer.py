@@ -800,7 +800,7 @@ def test_batches_of_any_type_have_one_name(toy, kind):
 
 def test_prepared_cells_bring_what_the_check_of_their_counts_says(trained, toy):
     (note,) = trained("nb").prepare(toy[:10].copy()).notes[:1]
-    assert note.startswith("Cells without any count: 1 (cell7); nothing is learned from them")
+    assert note.startswith("Cells without any count: 1 (cell7); they say nothing")
 
 
 @pytest.mark.parametrize("name", ["nb", "batches"])

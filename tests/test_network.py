@@ -624,7 +624,8 @@ def test_around_gives_each_gene_its_turn():
     few = network.around(["s0", "weak"], max_genes=5, max_edges=2)
     assert _pairs(few.edges) == [("s0", "s1"), ("w", "weak")]
     ax = pl.gene_network(network, genes="weak", max_edges=1)
-    assert ax.get_title("left") == "2 genes, 1 edges"
+    assert ax.get_title("left") == "2 genes, 1 edges around weak, of 46"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["rise together"]
     pyplot.close("all")
 
 

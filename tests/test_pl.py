@@ -119,7 +119,7 @@ def test_embedding_draws_a_row_of_maps_for_each_of_a_list_of_colors(results):
     groups, gene = figure.axes[:2], figure.axes[2:]
     assert groups[1].get_legend().get_title().get_text() == "group"
     (bar,) = gene[1].child_axes
-    assert bar.get_ylabel() == "gene3, log(1 + counts)"
+    assert bar.get_ylabel() == "gene3, log(1 + counts at common depth)"
     for above, below in zip(groups, gene, strict=True):  # each side is mapped once
         points = [np.vstack([c.get_offsets() for c in ax.collections]) for ax in (above, below)]
         np.testing.assert_array_equal(*(p[np.lexsort(p.T)] for p in points))

@@ -131,7 +131,7 @@ def test_empty_cells_and_undetected_genes_stay_and_are_reported():
     assert data.empty_cells.tolist() == [False, True, False]
     assert data.undetected_genes.tolist() == [False, True, False, False]
     assert data.counts.shape == COUNTS.shape
-    left = "nothing is learned from them, and they stay in the output."
+    left = "they say nothing, and stay in the output."
     assert data.notes == (
         f"Cells without any count: 1 (c1); {left}",
         f"Genes without any count: 1 (g1); {left}",
@@ -431,7 +431,9 @@ def test_genes_are_predicted_from_each_other_so_one_is_too_few():
     pp.extract_counts(make_adata(alone), min_cells=1)  # of a trained model's genes one will do
 
 
-@pytest.mark.parametrize("name", ["AAACGTGAGCATCATC-1", "AATTGTGACGTTGGA", "s1_ACGTACGTACGT", "ACGTACGTACx"])
+@pytest.mark.parametrize(
+    "name", ["AAACGTGAGCATCATC-1", "AATTGTGACGTTGGA", "s1_ACGTACGTACGT", "ACGTACGTACx"]
+)
 def test_genes_called_like_cells_are_a_matrix_on_its_side(name):
     adata = make_adata(COUNTS)
     adata.var_names = [name.replace("ACGT", "ACGT" + "A" * i, 1) for i in range(len(GENES))]

@@ -158,7 +158,7 @@ def evaluate(
             f"kept counts, layers['{_evaluate.HELD_OUT_LAYER}'] the others"
         )
         return
-    outputs.check()
+    outputs.check(job.output)
     with reporter.listening():
         outcomes = _evaluate.evaluate(job, config, progress=reporter.progress, log=reporter.log)
     found = _evaluate_report.summary(job, outcomes, config=config.to_dict(), versions=versions())

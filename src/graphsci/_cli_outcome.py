@@ -34,6 +34,12 @@ def tell(
             style="bold yellow",
             soft_wrap=True,
         )
+        if outcome.checkpoint is not None:
+            console.print(
+                f"The state of training is in {outcome.checkpoint}: the same command with "
+                "--overwrite goes on from there; remove it if this was enough.",
+                soft_wrap=True,
+            )
     of_training = [] if trained_here else record["notes"]  # they were said there
     for note in outcome.summary["notes"]:
         if note not in said and note not in of_training:

@@ -92,8 +92,9 @@ class Reporter:
             if self.training:
                 self.close()
                 self.console.print(
-                    "Ctrl-C: training ends here, with the best weights so far. "
-                    "Another one skips the check, or stops everything.",
+                    "Ctrl-C: training ends here, with the best weights so far. Another one stops "
+                    "everything; once the check against held-out molecules has begun, it skips "
+                    "that.",
                     style="bold yellow",
                     soft_wrap=True,
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,14 @@ from rich.table import Table
 from graphsci._cli_terminal import plain_console
 from graphsci._evaluate import OUR_MEAN, OURS, Job, Outcome
 from graphsci.evaluation import study
-from graphsci.files import atomic_path, check_writable, json_text, write_json, write_text
+from graphsci.files import (
+    atomic_path,
+    check_folder,
+    check_writable,
+    json_text,
+    write_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,8 +54,10 @@ class Outputs:
     overwrite: bool = False
     quiet: bool = False
 
-    def check(self) -> None:
-        """Refuse files that cannot be written, before long work."""
+    def check(self, folder: Path | None) -> None:
+        """Refuse files, and a ``folder``, that cannot be written, before long work."""
+        if folder is not None:
+            check_folder(folder)
         for path, suffix in ((self.csv, ".csv"), (self.json, ".json")):
             if path is not None:
                 check_writable(path, suffixes=(suffix,), overwrite=self.overwrite)
@@ -67,21 +77,64 @@ def deliver(outcomes: Mapping[str, Outcome], job: Job, found: Any, outputs: Outp
     outputs
         Where to write.
     """
-    rows = table(outcomes).to_csv(index=False)
-    for path in (outputs.csv, _unless_kept(job.output, "scores.csv", outcomes)):
-        if path is not None:
-            write_text(path, rows)
-    for path in (outputs.json, _unless_kept(job.output, "summary.json", outcomes)):
-        if path is not None:
-            write_json(path, found)
-    for design, outcome in outcomes.items():
-        path = _unless_kept(job.output, f"{design}.png", outcomes)
-        if path is not None:
-            with atomic_path(path) as temporary:
-                draw(outcome, level=job.level).savefig(temporary, format="png", dpi=150)
+    rows = table(outcomes)
+    if outputs.csv is not None:
+        write_text(outputs.csv, rows.to_csv(index=False))
+    if outputs.json is not None:
+        write_json(outputs.json, found)
+    if job.output is not None:
+        _fill(job.output, outcomes, rows, found, level=job.level)
     if outputs.print_json:
         sys.stdout.write(json_text(found))
     tell(outcomes, job, to_stderr=outputs.print_json, quiet=outputs.quiet)
+
+
+def _fill(
+    folder: Path,
+    outcomes: Mapping[str, Outcome],
+    rows: pd.DataFrame,
+    found: dict[str, Any],
+    *,
+    level: float,
+) -> None:
+    """Bring a study's folder up to date; what it says of other designs of this study stays.
+
+    That of another input, or of other settings, would not belong with the new numbers: its tables
+    and pictures go, its runs stay in ``runs``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scores, said = folder / "scores.csv", folder / "summary.json"
+    earlier = json.loads(said.read_text("utf-8")) if said.exists() and scores.exists() else None
+    others: dict[str, Any] = {}
+    if earlier is not None:
+        others = {n: kept for n, kept in earlier["designs"].items() if n not in outcomes}
+        if _settings(earlier) == _settings(json.loads(json_text(found))):
+            before = pd.read_csv(scores, float_precision="round_trip")
+            rows = pd.concat([before[before["design"].isin(others)], rows])
+            found = found | {"designs": others | found["designs"]}
+        else:
+            for design in others:
+                (folder / f"{design}.png").unlink(missing_ok=True)
+    rows = rows.sort_values("design", kind="stable")
+    found = found | {"designs": dict(sorted(found["designs"].items()))}
+    _update(scores, rows.to_csv(index=False))
+    _update(said, json_text(found))
+    for design, outcome in outcomes.items():
+        path = folder / f"{design}.png"
+        if outcome.n_new or not path.exists():
+            with atomic_path(path) as temporary:
+                draw(outcome, level=level).savefig(temporary, format="png", dpi=150)
+
+
+def _update(path: Path, text: str) -> None:
+    """Write a file unless it says the same already."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
+def _settings(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a summary is of, without its results."""
+    return {name: value for name, value in found.items() if name != "designs"}
 
 
 def table(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
@@ -123,18 +176,10 @@ def _summary(outcome: Outcome) -> dict[str, Any]:
         "depth": outcome.depth,
         "methods": methods,
         "sentence": outcome.sentence,
-        "losses": list(study.losses(outcome.summaries, OURS)),
+        "judged": outcome.ours,
+        "losses": list(study.losses(outcome.summaries, outcome.ours)),
         "notes": list(outcome.notes),
     }
-
-
-def _unless_kept(folder: Path | None, name: str, outcomes: Mapping[str, Outcome]) -> Path | None:
-    """Return where a result goes in the folder; None if nothing changed since it was written."""
-    n_new = sum(outcome.n_new for outcome in outcomes.values())
-    if folder is None or (n_new == 0 and (folder / name).exists()):
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / name
 
 
 # --- on the screen ----------------------------------------------------------------------
@@ -158,10 +203,10 @@ def tell(outcomes: Mapping[str, Outcome], job: Job, *, to_stderr: bool, quiet: b
             legend = ""
         for note in outcome.notes:
             console.print(f"note: {note}", soft_wrap=True)
-        if OURS in [found.method for found in outcome.summaries]:
-            behind = study.losses(outcome.summaries, OURS)
+        if outcome.ours in [found.method for found in outcome.summaries]:
+            behind = study.losses(outcome.summaries, outcome.ours)
             lost = ", ".join(behind) if behind else "in no score of this table"
-            console.print(f"Where {OURS} loses: {lost}.", soft_wrap=True)
+            console.print(f"Where {outcome.ours} loses: {lost}.", soft_wrap=True)
         console.print(outcome.sentence, style="bold", soft_wrap=True)
     if job.output is None:
         return

@@ -119,6 +119,7 @@ class Outcome(NamedTuple):
     summary: dict[str, Any]  #: plain values, ready for JSON
     model: GraphSCI
     pictures: list[report.Picture]  #: of the report; empty without one
+    checkpoint: Path | None = None  #: with the state of a training that was interrupted
 
 
 @dataclass
@@ -185,7 +186,8 @@ def impute(
     first = team is None or team.rank == 0
     if first and checkpoint is not None and model.fitted.stopped != "interrupted":
         checkpoint.remove()
-    return outcome
+    left = job.checkpoint is not None and job.checkpoint.exists()
+    return outcome._replace(checkpoint=job.checkpoint if left else None)
 
 
 def apply(

@@ -124,6 +124,8 @@ def run(
     sets = None if job.gene_sets is None else read_gene_sets(job.gene_sets)
     adata = _read_counts(job, log)
     loaded = GraphSCI.load(job.source, device=config.device) if job.is_model else None
+    if loaded is not None and adata is not None:
+        log(f"genes: {loaded.match(adata).summary()}")  # refuses the counts of something else
     names = loaded.gene_names if adata is None and loaded is not None else adata.var_names  # type: ignore[union-attr]
     known, prior = (job.read_known(paths, names, log) for paths in (job.networks, job.priors))
     _check_genes(job, names)

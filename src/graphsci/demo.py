@@ -16,7 +16,7 @@ from scipy import sparse
 
 from graphsci import _job, io
 from graphsci.config import Config
-from graphsci.files import atomic_path
+from graphsci.files import atomic_path, check_folder
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -114,7 +114,7 @@ def run(
     progress, log
         As for :func:`graphsci._job.impute`.
     """
-    figures = _figures(out_dir)
+    figures = _figures(check_folder(out_dir))
     figures.mkdir(parents=True, exist_ok=True)
     job = _job.Job(
         source=SOURCE if data is None else data,

@@ -74,6 +74,25 @@ def check_writable(
     return path
 
 
+def check_folder(path: str | os.PathLike[str]) -> Path:
+    """Make sure, before any long work, that a folder can be filled; it is made if missing.
+
+    Raises
+    ------
+    NotADirectoryError, PermissionError
+        A file stands there, or this user may not write there.
+    """
+    path = Path(path)
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is a file, expected a folder. Choose another output.")
+    if not os.access(there, os.W_OK):
+        raise PermissionError(
+            f"the folder {there} may not be written by this user. Choose another output."
+        )
+    return path
+
+
 def _check_replaceable(path: Path, overwrite: bool) -> None:
     if path.is_dir() and not any(path.iterdir()):
         return

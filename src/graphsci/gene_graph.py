@@ -284,8 +284,8 @@ def noise_corrected_graph(
         "caution": caution,
     }
     note = (
-        f"gene graph: {len(residuals.genes):,} of {len(names):,} genes can have edges: how far "
-        "they vary beyond sampling noise is known well enough; more cells would tell it of more"
+        f"gene graph: only the {len(residuals.genes):,} of {len(names):,} genes that vary clearly "
+        "beyond sampling noise can have edges; with more cells more would"
     )
     return GeneGraph(_symmetric(edges, len(names)), names, "noise_corrected", parameters, (note,))
 

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from graphsci import pl
 from graphsci._words import check_column
 from graphsci.config import PRESETS
+from graphsci.evaluation.labels import known_labels
 from graphsci.files import is_store
 from graphsci.preprocessing import library_sizes, log_normalize
 from graphsci.streams import take_cells
@@ -149,7 +150,10 @@ def _sketch_genes(
 def _labels(adata: AnnData, label_key: str) -> np.ndarray:
     check_column(adata.obs, label_key, option="label_key")
     column = adata.obs[label_key]
-    return (column if pl.is_numeric(column) else column.astype(str)).to_numpy()
+    if pl.is_numeric(column):
+        return column.to_numpy()
+    labels = known_labels(column)
+    return np.where(labels == None, "no label", labels).astype(str)  # noqa: E711 (each element)
 
 
 # --- figures ----------------------------------------------------------------------------

@@ -97,10 +97,10 @@ class Verdict(NamedTuple):
         """The numbers that it rests on, in one sentence."""
         ours, rest = self.scores[0], sorted(self.scores[1:], key=lambda s: s.deviance)
         against = ", ".join(f"{s.deviance:.4f} {s.method}" for s in rest)
+        than_means = f"{abs(ours.d2):.1%} {'lower' if ours.d2 >= 0 else 'higher'} than gene means"
         return (
             f"Poisson deviance of {self.n_molecules:,} held-out molecules {ours.deviance:.4f} "
-            f"('denoised') against {against}; {abs(ours.d2):.1%} {'lower' if ours.d2 >= 0 else 'higher'} "
-            "than gene means."
+            f"('denoised') against {against}; {than_means}."
         )
 
     def line(self) -> str:

@@ -98,7 +98,7 @@ def embedding(
             ax.set(title=title, xlabel=f"{name} 1", ylabel=f"{name} 2", xticks=[], yticks=[])
             ax.spines[["top", "right"]].set_visible(False)
         is_gene = color in adata.var_names and color not in adata.obs
-        _legend(figure, axes, f"{color}, log(1 + counts)" if is_gene else color)
+        _legend(figure, axes, f"{color}, log(1 + counts at common depth)" if is_gene else color)
     return figure
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci._keys import DEFAULT_KEY, keys
+from graphsci._words import few
 from graphsci.pl._scale import Common
 from graphsci.pl._style import BLUE, GREY, GROUP_COLORS, INK, RED, axes_for, figure_for, styled
 
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 #: More genes than this cannot be told apart in one picture.
 MOST_GENES = 80
+#: How an edge of a sign is drawn, and what it is called.
+_EDGES: dict[int, tuple[Any, str, str]] = {
+    1: ("solid", "#8C8C8C", "rise together"),
+    -1: ((0, (3, 2)), RED, "one falls as the other rises"),
+}
 #: Genes in a heat map; beyond it a gene is less than a pixel.
 HEATMAP_GENES = 240
 
@@ -62,8 +68,8 @@ def gene_network(
 
     Notes
     -----
-    Solid lines are positive relations, dashed ones negative; wider is stronger. Chosen genes
-    have bold names.
+    Solid lines are positive relations, dashed ones negative; wider is stronger. A gene's dot grows
+    with its edges in the picture. Chosen genes have bold names.
     """
     nx = _networkx()
     if not 2 <= max_genes <= MOST_GENES:
@@ -86,7 +92,13 @@ def gene_network(
     places = _layout(graph, seed)
     _draw_edges(ax, graph, places)
     _draw_genes(ax, graph, places, set(genes), modules)
-    ax.set(xticks=[], yticks=[], title=f"{len(graph)} genes, {graph.number_of_edges()} edges")
+    shown, present = graph.number_of_edges(), found.n_edges
+    title = f"{len(graph)} genes, {shown:,} edges"
+    if genes:
+        title += f" around {few(genes)}"
+    if shown < present:
+        title += f", of {present:,}" if genes else f", the strongest of {present:,}"
+    ax.set(xticks=[], yticks=[], title=title)
     ax.spines[:].set_visible(False)
     ax.margins(0.08)
     return ax
@@ -282,7 +294,7 @@ def _draw_edges(ax: Axes, graph: Any, places: dict[str, Any]) -> None:
     from matplotlib.collections import LineCollection
 
     strongest = max(size for *_, size in graph.edges(data="size"))
-    for sign, style, color in ((1, "solid", "#8C8C8C"), (-1, (0, (3, 2)), RED)):
+    for sign, (style, color, _) in _EDGES.items():
         chosen = [(a, b, d["size"]) for a, b, d in graph.edges(data=True) if d["sign"] == sign]
         lines = LineCollection(
             [(places[a], places[b]) for a, b, _ in chosen],
@@ -326,8 +338,11 @@ def _draw_genes(
         )
     for number, color in sorted(paint.items()):
         ax.scatter([], [], c=color, label=f"module {number}")
-    if paint:
-        ax.legend(loc="upper left", bbox_to_anchor=(0, 0), ncols=len(paint))
+    signs = {sign for *_, sign in graph.edges(data="sign")}
+    for sign, (style, color, name) in _EDGES.items():
+        if sign in signs:
+            ax.plot([], [], color=color, linestyle=style, linewidth=1.5, label=name)
+    ax.legend(loc="upper left", bbox_to_anchor=(0, 0), ncols=min(len(paint) + len(signs), 6))
 
 
 def _correlation(values: NDArray[np.floating]) -> NDArray[np.float64]:

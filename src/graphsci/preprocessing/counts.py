@@ -203,12 +203,12 @@ def _describe(
         names = few(cell_names[empty_cells])
         notes.append(
             f"Cells without any count: {empty_cells.sum():,} ({names}); "
-            "nothing is learned from them, and they stay in the output."
+            "they say nothing, and stay in the output."
         )
     if undetected_genes.any():
         names = few(gene_names[undetected_genes])
         notes.append(
             f"Genes without any count: {undetected_genes.sum():,} ({names}); "
-            "nothing is learned from them, and they stay in the output."
+            "they say nothing, and stay in the output."
         )
     return notes

@@ -106,7 +106,7 @@ def sentence(summaries: Sequence[Summary], ours: str, *, judged: str = "held-out
     gap = own.against[rival.method]
     numbers = (
         f"D2 {own.scores['d2']:.3f} against {rival.scores['d2']:.3f} of {rival.method} (deviance "
-        f"per entry {gap.difference:+.2g} +- {gap.standard_error:.1g}, paired over cells)"
+        f"per entry {gap.difference:+.2g} ± {gap.standard_error:.1g}, paired over cells)"
     )
     if better:
         return f"Prefer {' or '.join(better)} here to {ours}: {numbers}."
