@@ -19,7 +19,7 @@ from graphsci.evaluation.metrics import (
 OURS = "graphsci denoised"
 GENE_MEANS = "gene means"
 POOLING = "neighbour pooling"
-POSTERIOR = "neighbour pooling with own counts"
+POSTERIOR = "pooling with own counts"
 NOTHING = "doing nothing"
 #: What is said where there is no verdict.
 NO_VERDICT = (
