@@ -282,12 +282,18 @@ def test_a_copy_leaves_out_what_it_is_told(tmp_path, data):
         assert same(copy.X, data.X)
 
 
-def test_a_run_on_disk_takes_along_raw(tmp_path, data):
+@pytest.mark.parametrize(
+    ("before", "after"), [(".h5ad", ".h5ad"), (".h5ad", ".zarr"), (".zarr", ".h5ad")]
+)
+def test_a_run_on_disk_takes_along_raw(tmp_path, data, before, after):
     data.raw = data.copy()
-    source, out = tmp_path / "in.h5ad", tmp_path / "out.h5ad"
+    data = data[:, :-3].copy()
+    source, out = tmp_path / f"in{before}", tmp_path / f"out{after}"
     io.write_anndata(data, source)
     run("impute", source, "-o", out, "--backed", *OPTIONS)
-    assert same(read(out).raw.X, data.X)
+    found = read(out).raw
+    assert same(found.X, data.raw.X)
+    assert found.var.equals(data.raw.var)
 
 
 def test_table_rows_are_written_in_large_pieces(tmp_path, data, monkeypatch):

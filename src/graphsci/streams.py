@@ -97,11 +97,17 @@ def _convert(old: Any, new: Any, without: set[str]) -> None:
             anndata.io.write_elem(new, key, value)
     layers = new.create_group("layers")
     layers.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
-    matrices = [("X", "X")] if "X" in old else []
-    matrices += [(f"layers/{name}", f"layers/{name}") for name in old.get("layers", ())]
-    for place, name in matrices:
+    matrices = [*(["X"] if "X" in old else []), *(f"layers/{n}" for n in old.get("layers", ()))]
+    if "raw" in old and "X" in old["raw"] and "raw" not in without:
+        raw = new.create_group("raw")
+        raw.attrs.update({"encoding-type": "raw", "encoding-version": "0.1.0"})
+        for key in ("var", "varm"):
+            if key in old["raw"]:
+                anndata.io.write_elem(raw, key, anndata.io.read_elem(old["raw"][key]))
+        matrices.append("raw/X")
+    for name in matrices:
         if name not in without:
-            _copy_matrix(old[place], new, name)
+            _copy_matrix(old[name], new, name)
 
 
 def _copy_matrix(stored: Any, new: Any, name: str) -> None:
