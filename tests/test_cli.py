@@ -354,10 +354,10 @@ def test_a_failure_while_writing_leaves_the_old_file(counts, tmp_path, monkeypat
     out = tmp_path / "out.h5ad"
     out.write_text("precious")
 
-    def fail(self, cells, request, **kwargs):
+    def fail(fitted, cells, request, **kwargs):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(graphsci.GraphSCI, "estimate_blocks", fail)
+    monkeypatch.setattr("graphsci._job_output.estimate_blocks", fail)
     args = ("impute", counts, "-o", out, *SHORT, "--no-check", "--overwrite")
     _, said = run(*args, exit_code=cli.BAD_INPUT)
     assert "the disk is full" in said
@@ -414,10 +414,10 @@ def test_ctrl_c_ends_training_and_keeps_what_was_learned(counts, tmp_path, monke
 def test_a_second_ctrl_c_stops_everything(counts, tmp_path, monkeypatch):
     interrupt_at(monkeypatch, 2)
 
-    def press(self, cells, request, **kwargs):
+    def press(fitted, cells, request, **kwargs):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(graphsci.GraphSCI, "estimate_blocks", press)
+    monkeypatch.setattr("graphsci._job_output.estimate_blocks", press)
     args = ("impute", counts, "-o", tmp_path / "out.h5ad", *SHORT, "--no-check")
     _, said = run(*args, exit_code=cli.STOPPED)
     assert "stopped by Ctrl-C; unfinished outputs were removed" in said
@@ -434,13 +434,13 @@ def test_ctrl_c_before_there_is_anything_to_keep(counts, tmp_path, monkeypatch):
 
 TERMINATED_WHILE_WRITING = """
 import signal
-from graphsci import GraphSCI, cli
+from graphsci import _job_output, cli
 
 class Deaf:
     def __del__(self):  # what is raised here is ignored
         signal.raise_signal(signal.SIGTERM)
 
-GraphSCI.estimate_blocks = lambda *args, **kwargs: Deaf() and ()
+_job_output.estimate_blocks = lambda *args, **kwargs: Deaf() and ()
 cli.main()
 """
 

@@ -7,6 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from graphsci import report
+from graphsci._annotation import run_record
+from graphsci._request import Request
 from graphsci.verdict import OURS, Score, Verdict
 
 
@@ -20,9 +22,7 @@ def make_verdict(z: float, deviance: float = 0.9) -> Verdict:
 
 
 def make_summary(model, verdict: dict, **changes) -> dict:
-    record = model.record(
-        names=("denoised", "denoised_sd"), depth="own", scale="counts", level=None
-    )
+    record = run_record(model, Request.plain("denoised", "denoised_sd"))
     depth = {"lowest": 0.0, "median": 10.0, "highest": 20.0}
     summary = {
         "input": "counts.h5ad",

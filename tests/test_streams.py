@@ -12,6 +12,7 @@ from scipy import sparse
 from typer.testing import CliRunner
 
 from graphsci import _job, io, streams
+from graphsci._estimating import estimate_blocks
 from graphsci.cli import app
 from graphsci.imputer import GraphSCI
 
@@ -330,15 +331,14 @@ def test_an_interrupted_run_on_disk_leaves_no_half_file(tmp_path, data, monkeypa
     source, out = tmp_path / f"in{ending}", tmp_path / f"out{ending}"
     io.write_anndata(data, source)
     before = read(source)
-    real = GraphSCI.estimate_blocks
 
-    def broken(self, *arguments, **options):
-        for number, block in enumerate(real(self, *arguments, **options)):
+    def broken(*arguments, **options):
+        for number, block in enumerate(estimate_blocks(*arguments, **options)):
             if number:
                 raise error
             yield block
 
-    monkeypatch.setattr(GraphSCI, "estimate_blocks", broken)
+    monkeypatch.setattr("graphsci._job_output.estimate_blocks", broken)
     monkeypatch.setattr("graphsci.training.EVALUATION_CELLS", 40)
     result = CliRunner().invoke(app, ["impute", str(source), "-o", str(out), "--backed", *OPTIONS])
     assert result.exit_code != 0

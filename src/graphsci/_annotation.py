@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,9 @@ from scipy import sparse
 
 from graphsci import _estimating
 from graphsci import estimates as es
+from graphsci._estimating import Cells
 from graphsci._keys import Keys
+from graphsci._request import Request
 from graphsci._versions import versions
 from graphsci.preprocessing import match_genes
 
@@ -66,24 +68,20 @@ def annotate_genes(model: GraphSCI, adata: AnnData, slots: Keys) -> None:
 
 
 def run_record(
-    model: GraphSCI,
-    *,
-    names: Sequence[str],
-    depth: es.Depth,
-    scale: es.Scale,
-    level: float | None,
-    stored: Callable[[str], str] = str,
-    layer: str | None = None,
+    model: GraphSCI, request: Request, *, stored: Callable[[str], str] = str
 ) -> dict[str, Any]:
     """The run record that travels with every output, as plain values.
 
-    ``stored`` says under which name an estimate is stored, ``layer`` where the counts were.
+    ``stored`` says under which name an estimate is stored.
     """
     fitted, count = model.fitted, model.count_network
     notes = list(fitted.notes)
-    if fitted.verdict is not None and "denoised" not in names:
+    if fitted.verdict is not None and "denoised" not in request.names:
         notes.append("The check is of the estimate 'denoised': of the others nothing was tested.")
-    scales = es.describe_scale(depth, scale, median_library=fitted.spec.common_depth)
+    level = request.interval
+    scales = es.describe_scale(
+        request.depth, request.scale, median_library=fitted.spec.common_depth
+    )
     return {
         "estimates": {
             stored(name): {
@@ -91,9 +89,8 @@ def run_record(
                 **scales,
                 **({"level": level} if name.endswith(("_lower", "_upper")) else {}),
             }
-            for name in names
+            for name in request.names
         },
-        "counts": "X" if layer is None else f"layers/{layer}",
         **({} if level is None else {"interval_level": level}),
         "config": fitted.spec.config.to_dict(),
         "seed": fitted.spec.config.seed,
@@ -113,12 +110,19 @@ def run_record(
     }
 
 
-def keep_earlier_estimates(record: dict[str, Any], adata: AnnData, slots: Keys) -> None:
-    """Add to a record what an earlier one says of estimates that are still in ``adata``."""
+def tell_of_data(
+    record: dict[str, Any], adata: AnnData, cells: Cells, slots: Keys, *, layer: str | None
+) -> None:
+    """Add to a record where the counts were, how they match the model, and what was there before.
+
+    What an earlier record says of estimates stays as long as they are in ``adata``.
+    """
+    record["counts"] = "X" if layer is None else f"layers/{layer}"
+    record["gene_match"] = cells.match.summary()
+    record["batch_key"] = cells.batch_key or ""
     earlier = adata.uns.get(slots.uns)
-    if not isinstance(earlier, Mapping):
-        return
-    present = {*adata.layers, *adata.obsm}
-    for name, said in earlier.get("estimates", {}).items():
-        if name in present:
-            record["estimates"].setdefault(name, said)
+    if isinstance(earlier, Mapping):
+        present = {*adata.layers, *adata.obsm}
+        for name, said in earlier.get("estimates", {}).items():
+            if name in present:
+                record["estimates"].setdefault(name, said)

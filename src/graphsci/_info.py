@@ -64,11 +64,13 @@ def _is_model(path: Path) -> bool:
 
 
 def _describe_model(path: Path) -> dict[str, Any]:
+    from graphsci._annotation import run_record
+    from graphsci._request import Request
     from graphsci.imputer import GraphSCI
 
     model = GraphSCI.load(path, device="cpu")
     spec = model.fitted.spec
-    record = model.record(names=(), depth="own", scale="counts", level=None)
+    record = run_record(model, Request.plain())
     return {
         "kind": "model",
         "path": str(path),

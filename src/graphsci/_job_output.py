@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from graphsci import io
-from graphsci._annotation import keep_earlier_estimates
-from graphsci._estimating import ALL, Cells, cell_certainty
+from graphsci._annotation import annotate_cells, annotate_genes, run_record, tell_of_data
+from graphsci._estimating import ALL, Cells, cell_certainty, cell_embedding, estimate_blocks
 from graphsci._keys import Keys
 from graphsci._request import Request
 from graphsci.files import atomic_path, is_store
@@ -53,9 +53,9 @@ def write_estimates(
     if isinstance(cells.source, DiskCounts):
         _extend_copy(model, adata, cells, job, team)
         return
-    model.annotate(
-        adata, cells, slots, stored=job.stored, names=job.names, layer=job.layer, **_scale(job)
-    )
+    annotate_cells(model, adata, slots, cell_embedding(model.fitted.network, cells))
+    annotate_genes(model, adata, slots)
+    adata.uns[slots.uns] = _record(model, adata, cells, job)
     old = getattr(adata, job.place)
     for name in map(job.stored, job.names):  # replaced: the check before training allowed it
         if name in old:
@@ -65,9 +65,11 @@ def write_estimates(
         _stream_and_tell(model, adata, cells, job, temporary, team)
 
 
-def _scale(job: Job) -> dict[str, Any]:
-    """Arguments that say what a number in the estimates means."""
-    return {"depth": job.depth, "scale": job.scale, "level": job.interval}
+def _record(model: GraphSCI, adata: AnnData, cells: Cells, job: Job) -> dict[str, Any]:
+    """Return the run record of a job."""
+    record = run_record(model, Request.of(adata, **job.request), stored=job.stored)
+    tell_of_data(record, adata, cells, job.slots, layer=job.layer)
+    return record
 
 
 def _extend_copy(
@@ -75,11 +77,9 @@ def _extend_copy(
 ) -> None:
     """Copy the input's file and add the results to the copy, a block of cells at a time."""
     slots = job.slots
-    record = model.record(names=job.names, stored=job.stored, layer=job.layer, **_scale(job))
-    record |= {"gene_match": cells.match.summary(), "batch_key": cells.batch_key or ""}
-    keep_earlier_estimates(record, adata, slots)
+    record = _record(model, adata, cells, job)
     genes = anndata.AnnData(obs=adata.obs.iloc[:0].copy(), var=adata.var.copy())
-    model.annotate_genes(genes, slots)
+    annotate_genes(model, genes, slots)
     elements: dict[str, Any] = {
         "var": genes.var,
         f"varm/{slots.gene_embedding}": genes.varm[slots.gene_embedding],
@@ -168,7 +168,7 @@ def _write_blocks(
     n_clipped = 0
     request, latent = Request.of(adata, **job.request), _streamed_latent(cells, job)
     own = ALL if team is None else team.share(len(cells.starts()))
-    for block in model.estimate_blocks(cells, request, latent=latent, chunks=own):
+    for block in estimate_blocks(model.fitted, cells, request, latent=latent, chunks=own):
         if job.dtype == "float16":
             n_clipped += _clip(block.values[name] for name in layers)
         values = {layers.get(name, name): part for name, part in block.values.items()}

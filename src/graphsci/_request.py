@@ -43,6 +43,11 @@ class Request(NamedTuple):
         names = es.estimate_names(_checked_estimates(estimates, interval), interval)
         return cls(names, _columns(adata.var_names, genes), depth, scale, interval)
 
+    @classmethod
+    def plain(cls, *names: str) -> Request:
+        """Of no gene, at own depth as counts: to describe a model, or estimates made elsewhere."""
+        return cls(names, np.arange(0), "own", "counts", None)
+
     def refuse_overwriting(self, layer: str | None, slots: Keys) -> None:
         """Refuse to write a layer over the counts it is made from."""
         if layer in [slots.layer(name) for name in self.names]:

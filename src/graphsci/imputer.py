@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from scipy import sparse
 
 from graphsci import _annotation, _estimating, fitting, training
 from graphsci import estimates as es
-from graphsci._estimating import ALL, Cells, EstimateBlock
+from graphsci._estimating import Cells, EstimateBlock
 from graphsci._keys import DEFAULT_KEY, Keys, keys
 from graphsci._request import Request
 from graphsci._versions import versions
@@ -341,7 +341,8 @@ class GraphSCI:
         adata = adata.copy() if copy else adata
         widths = dict.fromkeys(names, len(columns)) | {slots.latent: spec.config.n_latent}
         values = {name: np.empty((adata.n_obs, n), np.float32) for name, n in widths.items()}
-        for block in self.estimate_blocks(cells, request, latent=slots.latent):
+        blocks = _estimating.estimate_blocks(self.fitted, cells, request, latent=slots.latent)
+        for block in blocks:
             for name, part in block.values.items():
                 values[name][block.start : block.start + len(part)] = part
         for name in names:
@@ -351,18 +352,12 @@ class GraphSCI:
                 adata.obsm[stored(name)] = pd.DataFrame(
                     values[name], index=adata.obs_names, columns=adata.var_names[columns]
                 )
-        self.annotate(
-            adata,
-            cells,
-            slots,
-            embedding=values[slots.latent],
-            names=names,
-            stored=stored,
-            depth=depth,
-            scale=scale,
-            level=interval,
-            layer=layer,
-        )
+        embedding = values[slots.latent]
+        _annotation.annotate_cells(self, adata, slots, embedding)
+        _annotation.annotate_genes(self, adata, slots)
+        record = _annotation.run_record(self, request, stored=stored)
+        _annotation.tell_of_data(record, adata, cells, slots, layer=layer)
+        adata.uns[slots.uns] = record
         return adata if copy else None
 
     def iterate_estimates(
@@ -388,7 +383,7 @@ class GraphSCI:
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
         self._warn_of_unknown_genes(cells, request.columns)
-        return self.estimate_blocks(cells, request)
+        return _estimating.estimate_blocks(self.fitted, cells, request)
 
     def latent(
         self,
@@ -454,57 +449,6 @@ class GraphSCI:
 
     # -- the bridge --------------------------------------------------------------------------
 
-    def annotate(
-        self,
-        adata: AnnData,
-        cells: Cells,
-        slots: Keys,
-        *,
-        embedding: NDArray[np.float32] | None = None,
-        names: Sequence[str],
-        stored: Callable[[str], str],
-        depth: es.Depth,
-        scale: es.Scale,
-        level: float | None,
-        layer: str | None,
-    ) -> None:
-        """Write everything but the estimates: embeddings, graph, dispersions, run record.
-
-        ``embedding`` is that of the cells, if it is known already.
-        """
-        if embedding is None:
-            embedding = _estimating.cell_embedding(self.fitted.network, cells)
-        _annotation.annotate_cells(self, adata, slots, embedding)
-        self.annotate_genes(adata, slots)
-        record = self.record(
-            names=names, stored=stored, depth=depth, scale=scale, level=level, layer=layer
-        )
-        record |= {"gene_match": cells.match.summary(), "batch_key": cells.batch_key or ""}
-        _annotation.keep_earlier_estimates(record, adata, slots)
-        adata.uns[slots.uns] = record
-
-    def annotate_genes(self, adata: AnnData, slots: Keys) -> None:
-        """Write gene embedding, graph and dispersions for the genes of ``adata``."""
-        _annotation.annotate_genes(self, adata, slots)
-
-    def record(
-        self,
-        *,
-        names: Sequence[str],
-        depth: es.Depth,
-        scale: es.Scale,
-        level: float | None,
-        stored: Callable[[str], str] = str,
-        layer: str | None = None,
-    ) -> dict[str, Any]:
-        """The run record that travels with every output, as plain values.
-
-        ``stored`` says under which name an estimate is stored, ``layer`` where the counts were.
-        """
-        return _annotation.run_record(
-            self, names=names, depth=depth, scale=scale, level=level, stored=stored, layer=layer
-        )
-
     def prepare(
         self,
         adata: AnnData,
@@ -534,23 +478,6 @@ class GraphSCI:
                 "genes=..., or train on data that have them.",
                 stacklevel=3,
             )
-
-    def estimate_blocks(
-        self,
-        cells: Cells,
-        request: Request,
-        *,
-        latent: str | None = None,
-        chunks: slice = ALL,
-    ) -> Iterator[EstimateBlock]:
-        """Yield what is requested for prepared cells, in blocks.
-
-        ``latent``: under this name the cell embedding (cells, latent) is added to the values.
-        ``chunks``: which of the :meth:`Cells.chunks`, where processes share the work.
-        """
-        return _estimating.estimate_blocks(
-            self.fitted, cells, request, latent=latent, chunks=chunks
-        )
 
 
 def _refuse_backed_copy(adata: AnnData, *, copy: bool) -> None:

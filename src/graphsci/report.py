@@ -19,6 +19,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from graphsci import pl
+from graphsci._annotation import run_record
+from graphsci._request import Request
 from graphsci._words import check_column
 from graphsci.config import PRESETS
 from graphsci.evaluation.labels import known_labels
@@ -126,9 +128,7 @@ def sketch(
     theta = model.inverse_dispersion()
     if theta is not None:
         small.var["graphsci_inverse_dispersion"] = theta.to_numpy()[columns]
-    small.uns["graphsci"] = model.record(
-        names=("denoised", "denoised_sd"), depth="own", scale="counts", level=None
-    )
+    small.uns["graphsci"] = run_record(model, Request.plain("denoised", "denoised_sd"))
     return small
 
 

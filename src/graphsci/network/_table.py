@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from graphsci._annotation import annotate_genes
 from graphsci._keys import DEFAULT_KEY, keys
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def annotate_network(
         values = module.reindex(adata.var_names).fillna(-1).to_numpy(dtype=np.int64)
         adata.var[_module_column(key_added)] = values
     if model is not None and slots.uns not in adata.uns:
-        model.annotate_genes(adata, slots)
+        annotate_genes(model, adata, slots)
 
 
 def stored_network(adata: AnnData, key_added: str = DEFAULT_KEY) -> GeneNetwork:
