@@ -213,7 +213,6 @@ def test_matching_reports_its_share():
     matched = match_symbols(HUMAN, ["MYC", "MAX", "TP53"])
     assert rows(matched.edges) == [("MYC", "MAX")]
     assert (matched.n_matched_genes, matched.n_network_genes, matched.n_network_edges) == (3, 6, 3)
-    assert matched.matched_fraction == 0.5
     assert matched.notes == ("3 of 6 genes of the network (50%) and 1 of 3 edges are in the data",)
 
 

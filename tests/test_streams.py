@@ -395,9 +395,7 @@ def test_sparse_layers_judge_each_estimate_by_itself(tmp_path):
         "imputed_median": np.array([[0.2, 1.0]]),
     }
     with h5py.File(tmp_path / "layers.h5", "w") as root:
-        layers = streams.SparseLayers(
-            root, {n: n for n in names}, below=0.5, dtype="float32", compression=None
-        )
+        layers = streams.SparseLayers(root, {n: n for n in names}, below=0.5, compression=None)
         layers.append(values)
         kept = {n: anndata.io.read_elem(root["layers"][n]).toarray().tolist() for n in names}
     assert kept["denoised"] == [[0.0, 2.0]]

@@ -167,10 +167,9 @@ def impute(
     run = _Run(job, log=log)
     adata = _read(run, adata)
     network = job.read_known(job.networks, adata.var_names, log)
-    checkpoint = None
+    first, checkpoint = team is None or team.rank == 0, None
     if job.checkpoint is not None:
-        writes = team is None or team.rank == 0  # the others read it
-        minutes = job.checkpoint_minutes if writes else math.inf
+        minutes = job.checkpoint_minutes if first else math.inf  # the others read it
         checkpoint = Checkpoint(job.checkpoint, minutes=minutes)
     with run.clock.stage("training"):
         model = GraphSCI(config).fit(
@@ -183,7 +182,6 @@ def impute(
             team=team,
         )
     outcome = _finish_together(run, model, adata, team, trained_here=True)
-    first = team is None or team.rank == 0
     if first and checkpoint is not None and model.fitted.stopped != "interrupted":
         checkpoint.remove()
     left = job.checkpoint is not None and job.checkpoint.exists()

@@ -228,9 +228,7 @@ def write_share(model: GraphSCI, adata: AnnData, job: Job, team: Team) -> None:
 def _sparse_or_table(root: Any, layers: Mapping[str, str], job: Job) -> SparseLayers | TableWriter:
     if job.genes is None:
         assert job.drop_below is not None
-        return SparseLayers(
-            root, layers, below=job.drop_below, dtype=job.dtype, compression=job.compression
-        )
+        return SparseLayers(root, layers, below=job.drop_below, compression=job.compression)
     tables = {name: job.slots.table(name) for name in layers}
     return TableWriter(root, tables, job.genes, dtype=job.dtype)
 

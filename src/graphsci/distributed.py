@@ -40,11 +40,6 @@ def n_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_first() -> bool:
-    """Whether this process speaks for its job: the only one, or the first."""
-    return n_processes() == 1 or int(os.environ.get("RANK", "0")) == 0
-
-
 class Team:
     """The processes of a job, from the view of one of them; made by :func:`join`.
 

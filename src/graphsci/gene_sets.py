@@ -63,11 +63,6 @@ class MatchedEdges(NamedTuple):
     n_network_edges: int
     notes: tuple[str, ...]  #: what a user should be told
 
-    @property
-    def matched_fraction(self) -> float:
-        """Share of the network's genes that are in the data."""
-        return self.n_matched_genes / max(self.n_network_genes, 1)
-
 
 def read_network(
     path: str | Path,

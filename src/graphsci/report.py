@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from graphsci import pl
 from graphsci._annotation import run_record
+from graphsci._keys import keys
 from graphsci._request import Request
 from graphsci._words import check_column
 from graphsci.config import PRESETS
@@ -127,7 +128,7 @@ def sketch(
         small.obs[label_key] = _labels(adata, label_key)[rows]
     theta = model.inverse_dispersion()
     if theta is not None:
-        small.var["graphsci_inverse_dispersion"] = theta.to_numpy()[columns]
+        small.var[keys().inverse_dispersion] = theta.to_numpy()[columns]
     small.uns["graphsci"] = run_record(model, Request.plain("denoised", "denoised_sd"))
     return small
 
@@ -196,7 +197,7 @@ def figures(
         "mean_variance": pl.mean_variance,
         "dropout_curve": pl.dropout_curve,
     }
-    if "graphsci_inverse_dispersion" in small.var:
+    if keys().inverse_dispersion in small.var:
         by_gene["dispersion"] = pl.dispersion
     titles = {
         "mean_variance": "Noise removed",

@@ -315,10 +315,9 @@ class SparseLayers:
         layers: Mapping[str, str],
         *,
         below: float,
-        dtype: str,
         compression: str | None,
     ) -> None:
-        self.below, self._dtype = below, np.dtype(dtype)
+        self.below = below
         root.require_group("layers")
         self._writers = {
             name: SparseWriter(root, f"layers/{layer}", compression=compression)
@@ -331,9 +330,8 @@ class SparseLayers:
         for name, values in blocks.items():
             leader = blocks["denoised"] if name.startswith("denoised_") else values
             keep = ~(leader < self.below)
-            kept = sparse.csr_matrix(np.where(keep, values, 0).astype(np.float32))
-            kept.data = kept.data.astype(self._dtype)  # scipy makes no float16, but carries it
-            self._writers[name].append(kept)
+            kept = np.where(keep, values, 0).astype(np.float32)  # scipy knows no float16
+            self._writers[name].append(sparse.csr_matrix(kept))
             lost = values[~keep]
             sums = lost.sum(dtype=float), np.nansum(values, dtype=float)
             self._dropped[name] += np.array([np.count_nonzero(lost), values.size, *sums])
