@@ -44,6 +44,7 @@ from graphsci.gene_graph import (
     normalized_adjacency,
     relative_to_strongest,
 )
+from graphsci.io import available_memory
 from graphsci.model import CountNetwork, Network, PaperNetwork
 from graphsci.pidc import pidc_graph
 from graphsci.preprocessing import (
@@ -70,6 +71,9 @@ _FEWEST_DECIDING_CELLS = 20
 _FEWEST_JUDGING_CELLS = 10
 #: Fewest cells for a correlation.
 _FEWEST_GRAPH_CELLS = 3
+#: Memory that an edge takes in training of the preset `paper`: weights, their gradients and moments,
+#: and products over the edges. 750,000 edges took 1.4 GiB, 1.9 million 3.1 GiB.
+_BYTES_PER_EDGE = 1430
 #: Added to every gene's molecules so that its starting log proportion is finite.
 _PSEUDO_MOLECULES = 0.1
 
@@ -173,6 +177,8 @@ def fit(
     names = data.gene_names[genes]
     graph = once(lambda: _gene_graph(split.sample_kept, names, genes, config, user_graph))
     log(describe_graph(graph))
+    if config.preset == "paper":
+        _refuse_more_than_memory(graph)
     molecules = split.molecules + _PSEUDO_MOLECULES
     spec = ModelSpec(
         config=config,
@@ -464,6 +470,18 @@ def _gene_graph(
         both = [_computed_graph(counts, names, config), relative_to_strongest(graph)]
         graph = combine_graphs(both, weights=[1 - weight, weight])
     return graph._replace(parameters={**graph.parameters, "given": True})
+
+
+def _refuse_more_than_memory(graph: GeneGraph) -> None:
+    """Refuse a graph with which training of the preset `paper` does not fit in memory."""
+    free, needed = available_memory(), _BYTES_PER_EDGE * graph.n_edges
+    if free is not None and needed > free:
+        raise ValueError(
+            f"graph: {graph.n_edges:,} edges, with which the preset 'paper' takes about "
+            f"{needed / 2**30:.0f} GiB, more than the {free / 2**30:.0f} GiB of memory that are "
+            "free. Keep fewer: a higher graph_threshold, or graph_top_k (command line: "
+            "--graph-threshold, --graph-top-k)."
+        )
 
 
 def _computed_graph(
