@@ -71,7 +71,7 @@ _FEWEST_DECIDING_CELLS = 20
 _FEWEST_JUDGING_CELLS = 10
 #: Fewest cells for a correlation.
 _FEWEST_GRAPH_CELLS = 3
-#: Memory that an edge takes in training of the preset `paper`: weights, their gradients and moments,
+#: Memory that an edge takes in training of the preset `paper`: weights, gradients and moments,
 #: and products over the edges. 750,000 edges took 1.4 GiB, 1.9 million 3.1 GiB.
 _BYTES_PER_EDGE = 1430
 #: Added to every gene's molecules so that its starting log proportion is finite.
