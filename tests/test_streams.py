@@ -11,10 +11,11 @@ from anndata import AnnData
 from scipy import sparse
 from typer.testing import CliRunner
 
-from graphsci import _job, io, streams
+from graphsci import _job, io, layers, streams, training
 from graphsci._estimating import estimate_blocks
 from graphsci.cli import app
 from graphsci.imputer import GraphSCI
+from graphsci.sources import CHUNK_CELLS
 
 OPTIONS = ["--max-epochs", "2", "--quiet", "--no-check"]
 
@@ -267,6 +268,12 @@ def test_large_files_stay_on_disk_by_themselves(tmp_path, data, monkeypatch):
 def test_available_memory_is_told():
     found = io.available_memory()
     assert found is None or 2**20 < found < 2**50
+
+
+def test_chunks_of_cells_fit_into_each_other():
+    """Blocks of estimates begin where chunks of the counts and of the output do."""
+    assert CHUNK_CELLS % training.EVALUATION_CELLS == 0
+    assert CHUNK_CELLS % layers._CHUNK[0] == 0
 
 
 # --- pieces ---------------------------------------------------------------------------

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from graphsci.distributed import Team
 
 
+#: Less than this share of the training molecules in the genes measured deserves a warning.
+_FEW_MEASURED = 0.9
+
+
 class GraphSCI:
     """Recover single-cell gene expression and its gene network.
 
@@ -322,8 +326,9 @@ class GraphSCI:
         Warns
         -----
         UserWarning
-            If the model knows nothing of some expressed genes, which then are NaN; if a layer is
-            replaced that no run under ``key_added`` wrote.
+            If the model knows nothing of some expressed genes, which then are NaN; if more than
+            a tenth of the molecules it was trained on are of genes that ``adata`` lacks; if a layer
+            is replaced that no run under ``key_added`` wrote.
         """
         request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
         slots, names, spec = keys(key_added, prefix=prefix), request.names, self.fitted.spec
@@ -336,7 +341,7 @@ class GraphSCI:
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
         columns = request.columns
-        self._warn_of_unknown_genes(cells, columns)
+        self._warn_of_genes(cells, columns)
         _refuse_more_than_memory(4 * adata.n_obs * len(columns) * len(names))
         adata = adata.copy() if copy else adata
         widths = dict.fromkeys(names, len(columns)) | {slots.latent: spec.config.n_latent}
@@ -382,7 +387,7 @@ class GraphSCI:
         cells = self.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
-        self._warn_of_unknown_genes(cells, request.columns)
+        self._warn_of_genes(cells, request.columns)
         return _estimating.estimate_blocks(self.fitted, cells, request)
 
     def latent(
@@ -466,8 +471,16 @@ class GraphSCI:
             allow_fractional=allow_fractional,
         )
 
-    def _warn_of_unknown_genes(self, cells: Cells, columns: NDArray[np.int64]) -> None:
-        """Say that genes which the model never saw have no estimate."""
+    def _warn_of_genes(self, cells: Cells, columns: NDArray[np.int64]) -> None:
+        """Say that genes which the model never saw have no estimate, and which it misses."""
+        missing = cells.match.missing
+        if missing and cells.measured_share < _FEW_MEASURED:
+            warnings.warn(
+                f"{len(missing):,} genes of the model were not measured here ({few(missing)}), "
+                f"{1 - cells.measured_share:.0%} of the molecules it was trained on: estimates "
+                "rest on the other genes.",
+                stacklevel=3,
+            )
         wanted = set(cells.gene_names[columns])
         known = {*self.fitted.spec.gene_names, *self.fitted.spec.undetected}
         unknown = [name for name in cells.match.extra if name in wanted and name not in known]
