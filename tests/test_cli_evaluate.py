@@ -334,6 +334,9 @@ def test_a_folder_holds_one_study(source, tmp_path):
     run(source, "-o", folder, *CHEAP, "--fraction", "0.2")
     assert set(pd.read_csv(folder / "scores.csv")["design"]) == {"molecules"}
     assert [path.name for path in folder.glob("*.png")] == ["molecules.png"]
+    picture = (folder / "molecules.png").read_bytes()
+    run(source, "-o", folder, *CHEAP)
+    assert (folder / "molecules.png").read_bytes() != picture  # though nothing was computed
 
 
 def test_a_folder_that_cannot_be_filled_is_refused_first(source, tmp_path):

@@ -40,7 +40,7 @@ def tell(
                 "--overwrite goes on from there; remove it if this was enough.",
                 soft_wrap=True,
             )
-    of_training = [] if trained_here else record["notes"]  # they were said there
+    of_training = () if trained_here else outcome.model.fitted.notes  # they were said there
     for note in outcome.summary["notes"]:
         if note not in said and note not in of_training:
             console.print(f"note: {note}", soft_wrap=True)

@@ -105,10 +105,11 @@ def _fill(
     folder.mkdir(parents=True, exist_ok=True)
     scores, said = folder / "scores.csv", folder / "summary.json"
     earlier = json.loads(said.read_text("utf-8")) if said.exists() and scores.exists() else None
-    others: dict[str, Any] = {}
+    drawn: dict[str, Any] = {}  # what pictures are of that may stay
     if earlier is not None:
         others = {n: kept for n, kept in earlier["designs"].items() if n not in outcomes}
         if _settings(earlier) == _settings(json.loads(json_text(found))):
+            drawn = earlier["designs"]
             before = pd.read_csv(scores, float_precision="round_trip")
             rows = pd.concat([before[before["design"].isin(others)], rows])
             found = found | {"designs": others | found["designs"]}
@@ -120,8 +121,8 @@ def _fill(
     _update(scores, rows.to_csv(index=False))
     _update(said, json_text(found))
     for design, outcome in outcomes.items():
-        path = folder / f"{design}.png"
-        if outcome.n_new or not path.exists():
+        path, plain = folder / f"{design}.png", json.loads(json_text(found["designs"][design]))
+        if drawn.get(design) != plain or not path.exists():
             with atomic_path(path) as temporary:
                 draw(outcome, level=level).savefig(temporary, format="png", dpi=150)
 
