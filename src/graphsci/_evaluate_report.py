@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,19 +84,18 @@ def deliver(outcomes: Mapping[str, Outcome], job: Job, found: Any, outputs: Outp
     if outputs.json is not None:
         write_json(outputs.json, found)
     if job.output is not None:
-        _fill(job.output, outcomes, rows, found, level=job.level)
+        _fill(job, job.output, outcomes, rows, found)
     if outputs.print_json:
         sys.stdout.write(json_text(found))
     tell(outcomes, job, to_stderr=outputs.print_json, quiet=outputs.quiet)
 
 
 def _fill(
+    job: Job,
     folder: Path,
     outcomes: Mapping[str, Outcome],
     rows: pd.DataFrame,
     found: dict[str, Any],
-    *,
-    level: float,
 ) -> None:
     """Bring a study's folder up to date; what it says of other designs of this study stays.
 
@@ -124,7 +124,9 @@ def _fill(
         path, plain = folder / f"{design}.png", json.loads(json_text(found["designs"][design]))
         if drawn.get(design) != plain or not path.exists():
             with atomic_path(path) as temporary:
-                draw(outcome, level=level).savefig(temporary, format="png", dpi=150)
+                title = f"{job.source.name}, {design}: {_hidden(design, job, outcome)}"
+                figure = draw(outcome, level=job.level, title=title)
+                figure.savefig(temporary, format="png", dpi=150)
 
 
 def _update(path: Path, text: str) -> None:
@@ -195,8 +197,7 @@ def tell(outcomes: Mapping[str, Outcome], job: Job, *, to_stderr: bool, quiet: b
     console.width = max(console.width, _WIDTH)  # rather long lines than cut numbers
     legend = _legend([s for outcome in outcomes.values() for s in outcome.summaries], job.level)
     for design, outcome in outcomes.items():
-        hidden = _DESIGNS.get(design, "the molecules in layer {held_out!r} were held out before")
-        hidden = hidden.format(fraction=job.fraction, depth=outcome.depth, held_out=job.held_out)
+        hidden = _hidden(design, job, outcome)
         console.print(f"\n{design}: {hidden}.", style="bold", soft_wrap=True)
         console.print(_table(outcome.summaries))
         if legend:
@@ -219,6 +220,12 @@ def tell(outcomes: Mapping[str, Outcome], job: Job, *, to_stderr: bool, quiet: b
     else:
         said = f"written: {job.output} (scores.csv, summary.json, a picture for each design)"
     console.print(said, soft_wrap=True)
+
+
+def _hidden(design: str, job: Job, outcome: Outcome) -> str:
+    """Say what a design hid."""
+    said = _DESIGNS.get(design, "the molecules in layer {held_out!r} were held out before")
+    return said.format(fraction=job.fraction, depth=outcome.depth, held_out=job.held_out)
 
 
 def _table(summaries: Sequence[study.Summary]) -> Table:
@@ -266,7 +273,7 @@ def _legend(summaries: Sequence[study.Summary], level: float) -> str:
 # --- pictures ---------------------------------------------------------------------------
 
 
-def draw(outcome: Outcome, *, level: float) -> Figure:
+def draw(outcome: Outcome, *, level: float, title: str) -> Figure:
     """Draw each score of each method, a panel a score; bars are sd over seeds.
 
     Parameters
@@ -275,6 +282,8 @@ def draw(outcome: Outcome, *, level: float) -> Figure:
         A finished study of one design.
     level
         Nominal coverage, drawn as a line.
+    title
+        What was judged.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -285,13 +294,17 @@ def draw(outcome: Outcome, *, level: float) -> Figure:
     summaries = study.without_ceiling(outcome.summaries)
     shown = {name: score for name, score in _present(summaries).items() if name != "deviance"}
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(1.9 + 1.7 * len(shown), 2.7), layout="constrained")
+        figure = Figure(figsize=(1.9 + 1.7 * len(shown), 3.1), layout="constrained")
+        figure.suptitle(textwrap.fill(title, 20 * len(shown) + 20), fontsize=9)
         axes = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
         for ax, (name, score) in zip(axes, shown.items(), strict=True):
             _panel(ax, summaries, name, score.format)
             ax.set_title(score.label)
+            if score.better is not None:
+                ax.set_xlabel(f"{score.better} is better", fontsize=7)
             if name == "coverage":
-                ax.axvline(level, color=pl.GREY, linewidth=1, linestyle="--")
+                ax.axvline(level, color=pl.GREY, linewidth=1, linestyle="--", zorder=0)
+                ax.set_xlabel(f"right at {level:g}", fontsize=7)
         axes[0].set_ylim(len(summaries) - 0.5, -0.5)  # the best on top
     return figure
 
