@@ -364,7 +364,7 @@ def test_columns_on_disk_are_refused(tmp_path, toy):
 def test_values_on_disk_are_checked_to_the_last_row(tmp_path, toy, small_chunks):
     toy.X[119, 3] = -1
     stored = on_disk(toy, tmp_path, "h5ad")
-    with pytest.raises(ValueError, match="holds 1 negative values"):
+    with pytest.raises(ValueError, match=r"holds negative values \(1, "):
         open_counts(stored)
     toy.X[119, 3] = 0.5
     stored.file.close()

@@ -634,10 +634,10 @@ def test_info_of_what_is_not_finite_is_json(tmp_path, draw, value):
     result, _ = run("info", tmp_path / "bad.h5ad", "--json")
     found = json.loads(result.stdout, parse_constant=pytest.fail)
     assert found["data"]["total"] is None
-    assert "1 NaN or infinite values" in found["problem"]
+    assert "NaN or infinite values (1)" in found["problem"]
     _, said = run("info", tmp_path / "bad.h5ad")
     assert "nan" not in said
-    assert "1 NaN or infinite values" in said
+    assert "NaN or infinite values (1)" in said
 
 
 # --- the demo ---------------------------------------------------------------------------

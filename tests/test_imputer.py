@@ -336,7 +336,7 @@ def test_genes_may_come_in_any_sequence(trained, toy, kind):
 @pytest.mark.parametrize("genes", [None, ["gene2"]])
 def test_repeated_gene_names_of_the_data_are_refused(trained, toy, genes):
     toy.var_names = ["gene1", *toy.var_names[1:]]
-    message = r"1 gene names occur more than once \(gene1\), expected unique names"
+    message = r"gene names occur more than once \(1: gene1\), expected unique names"
     with pytest.raises(ValueError, match=message):
         trained("nb").impute(toy, genes=genes)
 

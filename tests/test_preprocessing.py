@@ -303,12 +303,12 @@ def test_dask_is_refused():
 def test_not_finite(form, value):
     values = COUNTS.astype(float)
     values[2, 1] = value
-    with pytest.raises(ValueError, match=r"holds 1 NaN or infinite values.*Set missing entries"):
+    with pytest.raises(ValueError, match=r"NaN or infinite values \(1\).*Set missing entries"):
         pp.extract_counts(make_adata(FORMS[form](values)), allow_fractional=True)
 
 
 def test_nothing_but_nan():
-    with pytest.raises(ValueError, match="holds 12 NaN"):
+    with pytest.raises(ValueError, match=r"holds NaN or infinite values \(12\)"):
         pp.extract_counts(make_adata(np.full((3, 4), np.nan)))
 
 
@@ -316,13 +316,15 @@ def test_nothing_but_nan():
 def test_scaled_data(form):
     values = poisson().astype(float)
     values = (values - values.mean(0)) / values.std(0)
-    with pytest.raises(ValueError, match=r"negative values \(smallest -.*looks like scaled"):
+    with pytest.raises(ValueError, match=r"negative values \(.*smallest -.*looks like scaled"):
         pp.extract_counts(make_adata(FORMS[form](values)), allow_fractional=True)
 
 
 @pytest.mark.parametrize("dtype", ["int64", "float32"])
 def test_negative_whole_numbers(dtype):
-    with pytest.raises(ValueError, match=r"4 negative values.*a difference, or a code for missing"):
+    with pytest.raises(
+        ValueError, match=r"negative values \(4, .*difference, or a code for missing"
+    ):
         pp.extract_counts(make_adata((-COUNTS).astype(dtype)))
 
 
@@ -416,12 +418,12 @@ def test_duplicate_names():
             var=pd.DataFrame(index=["x", "x", "y", "y"]),
         )
     with pytest.raises(
-        ValueError, match=r"2 gene names occur more than once \(x, y\).*var_names_make_unique"
+        ValueError, match=r"gene names occur more than once \(2: x, y\).*var_names_make_unique"
     ):
         pp.extract_counts(adata)
     adata.var_names, adata.obs_names = GENES, ["c", "c", "c"]
     notes = pp.extract_counts(adata).notes
-    assert any("1 cell names occur more than once (c): no matter here" in n for n in notes)
+    assert any("Cell names occur more than once (1: c): no matter here" in n for n in notes)
 
 
 def test_genes_are_predicted_from_each_other_so_one_is_too_few():
@@ -636,9 +638,9 @@ def test_min_fraction():
 
 
 def test_match_refuses_duplicates():
-    with pytest.raises(ValueError, match=r"1 gene names occur more than once \(a\)"):
+    with pytest.raises(ValueError, match=r"gene names occur more than once \(1: a\)"):
         pp.match_genes(["a", "b"], ["a", "a"])
-    with pytest.raises(ValueError, match=r"1 reference gene names occur more than once \(b\)"):
+    with pytest.raises(ValueError, match=r"reference gene names occur more than once \(1: b\)"):
         pp.match_genes(["b", "b"], ["a"])
 
 

@@ -46,8 +46,8 @@ def open_matrix(adata: AnnData, layer: str | None, batch_key: str | None, min_ce
     if not adata.obs_names.is_unique:
         repeated = adata.obs_names[adata.obs_names.duplicated()].unique()
         notes.append(
-            f"{len(repeated):,} cell names occur more than once ({few(repeated)}): no matter here, "
-            "but cells cannot be chosen by name."
+            f"Cell names occur more than once ({len(repeated):,}: {few(repeated)}): no matter "
+            "here, but cells cannot be chosen by name."
         )
     cell_names = np.asarray(adata.obs_names.astype(str), dtype=np.str_)
     return Opened(matrix, where, cell_names, gene_names, batch, batch_names, notes)

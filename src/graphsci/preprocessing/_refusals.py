@@ -35,12 +35,12 @@ def check_values(
     where, n_entries = opened.where, counts.nnz if n_entries is None else n_entries
     if found.n_not_finite:
         raise ValueError(
-            f"{where} holds {found.n_not_finite:,} NaN or infinite values, expected finite counts. "
-            "Set missing entries to 0 if they were not observed, or bring the raw counts."
+            f"{where} holds NaN or infinite values ({found.n_not_finite:,}), expected finite "
+            "counts. Set missing entries to 0 if they were not observed, or bring the raw counts."
         )
     if found.n_negative:
         raise ValueError(
-            f"{where} holds {found.n_negative:,} negative values (smallest {found.minimum:.4g}), "
+            f"{where} holds negative values ({found.n_negative:,}, smallest {found.minimum:.4g}), "
             f"expected raw counts. {_negative_guess(found)} {_where_counts_may_be(adata, layer)}"
         )
     if found.maximum > MAX_EXACT_COUNT:

@@ -18,7 +18,7 @@ def checked_names(index: pd.Index, kind: str, remedy: str) -> Names:
     if not index.is_unique:
         repeated = index[index.duplicated()].unique()
         raise ValueError(
-            f"{len(repeated):,} {kind} names occur more than once ({few(repeated)}), "
+            f"{kind} names occur more than once ({len(repeated):,}: {few(repeated)}), "
             f"expected unique names: {kind}s are matched by name. "
             f"Make them unique: {remedy} (command line: --make-names-unique)."
         )
