@@ -288,8 +288,9 @@ def against_best(table: pd.DataFrame, found: list[Record]) -> str:
     lines = [
         "## Held-out molecules: ours and the best peer of each data set",
         "",
-        "A peer is any method that is neither ours nor a control. The difference is over the seeds "
-        "that both have; SE over cells, paired, `-` where the cells of an earlier run are gone.",
+        "A peer is any method that is neither ours nor a control. The difference is paired over "
+        "cells, with its SE, over the seeds whose cells are at hand (their number in brackets); "
+        "`-` where the cells of an earlier run are gone: there over the seeds that both have.",
         "",
         "| data set | cells | D2 ours (seeds) | best peer | its D2 | ratio | deviance per entry, "
         "ours - peer | in SE | D2 of pooling + posterior (control) |",
@@ -321,11 +322,13 @@ def _against_best(
     )
     shared = deviance[[OURS, best]].dropna()
     losses = [
-        [_losses(runs.get((dataset, name, seed))) for seed in shared.index] for name in (OURS, best)
+        [_losses(runs.get((dataset, name, seed))) for name in (OURS, best)] for seed in shared.index
     ]
-    if losses[0] and all(loss is not None for loss in losses[0] + losses[1]):
-        gap = study.paired(*losses)
-        difference = f"{gap.difference:+.2g} ± {gap.standard_error:.1g} | {gap.z:+.1f}"
+    whole = [pair for pair in losses if pair[0] is not None and pair[1] is not None]
+    if whole:
+        gap = study.paired(*map(list, zip(*whole, strict=True)))
+        error = f"{gap.standard_error:.1g} ({len(whole)})"
+        difference = f"{gap.difference:+.2g} ± {error} | {gap.z:+.1f}"
     else:
         difference = f"{(shared[OURS] - shared[best]).mean():+.2g} | -" if len(shared) else "- | -"
     own, theirs = float(explained[OURS]), float(explained[best])
