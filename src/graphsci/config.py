@@ -82,7 +82,8 @@ class Config:
         0.0,
         "Prior standard deviation of a gene's encoder weights, and of its loadings before "
         "training, in log expression per unit of the latent space; keeps genes with few molecules "
-        "at their mean. In training the prior of the loadings is learned, direction by direction. "
+        "at their mean. In training the prior of the loadings is learned, direction by direction, "
+        "and gets no narrower than this. "
         "0 chooses: 0.07 for fewer than 500 cells, more for more, up to 0.1 from 1,000 on.",
         low=0.0,
         high=100.0,

@@ -104,7 +104,7 @@ def verdict(
     bars = ax.barh(names, values, color=colors)
     ax.bar_label(bars, fmt=" %.4f", padding=2)
     ax.set_xlim(0, 1.18 * max(values))
-    ax.set_xlabel("Poisson deviance of held-out molecules (lower is better)")
+    ax.set_xlabel("held-out Poisson deviance per entry (lower is better)")
     ax.set_title(record["headline"].split(": ")[0] + ".")
     return ax
 
