@@ -37,7 +37,7 @@ def same_weights(one: fitting.Fitted, other: fitting.Fitted) -> bool:
 
 def test_a_graph_that_does_not_fit_in_training_is_refused_before_it(toy, monkeypatch):
     """44 bulk samples x 16,000 genes have 16 million edges, which took 22 GiB."""
-    monkeypatch.setattr(fitting, "available_memory", lambda: 1000)
+    monkeypatch.setattr("graphsci.io._memory.available_memory", lambda: 1000)
     with pytest.raises(ValueError, match=r"edges, with which the preset 'paper' takes about"):
         fit(toy, preset="paper")
     fit(toy, preset="paper", graph="none")

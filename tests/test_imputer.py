@@ -863,7 +863,7 @@ def test_match_reports_by_name(trained, toy):
 def test_layers_that_do_not_fit_in_memory_are_refused_before_they_are_made(
     trained, toy, monkeypatch
 ):
-    monkeypatch.setattr("graphsci.imputer.available_memory", lambda: 40_000)
+    monkeypatch.setattr("graphsci.io._memory.available_memory", lambda: 40_000)
     model = trained("nb")
     with pytest.raises(ValueError, match=r"more than the .* GiB of memory.*genes=.*iterate_est"):
         model.impute(toy)

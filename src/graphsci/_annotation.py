@@ -110,19 +110,32 @@ def run_record(
     }
 
 
-def tell_of_data(
-    record: dict[str, Any], adata: AnnData, cells: Cells, slots: Keys, *, layer: str | None
-) -> None:
-    """Add to a record where the counts were, how they match the model, and what was there before.
+def record_of_data(
+    model: GraphSCI,
+    adata: AnnData,
+    cells: Cells,
+    request: Request,
+    slots: Keys,
+    *,
+    stored: Callable[[str], str],
+    layer: str | None,
+) -> dict[str, Any]:
+    """:func:`run_record`, with where the counts were, how they match the model, and what was there.
 
     What an earlier record says of estimates stays as long as they are in ``adata``.
     """
+    record = run_record(model, request, stored=stored)
     record["counts"] = "X" if layer is None else f"layers/{layer}"
     record["gene_match"] = cells.match.summary()
     record["batch_key"] = cells.batch_key or ""
+    present = {*adata.layers, *adata.obsm}
+    for name, said in earlier_estimates(adata, slots).items():
+        if name in present:
+            record["estimates"].setdefault(name, said)
+    return record
+
+
+def earlier_estimates(adata: AnnData, slots: Keys) -> Mapping[str, Any]:
+    """What an earlier run under the same key says of its estimates, by name."""
     earlier = adata.uns.get(slots.uns)
-    if isinstance(earlier, Mapping):
-        present = {*adata.layers, *adata.obsm}
-        for name, said in earlier.get("estimates", {}).items():
-            if name in present:
-                record["estimates"].setdefault(name, said)
+    return earlier.get("estimates", {}) if isinstance(earlier, Mapping) else {}

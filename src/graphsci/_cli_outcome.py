@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from graphsci._cli_terminal import plain_console, table_of_facts
+from graphsci._words import epochs_in_words
 from graphsci.files import json_text
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def tell(
 
 def _facts(summary: Mapping[str, Any], *, matched: bool) -> dict[str, str]:
     """What was done; ``matched`` names the genes' match, which says nothing of training data."""
-    data, record, training = summary["data"], summary["record"], summary["record"]["training"]
+    data, record = summary["data"], summary["record"]
     facts = {
         "input": str(summary["input"]),
         "counts": f"{data['cells']:,} cells x {data['genes']:,} genes, {data['zeros']:.1%} zeros, "
@@ -62,10 +63,9 @@ def _facts(summary: Mapping[str, Any], *, matched: bool) -> dict[str, str]:
     }
     if matched:
         facts["genes"] = summary["gene_match"]
-    interrupted = ", interrupted" if training["stopped"] == "interrupted" else ""
     facts["model"] = (
-        f"{record['config']['preset']}, {record['likelihood']}, epoch {training['best_epoch']} "
-        f"of {training['epochs']}{interrupted}, seed {record['seed']}"
+        f"{record['config']['preset']}, {record['likelihood']}, "
+        f"{epochs_in_words(record['training'])}, seed {record['seed']}"
     )
     if len(record["batches"]):
         facts["batches"] = ", ".join(record["batches"])

@@ -52,9 +52,16 @@ class Reporter:
 
     def log(self, message: str) -> None:
         """Say one line."""
+        self._say(message, message)
+
+    def note(self, message: str) -> None:
+        """Say one line that a summary would repeat as a note."""
+        self._say(message, f"note: {message}")
+
+    def _say(self, message: str, line: str) -> None:
         self.close()
-        self.said.add(message.removeprefix("note: "))
-        self.console.print(message, style="dim", soft_wrap=True)
+        self.said.add(message)
+        self.console.print(line, style="dim", soft_wrap=True)
 
     def progress(self, record: EpochRecord, n_epochs: int) -> None:
         """Tell of an epoch that has ended."""
@@ -105,7 +112,7 @@ class Reporter:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("default", UserWarning)
-                warnings.showwarning = lambda message, *_, **__: self.log(f"note: {message}")
+                warnings.showwarning = lambda message, *_, **__: self.note(str(message))
                 yield
         finally:
             self.close()

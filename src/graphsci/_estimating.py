@@ -139,11 +139,20 @@ def _batch_codes(
 
 def cell_embedding(network: Network, cells: Cells) -> NDArray[np.float32]:
     """Cell embedding, (cells, latent)."""
+    return embedding_and_library(network, cells)[0]
+
+
+def embedding_and_library(
+    network: Network, cells: Cells
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Cell embedding (cells, latent), and counts in the model's genes (cells,), in one pass."""
     with torch.inference_mode():
         parts = [
-            network.latent(rows.block).numpy(force=True) for rows in _row_blocks(network, cells)
+            (network.latent(rows.block).numpy(force=True), rows.library)
+            for rows in _row_blocks(network, cells)
         ]
-    return np.concatenate(parts)
+    embedding, library = zip(*parts, strict=True)
+    return np.concatenate(embedding), np.concatenate(library)
 
 
 def cell_certainty(network: CountNetwork, embedding: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -104,25 +104,26 @@ def _fill(
     """
     folder.mkdir(parents=True, exist_ok=True)
     scores, said = folder / "scores.csv", folder / "summary.json"
+    plain = json.loads(json_text(found))  # as a file would give it back
     earlier = json.loads(said.read_text("utf-8")) if said.exists() and scores.exists() else None
     drawn: dict[str, Any] = {}  # what pictures are of that may stay
     if earlier is not None:
         others = {n: kept for n, kept in earlier["designs"].items() if n not in outcomes}
-        if _settings(earlier) == _settings(json.loads(json_text(found))):
+        if _settings(earlier) == _settings(plain):
             drawn = earlier["designs"]
             before = pd.read_csv(scores, float_precision="round_trip")
             rows = pd.concat([before[before["design"].isin(others)], rows])
-            found = found | {"designs": others | found["designs"]}
+            plain["designs"] |= others
         else:
             for design in others:
                 (folder / f"{design}.png").unlink(missing_ok=True)
     rows = rows.sort_values("design", kind="stable")
-    found = found | {"designs": dict(sorted(found["designs"].items()))}
+    plain["designs"] = dict(sorted(plain["designs"].items()))
     _update(scores, rows.to_csv(index=False))
-    _update(said, json_text(found))
+    _update(said, json_text(plain))
     for design, outcome in outcomes.items():
-        path, plain = folder / f"{design}.png", json.loads(json_text(found["designs"][design]))
-        if drawn.get(design) != plain or not path.exists():
+        path = folder / f"{design}.png"
+        if drawn.get(design) != plain["designs"][design] or not path.exists():
             with atomic_path(path) as temporary:
                 title = f"{job.source.name}, {design}: {_hidden(design, job, outcome)}"
                 figure = draw(outcome, level=job.level, title=title)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci import io
+from graphsci._words import epochs_in_words
 from graphsci.files import ANNDATA_SUFFIXES, is_zarr
 from graphsci.preprocessing import extract_counts, open_counts
 
@@ -115,12 +116,10 @@ def describe_in_words(found: dict[str, Any]) -> dict[str, str]:
 
 
 def _run_in_words(key: str, record: dict[str, Any]) -> dict[str, str]:
-    training = record["training"]
     name = "trained" if key == "model" else f"run {key!r}"
     words = {
         name: f"preset {record['config']['preset']}, {record['likelihood']}, seed "
-        f"{record['seed']}, epoch {training['best_epoch']} of {training['epochs']}"
-        f"{', interrupted' if training['stopped'] == 'interrupted' else ''}, graphsci "
+        f"{record['seed']}, {epochs_in_words(record['training'])}, graphsci "
         f"{record['versions']['graphsci']}"
     }
     if len(record.get("batches", ())):

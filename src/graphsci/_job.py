@@ -127,6 +127,7 @@ class _Run:
     """A run under way."""
 
     job: Job
+    trained_here: bool  #: the model is trained on the input, not loaded
     clock: Clock = field(default_factory=Clock)
     log: Log = lambda message: None
 
@@ -164,7 +165,7 @@ def impute(
     """
     _check_outputs(job)
     check_networks(job, read=job.networks)
-    run = _Run(job, log=log)
+    run = _Run(job, trained_here=True, log=log)
     adata = _read(run, adata)
     network = job.read_known(job.networks, adata.var_names, log)
     first, checkpoint = team is None or team.rank == 0, None
@@ -181,7 +182,7 @@ def impute(
             checkpoint=checkpoint,
             team=team,
         )
-    outcome = _finish_together(run, model, adata, team, trained_here=True)
+    outcome = _finish_together(run, model, adata, team)
     if first and checkpoint is not None and model.fitted.stopped != "interrupted":
         checkpoint.remove()
     left = job.checkpoint is not None and job.checkpoint.exists()
@@ -211,10 +212,10 @@ def apply(
             f"{job.output} is another format or gets chosen genes or sparse layers (--genes, "
             "--drop-below). Use one process, or write all genes densely to a .zarr."
         )
-    run = _Run(job, log=log)
+    run = _Run(job, trained_here=False, log=log)
     with run.clock.stage("loading the model"):
         model = GraphSCI.load(model_path, device=device if team is None else str(team.device))
-    return _finish_together(run, model, _read(run, None), team, trained_here=False)
+    return _finish_together(run, model, _read(run, None), team)
 
 
 # --- before the work --------------------------------------------------------------------
@@ -265,14 +266,12 @@ def read_names(text: str, kind: str) -> tuple[str, ...]:
 # --- after training ---------------------------------------------------------------------
 
 
-def _finish_together(
-    run: _Run, model: GraphSCI, adata: AnnData, team: Team | None, *, trained_here: bool
-) -> Outcome:
+def _finish_together(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None) -> Outcome:
     """Let the first process write all outputs; the others help where they can."""
     if team is None:
-        return _finish(run, model, adata, trained_here=trained_here)
+        return _finish(run, model, adata)
     if team.rank == 0:
-        outcome = _finish(run, model, adata, team, trained_here=trained_here)
+        outcome = _finish(run, model, adata, team)
     else:
         if is_shared(run.job):
             write_share(model, adata, run.job, team)
@@ -281,9 +280,7 @@ def _finish_together(
     return outcome
 
 
-def _finish(
-    run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None, *, trained_here: bool
-) -> Outcome:
+def _finish(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None) -> Outcome:
     """Write all outputs and return the summary."""
     job, log, clock = run.job, run.log, run.clock
     small = None
@@ -298,7 +295,7 @@ def _finish(
         if job.model is not None:
             log(f"writing {job.model}")
             model.save(job.model, overwrite=job.overwrite)
-    summary = summarise(job, model, adata, cells, trained_here=trained_here)
+    summary = summarise(job, model, adata, cells, trained_here=run.trained_here)
     pictures: list[report.Picture] = []
     if job.report is not None and small is not None:
         log(f"drawing figures, writing {job.report}")

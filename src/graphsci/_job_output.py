@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from graphsci import io
-from graphsci._annotation import annotate_cells, annotate_genes, run_record, tell_of_data
+from graphsci._annotation import annotate_cells, annotate_genes, record_of_data
 from graphsci._estimating import ALL, Cells, cell_certainty, cell_embedding, estimate_blocks
 from graphsci._keys import Keys
 from graphsci._request import Request
@@ -67,9 +67,10 @@ def write_estimates(
 
 def _record(model: GraphSCI, adata: AnnData, cells: Cells, job: Job) -> dict[str, Any]:
     """Return the run record of a job."""
-    record = run_record(model, Request.of(adata, **job.request), stored=job.stored)
-    tell_of_data(record, adata, cells, job.slots, layer=job.layer)
-    return record
+    request = Request.of(adata, **job.request)
+    return record_of_data(
+        model, adata, cells, request, job.slots, stored=job.stored, layer=job.layer
+    )
 
 
 def _extend_copy(

@@ -1,13 +1,14 @@
-"""Messages about names: which there are, and which were meant."""
+"""Words that several places say: which names there are, which were meant, how far a run got."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
 
 _SHOWN = 5  # names shown in messages
 
@@ -16,6 +17,12 @@ def few(names: Sequence[str] | NDArray[Any] | pd.Index) -> str:
     """Return the first few names, comma-separated."""
     shown = ", ".join(str(name) for name in names[:_SHOWN])
     return shown + ", ..." if len(names) > _SHOWN else shown
+
+
+def epochs_in_words(training: Mapping[str, Any]) -> str:
+    """Which epoch's weights a run record's ``training`` kept, of how many."""
+    stopped = ", interrupted" if training["stopped"] == "interrupted" else ""
+    return f"epoch {training['best_epoch']} of {training['epochs']}{stopped}"
 
 
 def check_column(obs: pd.DataFrame, column: str, *, option: str) -> None:

@@ -65,10 +65,7 @@ def check_writable(
             f"the folder {path.parent} does not exist, so {path.name} cannot be written there. "
             f"Create it: mkdir -p {path.parent}"
         )
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(
-            f"the folder {path.parent} may not be written by this user. Choose another output."
-        )
+    _refuse_read_only(path.parent)
     if path.exists():
         _check_replaceable(path, overwrite)
     return path
@@ -86,11 +83,15 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not there.is_dir():
         raise NotADirectoryError(f"{there} is a file, expected a folder. Choose another output.")
-    if not os.access(there, os.W_OK):
-        raise PermissionError(
-            f"the folder {there} may not be written by this user. Choose another output."
-        )
+    _refuse_read_only(there)
     return path
+
+
+def _refuse_read_only(folder: Path) -> None:
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(
+            f"the folder {folder} may not be written by this user. Choose another output."
+        )
 
 
 def _check_replaceable(path: Path, overwrite: bool) -> None:

@@ -44,7 +44,7 @@ from graphsci.gene_graph import (
     normalized_adjacency,
     relative_to_strongest,
 )
-from graphsci.io import available_memory
+from graphsci.io import refuse_more_than_memory
 from graphsci.model import CountNetwork, Network, PaperNetwork
 from graphsci.pidc import pidc_graph
 from graphsci.preprocessing import (
@@ -177,8 +177,6 @@ def fit(
     names = data.gene_names[genes]
     graph = once(lambda: _gene_graph(split.sample_kept, names, genes, config, user_graph))
     log(describe_graph(graph))
-    if config.preset == "paper":
-        _refuse_more_than_memory(graph)
     molecules = split.molecules + _PSEUDO_MOLECULES
     spec = ModelSpec(
         config=config,
@@ -463,25 +461,22 @@ def _gene_graph(
     ``names`` of the training genes, ``genes`` their positions in a user's graph.
     """
     if user_graph is None:
-        return _computed_graph(counts, names, config)
-    part = sparse.csr_matrix(user_graph.adjacency[genes][:, genes])
-    graph, weight = user_graph._replace(adjacency=part, gene_names=names), config.network_weight
-    if weight != 1:
-        both = [_computed_graph(counts, names, config), relative_to_strongest(graph)]
-        graph = combine_graphs(both, weights=[1 - weight, weight])
-    return graph._replace(parameters={**graph.parameters, "given": True})
-
-
-def _refuse_more_than_memory(graph: GeneGraph) -> None:
-    """Refuse a graph with which training of the preset `paper` does not fit in memory."""
-    free, needed = available_memory(), _BYTES_PER_EDGE * graph.n_edges
-    if free is not None and needed > free:
-        raise ValueError(
-            f"graph: {graph.n_edges:,} edges, with which the preset 'paper' takes about "
-            f"{needed / 2**30:.0f} GiB, more than the {free / 2**30:.0f} GiB of memory that are "
-            "free. Keep fewer: a higher graph_threshold, or graph_top_k (command line: "
-            "--graph-threshold, --graph-top-k)."
+        graph = _computed_graph(counts, names, config)
+    else:
+        part = sparse.csr_matrix(user_graph.adjacency[genes][:, genes])
+        graph, weight = user_graph._replace(adjacency=part, gene_names=names), config.network_weight
+        if weight != 1:
+            both = [_computed_graph(counts, names, config), relative_to_strongest(graph)]
+            graph = combine_graphs(both, weights=[1 - weight, weight])
+        graph = graph._replace(parameters={**graph.parameters, "given": True})
+    if config.preset == "paper":
+        refuse_more_than_memory(
+            _BYTES_PER_EDGE * graph.n_edges,
+            what=f"graph: {graph.n_edges:,} edges, with which the preset 'paper' takes about",
+            remedy="Keep fewer: a higher graph_threshold, or graph_top_k (command line: "
+            "--graph-threshold, --graph-top-k).",
         )
+    return graph
 
 
 def _computed_graph(

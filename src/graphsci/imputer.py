@@ -25,7 +25,7 @@ from graphsci.config import Config, preset
 from graphsci.devices import choose_device
 from graphsci.files import check_writable
 from graphsci.gene_graph import GeneGraph
-from graphsci.io import available_memory
+from graphsci.io import refuse_more_than_memory
 from graphsci.known_networks import user_graph
 from graphsci.model import CountNetwork
 from graphsci.model_io import load_model, save_model
@@ -149,17 +149,17 @@ class GraphSCI:
         UserWarning
             If the values look unlike raw counts, though they might be.
         """
+        if gene_graph is None and self.config.network_weight < 1:
+            raise ValueError(
+                f"network_weight: got {self.config.network_weight}, but no known network to weigh. "
+                "Give one (gene_graph=..., command line: --network), or leave the weight out."
+            )
         data = open_counts(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
         for doubt in data.doubts:
             warnings.warn(doubt, stacklevel=2)
         graph = None if gene_graph is None else user_graph(gene_graph, data.gene_names)
-        if graph is None and self.config.network_weight < 1:
-            raise ValueError(
-                f"network_weight: got {self.config.network_weight}, but no known network to weigh. "
-                "Give one (gene_graph=..., command line: --network), or leave the weight out."
-            )
         self._fitted = fitting.fit(
             data,
             self.config,
@@ -342,7 +342,12 @@ class GraphSCI:
         )
         columns = request.columns
         self._warn_of_genes(cells, columns)
-        _refuse_more_than_memory(4 * adata.n_obs * len(columns) * len(names))
+        refuse_more_than_memory(
+            4 * adata.n_obs * len(columns) * len(names),
+            what="these estimates take as layers",
+            remedy="Choose genes (genes=[...]), take them in blocks (iterate_estimates), or let "
+            "the command line stream them to disk (graphsci impute, graphsci apply).",
+        )
         adata = adata.copy() if copy else adata
         widths = dict.fromkeys(names, len(columns)) | {slots.latent: spec.config.n_latent}
         values = {name: np.empty((adata.n_obs, n), np.float32) for name, n in widths.items()}
@@ -360,9 +365,9 @@ class GraphSCI:
         embedding = values[slots.latent]
         _annotation.annotate_cells(self, adata, slots, embedding)
         _annotation.annotate_genes(self, adata, slots)
-        record = _annotation.run_record(self, request, stored=stored)
-        _annotation.tell_of_data(record, adata, cells, slots, layer=layer)
-        adata.uns[slots.uns] = record
+        adata.uns[slots.uns] = _annotation.record_of_data(
+            self, adata, cells, request, slots, stored=stored, layer=layer
+        )
         return adata if copy else None
 
     def iterate_estimates(
@@ -505,23 +510,11 @@ def _refuse_backed_copy(adata: AnnData, *, copy: bool) -> None:
 
 def _warn_of_foreign_layers(adata: AnnData, layers: Sequence[str], slots: Keys) -> None:
     """Say that layers are replaced which this run's key does not list as its own."""
-    own = adata.uns.get(slots.uns, {}).get("estimates", {})
+    own = _annotation.earlier_estimates(adata, slots)
     foreign = [name for name in layers if name in adata.layers and name not in own]
     if foreign:
         warnings.warn(
             f"layers {', '.join(map(repr, foreign))} are replaced, which no run "
             f"{slots.uns!r} wrote. Keep them with a prefix: prefix='graphsci_'.",
             stacklevel=3,
-        )
-
-
-def _refuse_more_than_memory(n_bytes: int) -> None:
-    """Refuse estimates that do not fit in memory, before they are made."""
-    free = available_memory()
-    if free is not None and n_bytes > free:
-        raise ValueError(
-            f"these estimates take {n_bytes / 2**30:.1f} GiB as layers, more than the "
-            f"{free / 2**30:.1f} GiB of memory that are free. Choose genes (genes=[...]), take "
-            "them in blocks (iterate_estimates), or let the command line stream them to disk "
-            "(graphsci impute, graphsci apply)."
         )

@@ -3,7 +3,8 @@
 A priori a gene's loadings are N(0, S), with one S for all genes. S starts as a multiple of the
 identity, and after every epoch makes a step of expectation and maximisation. Directions of the
 latent space along which many genes vary become wide, so that a gene with few molecules may
-follow them; the others stay narrow.
+follow them; the others stay as they were. None becomes narrower than at the start: loadings near
+0 and a narrow prior would draw each other in, until `mean` no longer tells cells apart.
 """
 
 from __future__ import annotations

@@ -80,18 +80,14 @@ class Verdict(NamedTuple):
 
     def headline(self) -> str:
         """What to make of it, in one sentence."""
-        by_deviance = sorted(self.scores[1:], key=lambda s: s.deviance)
-
-        def among(methods: tuple[str, ...]) -> str:
-            return " and ".join(s.method for s in by_deviance if s.method in methods)
-
+        by_deviance = [s.method for s in sorted(self.scores[1:], key=lambda s: s.deviance)]
         if self.status == "good":
             return "Imputation helps here: better than every simple method."
         if self.status == "bad":
-            return f"Do not use this imputation: {among(self.better)} predicted these data better."
-        beaten = set(self.beaten)
-        unbeaten = tuple(s.method for s in by_deviance if s.method not in beaten)
-        return f"Doubtful: no better than {among(unbeaten)}, within the error."
+            better = " and ".join(method for method in by_deviance if method in self.better)
+            return f"Do not use this imputation: {better} predicted these data better."
+        unbeaten = " and ".join(method for method in by_deviance if method not in self.beaten)
+        return f"Doubtful: no better than {unbeaten}, within the error."
 
     def details(self) -> str:
         """The numbers that it rests on, in one sentence."""

@@ -93,6 +93,7 @@ def neighbour_pooling(
     ----------
     Wagner et al. 2018, doi:10.1101/217737 (kNN-smoothing), in its simplest form.
     """
+    _checked_ratio(ratio)  # before the work
     pools = pool_neighbours(kept, k=k, n_components=n_components, random_state=random_state)
     return pooled(pools, ratio=ratio)
 
@@ -120,6 +121,7 @@ def neighbour_pooling_posterior(
     depth, and shape ``theta_j``, one per gene by moments (:func:`theta_by_moments`). Parameters
     and errors as :func:`neighbour_pooling`.
     """
+    _checked_ratio(ratio)  # before the work
     pools = pool_neighbours(kept, k=k, n_components=n_components, random_state=random_state)
     return pooled_posterior(pools, ratio=ratio)
 

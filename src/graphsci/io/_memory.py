@@ -13,6 +13,19 @@ import zarr
 from graphsci.files import is_store
 
 
+def refuse_more_than_memory(n_bytes: int, *, what: str, remedy: str) -> None:
+    """Refuse work that needs more bytes than are free, before it is begun.
+
+    ``what`` takes them, as in "these estimates take"; ``remedy`` is the last sentence.
+    """
+    free = available_memory()
+    if free is not None and n_bytes > free:
+        raise ValueError(
+            f"{what} {n_bytes / 2**30:.1f} GiB, more than the {free / 2**30:.1f} GiB of memory "
+            f"that are free. {remedy}"
+        )
+
+
 def available_memory() -> int | None:
     """Return the bytes of memory that this process may still take; None if it cannot be told.
 

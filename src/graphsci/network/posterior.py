@@ -14,13 +14,15 @@ given the model. It is the correlation over draws from the posterior, without dr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from graphsci._correlation import blocks
+from graphsci._estimating import Cells, estimate_blocks
+from graphsci._request import Request
 from graphsci.imputer import GraphSCI
 from graphsci.network._arrays import Floats, Indices
 from graphsci.preprocessing import log_normalize
@@ -86,12 +88,12 @@ def posterior_correlation(
     if scale not in ("log1p", "rate"):
         raise ValueError(f"scale: got {scale!r}, expected 'log1p' or 'rate'.")
     where = {"layer": layer, "batch_key": batch_key, "allow_fractional": allow_fractional}
-    chosen = _sampled(model, adata, max_cells, seed, where)
-    if chosen.n_obs < 3:
+    chosen = _Chosen.of(model, adata, max_cells, seed, where)
+    if chosen.filled.sum() < 3:
         raise ValueError(
-            f"a correlation needs at least 3 cells with counts, adata has {chosen.n_obs}."
+            f"a correlation needs at least 3 cells with counts, adata has {chosen.filled.sum()}."
         )
-    scores = _scores(model, chosen, wanted, scale, where).astype(np.float64)
+    scores = _scores(model, chosen, wanted, scale).astype(np.float64)
     correlation = scores @ scores.T
     np.fill_diagonal(correlation, 1.0)
     return pd.DataFrame(correlation, index=wanted, columns=wanted)
@@ -113,8 +115,8 @@ def denoised_correlation(
     """
     genes = [str(gene) for gene in model.gene_names if gene in adata.var_names]
     position = pd.Index(genes).get_indexer(pd.Index(model.gene_names))
-    chosen = _sampled(model, adata, max_cells, seed, where)
-    scores = _scores(model, chosen, genes, "log1p", where)
+    chosen = _Chosen.of(model, adata, max_cells, seed, where)
+    scores = _scores(model, chosen, genes, "log1p")
     return _products(scores, position[rows], position[columns])
 
 
@@ -133,8 +135,9 @@ def raw_correlation(
     Cells as for :func:`denoised_correlation`. NaN where ``adata`` lacks a gene, or a gene does
     not vary.
     """
-    cells = model.prepare(_sampled(model, adata, max_cells, seed, where), **where)
-    values = log_normalize(cells.counts, median_library_size=model.fitted.spec.common_depth)
+    _, cells, filled = _Chosen.of(model, adata, max_cells, seed, where)
+    depth = model.fitted.spec.common_depth
+    values = log_normalize(cells.counts[filled], median_library_size=depth)
     scores = values.toarray().T.astype(np.float32)
     scores -= scores.mean(1, keepdims=True)
     norm = np.sqrt(np.square(scores, dtype=np.float64).sum(1))
@@ -152,32 +155,45 @@ def _products(scores: Floats, left: Indices, right: Indices) -> NDArray[np.float
     return np.where((left < 0) | (right < 0), np.nan, found)
 
 
-def _sampled(
-    model: GraphSCI, adata: AnnData, max_cells: int | None, seed: int, where: dict[str, Any]
-) -> AnnData:
-    """At most ``max_cells`` cells by chance, and of those the ones with counts.
+class _Chosen(NamedTuple):
+    """The cells of a correlation, prepared for the model."""
 
-    An empty cell has no state: its estimates, all 0, would make all genes look related.
+    adata: AnnData
+    cells: Cells
+    filled: NDArray[np.bool_]  # (cells,) those with counts
+
+    @classmethod
+    def of(
+        cls,
+        model: GraphSCI,
+        adata: AnnData,
+        max_cells: int | None,
+        seed: int,
+        where: dict[str, Any],
+    ) -> _Chosen:
+        """At most ``max_cells`` cells, by chance."""
+        if max_cells is not None and adata.n_obs > max_cells:
+            rng = np.random.default_rng(seed)
+            adata = adata[np.sort(rng.choice(adata.n_obs, max_cells, replace=False))].to_memory()
+        cells = model.prepare(adata, **where)
+        return cls(adata, cells, cells.library > 0)
+
+
+def _scores(model: GraphSCI, chosen: _Chosen, genes: list[str], scale: Scale) -> Floats:
+    """Scores (genes, cells) whose products between different genes are the correlations.
+
+    Cells without counts are left out: they have no state, and their estimates, all 0, would make
+    all genes look related.
     """
-    if max_cells is not None and adata.n_obs > max_cells:
-        rng = np.random.default_rng(seed)
-        adata = adata[np.sort(rng.choice(adata.n_obs, max_cells, replace=False))].to_memory()
-    filled = model.prepare(adata, **where).library > 0
-    return adata if filled.all() else adata[filled]
-
-
-def _scores(
-    model: GraphSCI, adata: AnnData, genes: list[str], scale: Scale, where: dict[str, Any]
-) -> Floats:
-    """Scores (genes, cells) whose products between different genes are the correlations."""
     means, variance = [], np.zeros(len(genes))
-    for block in model.iterate_estimates(adata, genes=genes, depth="common", **where):
+    request = Request.of(chosen.adata, ("denoised",), genes, depth="common")
+    for block in estimate_blocks(model.fitted, chosen.cells, request):
         rate, sd = block.values["denoised"], block.values["denoised_sd"]
         if scale == "log1p":
             rate, sd = np.log1p(rate), sd / (1 + rate)
         means.append(rate)
         variance += np.square(sd, dtype=np.float64).sum(0)
-    values = np.concatenate(means)
+    values = np.concatenate(means)[chosen.filled]
     values -= values.mean(0)
     total = np.sqrt(np.square(values, dtype=np.float64).sum(0) + variance)
     values /= np.maximum(total, 1e-12)

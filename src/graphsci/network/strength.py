@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsci._correlation import blocks
-from graphsci._estimating import cell_embedding
+from graphsci._estimating import embedding_and_library
 from graphsci.imputer import GraphSCI
 from graphsci.model import CountNetwork
 from graphsci.network._arrays import Floats, Indices
@@ -101,10 +101,10 @@ def gene_coordinates(
         cells = model.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
-        library = cells.library
+        z, library = embedding_and_library(network, cells)
         filled = library > 0  # the others have no state
-        z = cell_embedding(network, cells)[filled].astype(np.float64)
-        loadings = loadings @ _square_root(covariance_given_depth(z, library[filled]))
+        covariance = covariance_given_depth(z[filled].astype(np.float64), library[filled])
+        loadings = loadings @ _square_root(covariance)
     balanced = balance(loadings)
     spec, theta = model.fitted.spec, model.inverse_dispersion()
     assert theta is not None

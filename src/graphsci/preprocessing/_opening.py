@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graphsci._words import few
 from graphsci.preprocessing._types import Names
 from graphsci.preprocessing.batches import extract_batch
-from graphsci.preprocessing.names import checked_names
+from graphsci.preprocessing.names import as_names, checked_names, repeated_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,13 +43,13 @@ def open_matrix(adata: AnnData, layer: str | None, batch_key: str | None, min_ce
     gene_names = checked_names(adata.var_names, "gene", "adata.var_names_make_unique()")
     _refuse_barcodes(gene_names, where)
     batch, batch_names, notes = extract_batch(adata, batch_key)
-    if not adata.obs_names.is_unique:
-        repeated = adata.obs_names[adata.obs_names.duplicated()].unique()
+    repeated = repeated_names(adata.obs_names)
+    if len(repeated):
         notes.append(
             f"Cell names occur more than once ({len(repeated):,}: {few(repeated)}): no matter "
             "here, but cells cannot be chosen by name."
         )
-    cell_names = np.asarray(adata.obs_names.astype(str), dtype=np.str_)
+    cell_names = as_names(adata.obs_names)
     return Opened(matrix, where, cell_names, gene_names, batch, batch_names, notes)
 
 

@@ -15,14 +15,24 @@ from graphsci.preprocessing._types import Names
 
 def checked_names(index: pd.Index, kind: str, remedy: str) -> Names:
     """Return names as a numpy str array; refuse duplicates."""
-    if not index.is_unique:
-        repeated = index[index.duplicated()].unique()
+    repeated = repeated_names(index)
+    if len(repeated):
         raise ValueError(
             f"{kind} names occur more than once ({len(repeated):,}: {few(repeated)}), "
             f"expected unique names: {kind}s are matched by name. "
             f"Make them unique: {remedy} (command line: --make-names-unique)."
         )
+    return as_names(index)
+
+
+def as_names(index: pd.Index) -> Names:
+    """Return names as a numpy str array."""
     return np.asarray(index.astype(str), dtype=np.str_)
+
+
+def repeated_names(index: pd.Index) -> pd.Index:
+    """Return the names that occur more than once, once each."""
+    return index[index.duplicated()].unique()
 
 
 def positions_of(
