@@ -9,6 +9,7 @@ import pytest
 from scipy import sparse, stats
 
 from graphsci import _correlation as kernels
+from graphsci import _edges
 from graphsci.gene_graph import (
     GeneGraph,
     combine_graphs,
@@ -232,7 +233,7 @@ def shuffled(x, seed):
 def bound_of(x, y):
     """The bound on log p for two genes."""
     z = np.column_stack([(v - v.mean()) / v.std() for v in (x, y)])
-    products = kernels._Moments(
+    products = kernels.Moments(
         np.array([[np.prod(np.mean(z**k, axis=0))] for k in kernels.ORDERS]),
         np.array([np.prod(np.abs(z).max(axis=0))]),
     )
@@ -278,7 +279,7 @@ def test_benjamini_hochberg_equals_scipy():
     p = np.concatenate([rng.uniform(size=900), rng.uniform(size=100) * 1e-4])
     judge = stats.false_discovery_control(p) <= 0.05
     listed = p <= 0.05  # only these are collected; the others still count as tests
-    accepted = kernels._benjamini_hochberg(np.log(p[listed]), len(p), 0.05)
+    accepted = _edges._benjamini_hochberg(np.log(p[listed]), len(p), 0.05)
     np.testing.assert_array_equal(accepted, judge[listed])
     assert accepted.sum() > 50
 
@@ -610,7 +611,7 @@ def test_bad_matrix(matrix, options, message):
 
 
 def test_too_many_edges(monkeypatch, log_normalized):
-    monkeypatch.setattr(kernels, "MAX_EDGES", 100)
+    monkeypatch.setattr(_edges, "MAX_EDGES", 100)
     with pytest.raises(ValueError, match=r"More than 100 gene pairs .* raise threshold, set top_k"):
         correlation_graph(log_normalized, gene_names=names_of(60), threshold=0)
 
@@ -707,7 +708,7 @@ def test_no_weaker_than_the_kth_strongest_by_sorting_each_gene(k):
     rng = np.random.default_rng(k)
     gene = rng.choice([0, 2, 3, 9], 200)
     strength = rng.integers(0, 30, 200).astype(np.float32) / 7
-    found = kernels._at_least_kth(gene, strength, k)
+    found = _edges._at_least_kth(gene, strength, k)
     for one in np.unique(gene):
         of_gene = strength[gene == one]
         kth = np.sort(of_gene)[-min(k, len(of_gene))]
@@ -716,4 +717,4 @@ def test_no_weaker_than_the_kth_strongest_by_sorting_each_gene(k):
 
 def test_no_entries_have_no_kth_strongest():
     none = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    assert kernels._at_least_kth(*none, 3).shape == (0,)
+    assert _edges._at_least_kth(*none, 3).shape == (0,)

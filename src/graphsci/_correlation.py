@@ -1,18 +1,20 @@
-"""Correlation of genes in blocks: what `gene_graph` computes with.
+"""Correlation of genes in blocks: the kernels behind `gene_graph`, and their p-values.
 
-Standardised columns as sparse minus low rank, kernels that give the weights between two blocks
-of genes, and the rule that turns weights into edges. No genes x genes matrix exists at any time.
+Standardised columns are stored as sparse minus low rank; only dense tiles of some genes x some
+cells are ever made. `_edges` turns the weights into edges.
 """
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import linalg, sparse, special
 
-MAX_EDGES = 50_000_000  #: 800 MB as symmetric CSR; beyond it the graph tells nothing
+from graphsci._edges import Block, Edges, FloatArray, blocks
+from graphsci._graph_inputs import refuse_negative
+
 CELL_CHUNK = 4096  #: cells per dense tile: 2048 genes x 4096 cells x 4 bytes = 32 MiB
 GENE_BLOCK = 2048  #: genes per dense tile; larger gains no speed
 COEXPRESSED_GENE_BLOCK = 1024  #: six accumulators per pair of blocks instead of one
@@ -22,22 +24,19 @@ PAIR_CHUNK = 1 << 14  #: pairs whose p-values are bounded at once: 128 KiB for e
 CONSTANT = 1e-10  #: a variance below this share of the mean square is rounding error
 MIN_RELATIVE_VARIANCE = 1e-3  #: same for float32 sums over a pair's common cells
 
-Block = slice
-FloatArray = NDArray[np.floating[Any]]
-
 # ----------------------------------------------------------------------------
 # Standardised columns, one dense tile at a time
 # ----------------------------------------------------------------------------
 
 
-class _Moments(NamedTuple):
+class Moments(NamedTuple):
     """Moments of standardised columns."""
 
     powers: NDArray[np.float64]  #: (orders, genes): mean of z^k for k in ORDERS
     peak: NDArray[np.float64]  #: (genes,): largest abs(z)
 
 
-class _Standardised(NamedTuple):
+class Standardised(NamedTuple):
     """Columns of zero mean and unit norm, stored as sparse minus low rank.
 
     Dense values are ``values - design @ loadings``; only tiles are ever made.
@@ -60,7 +59,7 @@ class _Standardised(NamedTuple):
                 -1, loadings.T, self.design[chunk].T, beta=1, c=tile.T, overwrite_c=True
             ).T
 
-    def keep(self, kept: NDArray[np.bool_]) -> "_Standardised":
+    def keep(self, kept: NDArray[np.bool_]) -> "Standardised":
         """Return the columns where ``kept`` is true."""
         return self._replace(
             values=self.values[:, kept],
@@ -69,7 +68,7 @@ class _Standardised(NamedTuple):
             norms=self.norms[kept],
         )
 
-    def moments(self) -> "_Moments":
+    def moments(self) -> "Moments":
         """Return moments over cells of z, the columns at unit variance."""
         n_cells, n_genes = self.values.shape
         powers, peak = np.zeros((len(ORDERS), n_genes)), np.zeros(n_genes)
@@ -81,7 +80,7 @@ class _Standardised(NamedTuple):
                 for index in range(len(ORDERS)):
                     power = power * tile
                     powers[index, block] += power.sum(axis=0, dtype=np.float64)
-        return _Moments(powers / n_cells, peak)
+        return Moments(powers / n_cells, peak)
 
     def inflation(self) -> float:
         """Return n sum_c v_c^2 / (sum_c v_c)^2, v_c the mean square of cell c; at least 1.
@@ -97,7 +96,7 @@ class _Standardised(NamedTuple):
         return float(max(n_cells * np.sum(squares**2) / max(np.sum(squares), 1e-30) ** 2, 1.0))
 
 
-def _standardise(values: sparse.csc_matrix, design: FloatArray) -> _Standardised:
+def standardise(values: sparse.csc_matrix, design: FloatArray) -> Standardised:
     """Regress ``design`` (cells, q) out of every column and scale to unit norm.
 
     Columns that the design explains entirely (constant genes) are left out.
@@ -108,7 +107,7 @@ def _standardise(values: sparse.csc_matrix, design: FloatArray) -> _Standardised
     residual = norms - np.sum(loadings**2, axis=0)
     kept = np.flatnonzero(residual > CONSTANT * norms)
     norms = np.sqrt(residual[kept])
-    return _Standardised(
+    return Standardised(
         _scale_columns(values[:, kept], 1 / norms),
         basis.astype(np.float32),
         (loadings[:, kept] / norms).astype(np.float32),
@@ -138,19 +137,19 @@ def _scale_columns(values: sparse.csc_matrix, scale: FloatArray) -> sparse.csc_m
     return sparse.csc_matrix((data, values.indices, values.indptr), shape=values.shape)
 
 
-def _rate_residuals(
+def rate_residuals(
     counts: sparse.csc_matrix,
     size_factors: NDArray[np.float64],
     min_variance_z: float,
     caution: float,
-) -> tuple[_Standardised, NDArray[np.float64]]:
+) -> tuple[Standardised, NDArray[np.float64]]:
     """Return the residuals e of ``noise_corrected_graph`` and their reliability.
 
     Only genes whose excess variance is above ``min_variance_z`` standard
     errors are kept; their reliability is ``caution`` errors above its estimate.
     """
     root = np.sqrt(size_factors)
-    residuals = _standardise(_scale_rows(counts, 1 / root), np.column_stack([root, 1 / root]))
+    residuals = standardise(_scale_rows(counts, 1 / root), np.column_stack([root, 1 / root]))
     excess, error = _excess_variance(counts, residuals, size_factors)
     kept = excess > min_variance_z * error
     reliability = (excess + caution * error)[kept] / residuals.norms[kept] ** 2
@@ -158,7 +157,7 @@ def _rate_residuals(
 
 
 def _excess_variance(
-    counts: sparse.csc_matrix, residuals: _Standardised, size_factors: NDArray[np.float64]
+    counts: sparse.csc_matrix, residuals: Standardised, size_factors: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return sum_c t and its standard error, t = e^2 - x/s; both (kept genes,).
 
@@ -193,33 +192,14 @@ def _scale_rows(values: sparse.csc_matrix, scale: NDArray[np.float64]) -> sparse
 # ----------------------------------------------------------------------------
 
 
-class _Kernel(Protocol):
-    """Weights between blocks of the genes that may have edges."""
-
-    genes: NDArray[np.intp]  #: (kept genes,): their index in the data
-    n_genes: int  #: number of genes in the data
-    block_size: int  #: genes per block that suits the kernel's memory
-
-    def prepare(self) -> None:
-        """Compute what p-values need."""
-
-    def pair(
-        self, left: Block, right: Block
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Return weights (left, right), and the cells each rests on if they differ."""
-
-    def log_p(self, edges: "_Edges", support: NDArray[np.float32] | None) -> FloatArray:
-        """Return the log p-values of some entries, under independence."""
-
-
-class _StandardisedKernel:
+class StandardisedKernel:
     """Inner products of standardised columns, times a gain per gene."""
 
     block_size = GENE_BLOCK
 
     def __init__(
         self,
-        columns: _Standardised,
+        columns: Standardised,
         n_genes: int,
         *,
         gain: FloatArray | None = None,
@@ -228,7 +208,7 @@ class _StandardisedKernel:
         self.genes = columns.genes
         self.n_genes = n_genes
         self.gain = np.ones(len(columns.genes)) if gain is None else gain
-        self.moments = _Moments(np.zeros((len(ORDERS), 0)), np.zeros(0))
+        self.moments = Moments(np.zeros((len(ORDERS), 0)), np.zeros(0))
         self.inflation = 1.0
 
     def prepare(self) -> None:
@@ -246,17 +226,17 @@ class _StandardisedKernel:
         total *= self.gain[right].astype(np.float32)
         return total, None
 
-    def log_p(self, edges: "_Edges", support: NDArray[np.float32] | None) -> FloatArray:
+    def log_p(self, edges: Edges, support: NDArray[np.float32] | None) -> FloatArray:
         """Return the bound on log P(abs(r) this large), before the gain."""
         row, column, weight = edges
         r = weight / (self.gain[row] * self.gain[column])
         powers, peak = self.moments
-        products = _Moments(powers[:, row] * powers[:, column], peak[row] * peak[column])
+        products = Moments(powers[:, row] * powers[:, column], peak[row] * peak[column])
         return _log_p_chernoff(r, products, self.columns.values.shape[0], self.inflation)
 
 
 def _log_p_chernoff(
-    r: FloatArray, products: _Moments, n_cells: int, inflation: float = 1.0
+    r: FloatArray, products: Moments, n_cells: int, inflation: float = 1.0
 ) -> NDArray[np.float64]:
     r"""Bound the log p-value of correlations between independent genes of any distribution.
 
@@ -276,7 +256,7 @@ def _log_p_chernoff(
     the Poisson tail of the number of common cells, where Fisher's z is wrong
     by orders of magnitude; for normal variables it is the normal tail. Any
     theta gives a valid bound; a few between the optima of these two cases
-    are tried. ``inflation`` multiplies psi (see ``_Standardised.inflation``).
+    are tried. ``inflation`` multiplies psi (see ``Standardised.inflation``).
 
     Parameters
     ----------
@@ -287,13 +267,13 @@ def _log_p_chernoff(
     """
     log_p = np.empty(len(r))
     for part in blocks(len(r), PAIR_CHUNK):
-        of_part = _Moments(products.powers[:, part], products.peak[part])
+        of_part = Moments(products.powers[:, part], products.peak[part])
         log_p[part] = _log_p_chernoff_part(r[part], of_part, n_cells, inflation)
     return log_p
 
 
 def _log_p_chernoff_part(
-    r: FloatArray, products: _Moments, n_cells: int, inflation: float
+    r: FloatArray, products: Moments, n_cells: int, inflation: float
 ) -> NDArray[np.float64]:
     """Work on so many pairs that the cache holds them."""
     strength, sign = np.abs(r).astype(np.float64), np.sign(r)
@@ -322,14 +302,14 @@ def _exponential_rest(y: NDArray[np.float64], order: int) -> NDArray[np.float64]
         return np.maximum(np.exp(y) - head, 0)
 
 
-def _pearson_kernel(values: sparse.csc_matrix, min_cells: int) -> _StandardisedKernel:
+def pearson_kernel(values: sparse.csc_matrix, min_cells: int) -> StandardisedKernel:
     """Pearson correlation over all cells."""
-    columns = _standardise(values, np.ones((values.shape[0], 1)))
+    columns = standardise(values, np.ones((values.shape[0], 1)))
     detected = np.diff(values.indptr)[columns.genes]
-    return _StandardisedKernel(columns.keep(detected >= min_cells), values.shape[1])
+    return StandardisedKernel(columns.keep(detected >= min_cells), values.shape[1])
 
 
-class _CoexpressedKernel:
+class CoexpressedKernel:
     r"""Pearson correlation over the cells in which both genes are detected.
 
     With b = 1 where a gene is detected and z its value there (0 elsewhere),
@@ -385,7 +365,7 @@ class _CoexpressedKernel:
         for chunk in blocks(values.shape[0], CELL_CHUNK):
             yield values[chunk].toarray(), detected[chunk].toarray()
 
-    def log_p(self, edges: "_Edges", support: NDArray[np.float32] | None) -> FloatArray:
+    def log_p(self, edges: Edges, support: NDArray[np.float32] | None) -> FloatArray:
         """Return Fisher's log p: atanh(r) sqrt(n - 3) is standard normal."""
         cells = np.asarray(support, dtype=np.float64)
         r = np.minimum(np.abs(edges.weight.astype(np.float64)), 1 - 1e-7)
@@ -393,9 +373,9 @@ class _CoexpressedKernel:
         return np.log(2) + special.log_ndtr(-z)
 
 
-def _coexpressed_kernel(values: sparse.csc_matrix, min_cells: int) -> _CoexpressedKernel:
+def coexpressed_kernel(values: sparse.csc_matrix, min_cells: int) -> CoexpressedKernel:
     """Standardise every gene over the cells that detect it."""
-    _refuse_negative(values, "log_normalized with cells='coexpressed'")
+    refuse_negative(values, "log_normalized with cells='coexpressed'")
     if min_cells < 3:
         raise ValueError(
             f"min_cells must be at least 3 with cells='coexpressed', got {min_cells}: "
@@ -412,205 +392,4 @@ def _coexpressed_kernel(values: sparse.csc_matrix, min_cells: int) -> _Coexpress
     scale = np.sqrt(np.where(variance > 0, variance, 1))
     z = (centred / np.repeat(scale, detected)).astype(np.float32)
     standardised = sparse.csc_matrix((z, values.indices, values.indptr), shape=values.shape)
-    return _CoexpressedKernel(standardised[:, kept], kept, values.shape[1], min_cells)
-
-
-# ----------------------------------------------------------------------------
-# From weights to edges
-# ----------------------------------------------------------------------------
-
-
-class _EdgeRule(NamedTuple):
-    """What makes an edge."""
-
-    threshold: float
-    top_k: int | None
-    false_discovery_rate: float | None
-    block_size: int | None
-
-
-class _Edges(NamedTuple):
-    """Edges as three equally long columns."""
-
-    row: NDArray[np.integer[Any]]
-    column: NDArray[np.integer[Any]]
-    weight: FloatArray
-
-    def where(self, kept: NDArray[Any]) -> "_Edges":
-        """Return the chosen edges."""
-        return _Edges(self.row[kept], self.column[kept], self.weight[kept])
-
-
-def _find_edges(kernel: _Kernel, rule: _EdgeRule) -> _Edges:
-    """Visit every pair of blocks once and return the edges, each once."""
-    if rule.false_discovery_rate is not None:
-        kernel.prepare()
-    found = [_Edges(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))]
-    log_p: list[FloatArray] = [np.zeros(0)]
-    size = rule.block_size or kernel.block_size
-    for left, right in _block_pairs(len(kernel.genes), size):
-        edges, p = _edges_between(kernel, rule, left, right)
-        found.append(edges)
-        log_p.append(p)
-        _check_edge_count(sum(len(part.row) for part in found), rule)
-    edges = _Edges(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-    if rule.false_discovery_rate is not None:
-        n_tests = len(kernel.genes) * (len(kernel.genes) - 1) // 2
-        edges = edges.where(
-            _benjamini_hochberg(np.concatenate(log_p), n_tests, rule.false_discovery_rate)
-        )
-    edges = edges._replace(row=kernel.genes[edges.row], column=kernel.genes[edges.column])
-    if rule.top_k is not None:
-        edges = edges.where(_strongest(edges, rule.top_k))
-    return edges
-
-
-def _edges_between(
-    kernel: _Kernel, rule: _EdgeRule, left: Block, right: Block
-) -> tuple[_Edges, FloatArray]:
-    """Return the candidate edges between two blocks and their log p-values."""
-    weights, support = kernel.pair(left, right)
-    # the strongest of the *significant* edges are wanted: prune only if all are
-    top_k = rule.top_k if rule.false_discovery_rate is None else None
-    passing = _passing(weights, rule.threshold, top_k, same=left == right)
-    chosen = np.flatnonzero(passing)
-    row, column = np.divmod(chosen, weights.shape[1])
-    row, column = (row + left.start).astype(np.int32), (column + right.start).astype(np.int32)
-    edges = _Edges(row, column, weights.ravel()[chosen])
-    if rule.false_discovery_rate is None:
-        return edges, np.zeros(0)
-    log_p = kernel.log_p(edges, None if support is None else support.ravel()[chosen])
-    likely = log_p <= np.log(rule.false_discovery_rate)  # p above it is never accepted
-    return edges.where(likely), log_p[likely].astype(np.float32)
-
-
-def _passing(
-    weights: NDArray[np.float32], threshold: float, top_k: int | None, *, same: bool
-) -> NDArray[np.bool_]:
-    """Mark weights above the threshold and among the k strongest of their row or column."""
-    strength = np.abs(weights)
-    if same:
-        np.fill_diagonal(strength, 0)
-    passing = strength > threshold
-    if top_k is not None:
-        of_row = _kth_largest(strength, top_k)[:, None]
-        of_column = _kth_largest(np.ascontiguousarray(strength.T), top_k)
-        passing &= (strength >= of_row) | (strength >= of_column)
-    return np.triu(passing, 1) if same else passing
-
-
-def _kth_largest(values: NDArray[np.float32], k: int) -> NDArray[np.float32]:
-    """Return the k-th largest value of each row, 0 if the row is shorter."""
-    if k >= values.shape[1]:
-        return np.zeros(len(values), np.float32)
-    return np.partition(values, -k, axis=1)[:, -k]
-
-
-def _strongest(edges: _Edges, top_k: int) -> NDArray[np.bool_]:
-    """Mark edges that are among the k strongest of at least one of their genes."""
-    gene = np.concatenate([edges.row, edges.column])
-    other = np.concatenate([edges.column, edges.row])
-    strength = np.abs(np.concatenate([edges.weight, edges.weight]), dtype=np.float32)
-    near = np.flatnonzero(_at_least_kth(gene, strength, top_k))
-    order = near[np.lexsort((other[near], -strength[near], gene[near]))]
-    ordered = gene[order]
-    rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
-    kept = np.zeros(len(edges.row), dtype=bool)
-    kept[order[rank < top_k] % max(len(edges.row), 1)] = True
-    return kept
-
-
-def _at_least_kth(
-    gene: NDArray[np.integer[Any]], strength: NDArray[np.float32], k: int
-) -> NDArray[np.bool_]:
-    """Mark entries no weaker than the k-th strongest of their gene, ties included.
-
-    Gene and strength make one whole number, as the bits of floats >= 0 are in their order: numbers
-    are sorted many times as fast as pairs.
-    """
-    key = (gene.astype(np.uint64) << np.uint64(32)) | strength.view(np.uint32)
-    ordered = np.sort(key)
-    genes = np.arange(int(gene.max(initial=-1)) + 1, dtype=np.uint64)
-    starts, ends = (
-        np.searchsorted(ordered, (genes + np.uint64(n)) << np.uint64(32)) for n in (0, 1)
-    )
-    last = np.maximum(ends - k, starts).clip(max=max(len(ordered) - 1, 0))
-    return key >= ordered[last][gene] if len(key) else np.zeros(0, dtype=bool)
-
-
-def _benjamini_hochberg(
-    log_p: FloatArray, n_tests: int, false_discovery_rate: float
-) -> NDArray[np.bool_]:
-    """Mark accepted p-values; those not listed among the ``n_tests`` are not accepted.
-
-    Largest k with p_(k) <= k q / n_tests. Leaving out pairs below the
-    threshold on abs(r) lowers k only, so the rate is kept.
-
-    Source: Benjamini & Hochberg (1995), doi:10.1111/j.2517-6161.1995.tb02031.x.
-    """
-    ordered = np.sort(log_p)
-    ranks = np.arange(1, len(log_p) + 1)
-    accepted = np.flatnonzero(ordered <= np.log(false_discovery_rate * ranks / max(n_tests, 1)))
-    if len(accepted) == 0:
-        return np.zeros(len(log_p), dtype=bool)
-    return log_p <= ordered[accepted[-1]]
-
-
-def _symmetric(edges: _Edges, n_genes: int) -> sparse.csr_matrix:
-    """Return the (genes, genes) adjacency of edges given once each."""
-    row = np.concatenate([edges.row, edges.column])
-    column = np.concatenate([edges.column, edges.row])
-    weight = np.concatenate([edges.weight, edges.weight]).astype(np.float32)
-    return _canonical(sparse.coo_matrix((weight, (row, column)), shape=(n_genes, n_genes)))
-
-
-def _canonical(matrix: sparse.spmatrix) -> sparse.csr_matrix:
-    """Return CSR, float32, sorted, without explicit zeros."""
-    result = sparse.csr_matrix(matrix, dtype=np.float32)
-    result.eliminate_zeros()
-    result.sort_indices()
-    return result
-
-
-# ----------------------------------------------------------------------------
-# Blocks and checks
-# ----------------------------------------------------------------------------
-
-
-def blocks(n: int, size: int) -> list[Block]:
-    """Cut range(n) into slices of at most ``size``."""
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
-
-
-def _block_pairs(n: int, size: int) -> Iterator[tuple[Block, Block]]:
-    """Yield every unordered pair of blocks once, equal pairs included."""
-    parts = blocks(n, size)
-    for position, left in enumerate(parts):
-        for right in parts[position:]:
-            yield left, right
-
-
-def _check_edge_count(count: int, rule: _EdgeRule) -> None:
-    if count > MAX_EDGES:
-        raise ValueError(
-            f"More than {MAX_EDGES:,} gene pairs have abs(r) above {rule.threshold}. A graph this "
-            "dense tells nothing: raise threshold, set top_k, or check that the data are "
-            "log-normalised at a common depth."
-        )
-
-
-def _refuse_non_finite(data: ArrayLike, name: str) -> None:
-    bad = int(np.sum(~np.isfinite(np.asarray(data, dtype=np.float64))))
-    if bad:
-        raise ValueError(
-            f"{bad} {'value is' if bad == 1 else 'values are'} NaN or infinite in {name}. "
-            "Remove or replace them first."
-        )
-
-
-def _refuse_negative(values: sparse.csc_matrix, name: str) -> None:
-    if values.nnz and values.data.min() < 0:
-        raise ValueError(
-            f"{name} must not be negative (detected means > 0); the smallest value is "
-            f"{values.data.min():g}. Pass unscaled, uncentred data."
-        )
+    return CoexpressedKernel(standardised[:, kept], kept, values.shape[1], min_cells)

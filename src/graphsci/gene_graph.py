@@ -27,17 +27,23 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from graphsci._correlation import (
-    _canonical,
-    _coexpressed_kernel,
-    _EdgeRule,
-    _Edges,
-    _find_edges,
-    _pearson_kernel,
-    _rate_residuals,
-    _refuse_negative,
-    _refuse_non_finite,
-    _StandardisedKernel,
-    _symmetric,
+    StandardisedKernel,
+    coexpressed_kernel,
+    pearson_kernel,
+    rate_residuals,
+)
+from graphsci._edges import EdgeRule, Edges, canonical, find_edges, symmetric
+from graphsci._graph_inputs import (
+    cells_by_genes,
+    check_gene_names,
+    check_options,
+    check_size_factors,
+    check_symmetric,
+    edge_columns,
+    examples,
+    no_overlap_message,
+    refuse_negative,
+    refuse_non_finite,
 )
 
 PAPER_THRESHOLD = 0.3  #: eq. 2 and the text above it; Fig. S5 tries 0.2-0.5
@@ -161,16 +167,16 @@ def correlation_graph(
 
     Source: the paper, eq. 2 and discussion.
     """
-    _check_options(threshold, top_k, false_discovery_rate)
+    check_options(threshold, top_k, false_discovery_rate)
     if cells not in ("all", "coexpressed"):
         raise ValueError(f"cells must be 'all' or 'coexpressed', got {cells!r}.")
-    values = _cells_by_genes(log_normalized, "log_normalized")
-    names = _check_gene_names(gene_names, values.shape[1])
+    values = cells_by_genes(log_normalized, "log_normalized")
+    names = check_gene_names(gene_names, values.shape[1])
     if min_cells is None:
         min_cells = 1 if cells == "all" else MIN_COEXPRESSED_CELLS
-    kernel = _pearson_kernel if cells == "all" else _coexpressed_kernel
-    rule = _EdgeRule(threshold, top_k, false_discovery_rate, block_size)
-    edges = _find_edges(kernel(values, min_cells), rule)
+    kernel = pearson_kernel if cells == "all" else coexpressed_kernel
+    rule = EdgeRule(threshold, top_k, false_discovery_rate, block_size)
+    edges = find_edges(kernel(values, min_cells), rule)
     parameters = {
         "threshold": threshold,
         "top_k": top_k,
@@ -179,7 +185,7 @@ def correlation_graph(
         "false_discovery_rate": false_discovery_rate,
     }
     source = "pearson" if cells == "all" else "pearson_coexpressed"
-    return GeneGraph(_symmetric(edges, len(names)), names, source, parameters)
+    return GeneGraph(symmetric(edges, len(names)), names, source, parameters)
 
 
 def noise_corrected_graph(
@@ -262,19 +268,19 @@ def noise_corrected_graph(
     Source: Spearman (1904), doi:10.2307/1412159; Dean & Lawless (1989),
     doi:10.1080/01621459.1989.10478792. The combination is ours.
     """
-    _check_options(threshold, top_k, false_discovery_rate)
-    values = _cells_by_genes(counts, "counts")
-    _refuse_negative(values, "counts")
-    names = _check_gene_names(gene_names, values.shape[1])
-    depth = _check_size_factors(size_factors, values.shape[0])
+    check_options(threshold, top_k, false_discovery_rate)
+    values = cells_by_genes(counts, "counts")
+    refuse_negative(values, "counts")
+    names = check_gene_names(gene_names, values.shape[1])
+    depth = check_size_factors(size_factors, values.shape[0])
     if min(min_variance_z, caution) < 0:
         raise ValueError(
             f"min_variance_z and caution count standard errors and must not be negative; got "
             f"{min_variance_z} and {caution}."
         )
-    residuals, reliability = _rate_residuals(values, depth, min_variance_z, caution)
-    kernel = _StandardisedKernel(residuals, len(names), gain=1 / np.sqrt(reliability))
-    edges = _find_edges(kernel, _EdgeRule(threshold, top_k, false_discovery_rate, block_size))
+    residuals, reliability = rate_residuals(values, depth, min_variance_z, caution)
+    kernel = StandardisedKernel(residuals, len(names), gain=1 / np.sqrt(reliability))
+    edges = find_edges(kernel, EdgeRule(threshold, top_k, false_discovery_rate, block_size))
     edges = edges._replace(weight=np.clip(edges.weight, -1, 1))
     parameters = {
         "threshold": threshold,
@@ -287,7 +293,7 @@ def noise_corrected_graph(
         f"gene graph: only the {len(residuals.genes):,} of {len(names):,} genes that vary clearly "
         "beyond sampling noise can have edges; with more cells more would"
     )
-    return GeneGraph(_symmetric(edges, len(names)), names, "noise_corrected", parameters, (note,))
+    return GeneGraph(symmetric(edges, len(names)), names, "noise_corrected", parameters, (note,))
 
 
 # ----------------------------------------------------------------------------
@@ -330,22 +336,22 @@ def graph_from_edges(
         If no edge joins two genes of the data, a weight is not finite, or the
         lengths disagree.
     """
-    names = _check_gene_names(gene_names)
-    gene_a, gene_b, weight = _edge_columns(edges, weights)
+    names = check_gene_names(gene_names)
+    gene_a, gene_b, weight = edge_columns(edges, weights)
     index = pd.Index(names)
     row = index.get_indexer(pd.Index(gene_a))
     column = index.get_indexer(pd.Index(gene_b))
     known = (row >= 0) & (column >= 0)
     unknown = pd.unique(np.concatenate([gene_a[row < 0], gene_b[column < 0]]))
     if not known.any():
-        raise ValueError(_no_overlap_message(gene_a, gene_b, unknown, names))
+        raise ValueError(no_overlap_message(gene_a, gene_b, unknown, names))
     notes: list[str] = []
     if not known.all():
         notes.append(
             f"{np.sum(~known)} of {len(known)} edges name genes that are not in the data and were "
-            f"left out ({len(unknown)} such genes, e.g. {_examples(unknown)})"
+            f"left out ({len(unknown)} such genes, e.g. {examples(unknown)})"
         )
-    kept = _Edges(row[known], column[known], weight[known])
+    kept = Edges(row[known], column[known], weight[known])
     adjacency = _merge(kept, len(names), notes, listed=True)
     return GeneGraph(adjacency, names, source, dict(parameters or {}), tuple(notes))
 
@@ -380,7 +386,7 @@ def graph_from_matrix(
         If the matrix is not square, does not fit ``gene_names``, holds NaN or
         infinite weights, or holds no edge between two different genes.
     """
-    names = _check_gene_names(gene_names)
+    names = check_gene_names(gene_names)
     coo = sparse.coo_matrix(matrix)
     if coo.shape != (len(names), len(names)):
         raise ValueError(
@@ -388,7 +394,7 @@ def graph_from_matrix(
             f"{len(names)} x {len(names)}, one row and one column for each of gene_names. "
             "Pass the matrix of all genes, or an edge list to graph_from_edges."
         )
-    _refuse_non_finite(coo.data, "weights in the network")
+    refuse_non_finite(coo.data, "weights in the network")
     coo.sum_duplicates()
     notes: list[str] = []
     _note(
@@ -397,7 +403,7 @@ def graph_from_matrix(
         "edges differed between their two directions, or had "
         "only one, and were made symmetric (the stronger weight stays)",
     )
-    edges = _Edges(coo.row, coo.col, np.asarray(coo.data, dtype=np.float64))
+    edges = Edges(coo.row, coo.col, np.asarray(coo.data, dtype=np.float64))
     adjacency = _merge(edges, len(names), notes, listed=False)
     return GeneGraph(adjacency, names, source, dict(parameters or {}), tuple(notes))
 
@@ -459,7 +465,7 @@ def combine_graphs(
         "sources": [graph.source for graph in graphs],
     }
     return GeneGraph(
-        _canonical(combined),
+        canonical(combined),
         graphs[0].gene_names,
         "+".join(graph.source for graph in graphs),
         parameters,
@@ -495,7 +501,7 @@ def normalized_adjacency(
     Source: Kipf & Welling (2017), arXiv:1609.02907.
     """
     graph = sparse.csr_matrix(adjacency, dtype=np.float64, copy=True)
-    _check_symmetric(graph)
+    check_symmetric(graph)
     graph.setdiag(0)
     graph.eliminate_zeros()
     graph.data = np.abs(graph.data) if weighted else np.ones_like(graph.data)
@@ -504,7 +510,7 @@ def normalized_adjacency(
     return sparse.csr_matrix(scale @ with_loops @ scale, dtype=np.float32)
 
 
-def _merge(edges: _Edges, n_genes: int, notes: list[str], *, listed: bool) -> sparse.csr_matrix:
+def _merge(edges: Edges, n_genes: int, notes: list[str], *, listed: bool) -> sparse.csr_matrix:
     """Drop loops and zero weights, merge parallel edges, append to ``notes`` what was done.
 
     ``listed`` edges stand for both directions, so a second mention is a
@@ -526,7 +532,7 @@ def _merge(edges: _Edges, n_genes: int, notes: list[str], *, listed: bool) -> sp
     if listed:
         merged = len(key) - len(strongest)
         _note(notes, merged, "duplicated or mirrored edges merged (the strongest weight stays)")
-    return _symmetric(edges.where(strongest), n_genes)
+    return symmetric(edges.where(strongest), n_genes)
 
 
 def _count_asymmetric(matrix: sparse.coo_matrix) -> int:
@@ -539,132 +545,6 @@ def _note(notes: list[str], count: int, what: str) -> None:
     """Append "count what" if there is anything to tell."""
     if count:
         notes.append(f"{count} {what}")
-
-
-# ----------------------------------------------------------------------------
-# Blocks and checks
-# ----------------------------------------------------------------------------
-
-
-def _check_options(threshold: float, top_k: int | None, false_discovery_rate: float | None) -> None:
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold must be in [0, 1], a bound on abs(r); got {threshold}.")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}. Use None for no limit.")
-    if false_discovery_rate is not None and not 0 < false_discovery_rate < 1:
-        raise ValueError(
-            f"false_discovery_rate must be between 0 and 1, got {false_discovery_rate}."
-        )
-
-
-def _cells_by_genes(matrix: sparse.spmatrix | ArrayLike, name: str) -> sparse.csc_matrix:
-    """Return a finite (cells, genes) CSC float32 without explicit zeros; input untouched."""
-    if not sparse.issparse(matrix) and np.ndim(matrix) != 2:
-        raise ValueError(f"{name} must be a (cells, genes) matrix, got {np.ndim(matrix)} axes.")
-    values = sparse.csc_matrix(matrix, dtype=np.float32)
-    _refuse_non_finite(values.data, name)
-    if values.shape[0] < 3:
-        raise ValueError(f"A correlation needs at least 3 cells, {name} has {values.shape[0]}.")
-    if np.any(values.data == 0):
-        values = values.copy()
-        values.eliminate_zeros()
-    return values
-
-
-def _check_gene_names(gene_names: ArrayLike, n_genes: int | None = None) -> NDArray[np.str_]:
-    names = np.asarray(gene_names).astype(str)
-    if names.ndim != 1 or (n_genes is not None and len(names) != n_genes):
-        raise ValueError(
-            f"gene_names has shape {names.shape}, expected ({n_genes or 'genes'},): "
-            "one name for each column of the data."
-        )
-    unique, count = np.unique(names, return_counts=True)
-    if len(unique) < len(names):
-        raise ValueError(
-            f"gene_names must be unique; {np.sum(count > 1)} names occur more than once, "
-            f"e.g. {_examples(unique[count > 1])}. Make them unique first "
-            "(in scanpy: adata.var_names_make_unique())."
-        )
-    return names
-
-
-def _check_size_factors(size_factors: ArrayLike, n_cells: int) -> NDArray[np.float64]:
-    depth = np.asarray(size_factors, dtype=np.float64)
-    if depth.shape != (n_cells,):
-        raise ValueError(f"size_factors has shape {depth.shape}, expected ({n_cells},).")
-    if not np.all(np.isfinite(depth)) or depth.min() <= 0:
-        raise ValueError(
-            "size_factors must be finite and positive. Remove cells without reads first."
-        )
-    return depth
-
-
-def _edge_columns(
-    edges: pd.DataFrame | ArrayLike, weights: ArrayLike | None
-) -> tuple[NDArray[np.str_], NDArray[np.str_], NDArray[np.float64]]:
-    """Return the two name columns and signed weights of an edge list."""
-    frame = edges if isinstance(edges, pd.DataFrame) else _pairs(edges)
-    missing = {"gene_a", "gene_b"} - set(frame.columns)
-    if missing:
-        raise ValueError(
-            f"The edge table lacks {sorted(missing)}; it has {list(frame.columns)}. "
-            "Rename its columns to gene_a and gene_b."
-        )
-    if weights is not None:
-        weight = np.asarray(weights, dtype=np.float64)
-    else:
-        weight = np.asarray(frame["weight"] if "weight" in frame else np.ones(len(frame)), float)
-        if "sign" in frame:
-            weight = np.where(np.asarray(frame["sign"]) < 0, -np.abs(weight), weight)
-    if weight.shape != (len(frame),):
-        raise ValueError(f"weights has shape {weight.shape}, expected ({len(frame)},).")
-    _refuse_non_finite(weight, "edge weights")
-    return (
-        np.asarray(frame["gene_a"]).astype(str),
-        np.asarray(frame["gene_b"]).astype(str),
-        weight,
-    )
-
-
-def _pairs(edges: ArrayLike) -> pd.DataFrame:
-    pairs = np.asarray(edges)
-    if pairs.ndim != 2 or pairs.shape[1] != 2:
-        raise ValueError(
-            f"edges has shape {pairs.shape}, expected (edges, 2): one pair of gene names per row."
-        )
-    return pd.DataFrame({"gene_a": pairs[:, 0], "gene_b": pairs[:, 1]})
-
-
-def _no_overlap_message(
-    gene_a: NDArray[np.str_],
-    gene_b: NDArray[np.str_],
-    unknown: NDArray[np.str_],
-    names: NDArray[np.str_],
-) -> str:
-    if len(gene_a) == 0:
-        return "The edge list is empty. Pass at least one pair of gene names."
-    return (
-        f"None of the {len(gene_a)} edges joins two of the {len(names)} genes of the data "
-        f"(network: {_examples(unknown)}; data: {_examples(names)}). "
-        "Check that both are of the same species and use the same identifiers; "
-        "gene_sets.match_symbols tells what differs."
-    )
-
-
-def _examples(names: NDArray[np.str_], count: int = 3) -> str:
-    return ", ".join(repr(str(name)) for name in names[:count])
-
-
-def _check_symmetric(adjacency: sparse.csr_matrix) -> None:
-    if adjacency.shape[0] != adjacency.shape[1]:
-        raise ValueError(f"The adjacency must be square (genes, genes), got {adjacency.shape}.")
-    _refuse_non_finite(adjacency.data, "the adjacency")
-    difference = abs(adjacency - adjacency.T)
-    if difference.nnz and difference.max() > 1e-6 * abs(adjacency).max():
-        raise ValueError(
-            "The adjacency is not symmetric; a gene graph is undirected. "
-            "Pass it through graph_from_matrix first."
-        )
 
 
 def _check_combination(

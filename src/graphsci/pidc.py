@@ -28,8 +28,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, special
 
-from graphsci._correlation import _Edges, _strongest, _symmetric
-from graphsci.gene_graph import GeneGraph, _cells_by_genes, _check_gene_names, _check_options
+from graphsci._edges import Edges, strongest, symmetric
+from graphsci._graph_inputs import cells_by_genes, check_gene_names, check_options
+from graphsci.gene_graph import GeneGraph
 
 MAX_GENES = 5_000  #: five dense genes x genes float64 matrices: 1 GB at 5,000 genes
 MAX_EQUAL_BINS = 10  #: more bins than this leave few cells per pair of bins
@@ -98,21 +99,21 @@ def pidc_graph(
     joint frequencies (n b)^2 m multiply-adds, redundancy b n^2 log n, Bayesian
     blocks up to n m^2; memory 5 n^2 float64.
     """
-    _check_options(threshold, top_k, None)
-    values = _cells_by_genes(log_normalized, "log_normalized")
-    names = _check_gene_names(gene_names, values.shape[1])
+    check_options(threshold, top_k, None)
+    values = cells_by_genes(log_normalized, "log_normalized")
+    names = check_gene_names(gene_names, values.shape[1])
     scores = pidc_scores(values, discretization=discretization, n_bins=n_bins, max_genes=max_genes)
     row, column = np.nonzero(np.triu(scores.confidence > threshold, 1))
-    edges = _Edges(row, column, scores.confidence[row, column])
+    edges = Edges(row, column, scores.confidence[row, column])
     if top_k is not None:
-        edges = edges.where(_strongest(edges, top_k))
+        edges = edges.where(strongest(edges, top_k))
     parameters = {
         "threshold": threshold,
         "top_k": top_k,
         "discretization": discretization,
         "n_bins": n_bins,
     }
-    return GeneGraph(_symmetric(edges, len(names)), names, "pidc", parameters)
+    return GeneGraph(symmetric(edges, len(names)), names, "pidc", parameters)
 
 
 def pidc_scores(
@@ -123,7 +124,7 @@ def pidc_scores(
     max_genes: int = MAX_GENES,
 ) -> PidcScores:
     """Score all pairs of genes; arguments and errors as in ``pidc_graph``."""
-    values = _cells_by_genes(log_normalized, "log_normalized")
+    values = cells_by_genes(log_normalized, "log_normalized")
     _check_size(values.shape[1], max_genes)
     bins = discretize(values, discretization=discretization, n_bins=n_bins)
     information, redundancy = _information_and_redundancy(bins)

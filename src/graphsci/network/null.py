@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from graphsci._correlation import blocks
+from graphsci._edges import blocks
 from graphsci.config import later_seed
 from graphsci.evaluation.false_signal import append_shuffled_genes
 from graphsci.gene_graph import GeneGraph, graph_from_edges

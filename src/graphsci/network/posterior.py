@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from graphsci._correlation import blocks
+from graphsci._edges import blocks
 from graphsci._estimating import Cells, estimate_blocks
 from graphsci._request import Request
 from graphsci.imputer import GraphSCI

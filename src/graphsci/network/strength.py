@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsci._correlation import blocks
+from graphsci._edges import blocks
 from graphsci._estimating import embedding_and_library
 from graphsci.imputer import GraphSCI
 from graphsci.model import CountNetwork
