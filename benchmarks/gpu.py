@@ -33,7 +33,7 @@ import torch
 from scipy import sparse
 
 import graphsci
-from graphsci import GraphSCI, likelihood, training
+from graphsci import GraphSCI, fused_likelihood, likelihood, training
 
 CUDA, SEED = torch.device("cuda"), 0
 Row = dict[str, object]
@@ -118,9 +118,9 @@ class Block:
         wanted = [*leaves, curve] if zero_inflated else leaves
 
         def fused() -> list[torch.Tensor]:
-            mean = likelihood.SoftmaxMean(z, loadings, bias, library)
-            theta = likelihood.RankOneTheta(genes, certainty)
-            loss = likelihood.softmax_loss(
+            mean = fused_likelihood.SoftmaxMean(z, loadings, bias, library)
+            theta = fused_likelihood.RankOneTheta(genes, certainty)
+            loss = fused_likelihood.softmax_loss(
                 mean, theta, curve if zero_inflated else None, thinned, bfloat16=form == "bf16"
             )
             return [loss, *torch.autograd.grad(loss, wanted)]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from graphsci import GraphSCI, cell_random, devices
+from graphsci import fused_likelihood as fused
 from graphsci import likelihood as lk
 
 CPU = torch.device("cpu")
@@ -105,10 +106,12 @@ def test_loss_and_gradients_are_those_of_float64_on_a_cpu(zero_inflated, bfloat1
     for device, dtype in ((CPU, torch.float64), (torch.device("cuda"), torch.float32)):
         leaves, thinned = some_block(64, 900, device, dtype)
         curve = torch.tensor([0.2, -1.1], dtype=dtype, device=device).requires_grad_()
-        mean, theta = lk.SoftmaxMean(*leaves[:4]), lk.RankOneTheta(*leaves[4:])
+        mean, theta = fused.SoftmaxMean(*leaves[:4]), fused.RankOneTheta(*leaves[4:])
         wanted = [*leaves, curve] if zero_inflated else leaves
         low = bfloat16 and dtype == torch.float32
-        loss = lk.softmax_loss(mean, theta, curve if zero_inflated else None, thinned, bfloat16=low)
+        loss = fused.softmax_loss(
+            mean, theta, curve if zero_inflated else None, thinned, bfloat16=low
+        )
         grads = torch.autograd.grad(loss, wanted)
         found[device.type] = [value.detach().double().cpu() for value in (loss, *grads)]
     for ours, truth in zip(found["cuda"], found["cpu"], strict=True):
@@ -120,12 +123,12 @@ def test_loss_and_gradients_are_those_of_float64_on_a_cpu(zero_inflated, bfloat1
 def test_a_large_block_takes_the_memory_of_a_few_small_ones(zero_inflated, arrays):
     """One block of 2^23 means; in work are so many arrays of 2^21 entries."""
     leaves, thinned = some_block(3_000, 8_000, torch.device("cuda"), torch.float32)
-    mean, theta = lk.SoftmaxMean(*leaves[:4]), lk.RankOneTheta(*leaves[4:])
+    mean, theta = fused.SoftmaxMean(*leaves[:4]), fused.RankOneTheta(*leaves[4:])
     curve = torch.tensor([0.2, -1.1], device="cuda").requires_grad_() if zero_inflated else None
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    lk.softmax_loss(mean, theta, curve, thinned).backward()
-    allowed = 4 * (lk._ENTRIES_IN_BLOCK + arrays * lk._ENTRIES_ON_GPU)
+    fused.softmax_loss(mean, theta, curve, thinned).backward()
+    allowed = 4 * (fused._ENTRIES_IN_BLOCK + arrays * fused._ENTRIES_ON_GPU)
     allowed += 20 * sum(part.nbytes for part in thinned[:4])
     assert torch.cuda.max_memory_allocated() - before < allowed
 

@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 from torch.autograd import gradcheck
 
+from graphsci import fused_likelihood as fused
 from graphsci import likelihood as lk
 
 
@@ -164,12 +165,12 @@ def test_thinned_zinb_is_the_ratio_of_joint_to_marginal():
     )
 
 
-def factors(seed: int = 2) -> tuple[lk.SoftmaxMean, lk.RankOneTheta, torch.Tensor]:
+def factors(seed: int = 2) -> tuple[fused.SoftmaxMean, fused.RankOneTheta, torch.Tensor]:
     """Factors of the mean of 5 cells x 4 genes, those of theta, and a dropout curve."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    mean = lk.SoftmaxMean(draw(5, 3), draw(4, 3), draw(4), draw(5).exp() * 10)
-    theta = lk.RankOneTheta(draw(4).exp(), draw(5).exp())
+    mean = fused.SoftmaxMean(draw(5, 3), draw(4, 3), draw(4), draw(5).exp() * 10)
+    theta = fused.RankOneTheta(draw(4).exp(), draw(5).exp())
     curve = torch.tensor([0.3, -0.9], dtype=torch.float64)
     for tensor in (*mean, *theta, curve):
         tensor.requires_grad_()
@@ -189,18 +190,18 @@ def plain_softmax_loss(mean, theta, curve, thinned):
 @pytest.mark.parametrize("entries", [1 << 23, 9])
 def test_softmax_loss_is_the_plain_expression(monkeypatch, zero_inflated, entries):
     """Loss and all gradients, over all cells at once and over two cells at a time."""
-    monkeypatch.setattr(lk, "_ENTRIES_IN_BLOCK", entries)
+    monkeypatch.setattr(fused, "_ENTRIES_IN_BLOCK", entries)
     _, _, thinned = block(seed=4)
     mean, theta, curve = factors()
     wanted = (*mean, *theta, *([curve] if zero_inflated else []))
     arguments = (mean, theta, curve if zero_inflated else None, thinned)
-    ours, plain = lk.softmax_loss(*arguments), plain_softmax_loss(*arguments)
+    ours, plain = fused.softmax_loss(*arguments), plain_softmax_loss(*arguments)
     torch.testing.assert_close(ours, plain)
     torch.testing.assert_close(
         torch.autograd.grad(3 * ours, wanted), torch.autograd.grad(3 * plain, wanted)
     )
     with torch.no_grad():
-        torch.testing.assert_close(lk.softmax_loss(*arguments), plain)
+        torch.testing.assert_close(fused.softmax_loss(*arguments), plain)
 
 
 @pytest.mark.parametrize("zero_inflated", [False, True])
@@ -218,7 +219,7 @@ def test_an_empty_cell_says_nothing(zero_inflated):
     for cells, thin in ((slice(None), thinned), (others, thinned._replace(rows=rows))):
         part = mean._replace(z=mean.z[cells], library=library[cells])
         here = theta._replace(certainty=theta.certainty[cells])
-        loss = lk.softmax_loss(part, here, curve if zero_inflated else None, thin)
+        loss = fused.softmax_loss(part, here, curve if zero_inflated else None, thin)
         wanted = (mean.z, mean.loadings, mean.bias, *theta)
         results.append((loss, *torch.autograd.grad(loss, wanted)))
     torch.testing.assert_close(*results)
@@ -229,13 +230,16 @@ def test_an_empty_cell_says_nothing(zero_inflated):
 
 @pytest.mark.parametrize("zero_inflated", [False, True])
 def test_softmax_loss_has_right_gradients(monkeypatch, zero_inflated):
-    monkeypatch.setattr(lk, "_ENTRIES_IN_CACHE", 8)
+    monkeypatch.setattr(fused, "_ENTRIES_IN_CACHE", 8)
     _, _, thinned = block()
     mean, theta, curve = factors()
 
     def loss(z, loadings, bias, library, genes, certainty, *curve):
-        mean, theta = lk.SoftmaxMean(z, loadings, bias, library), lk.RankOneTheta(genes, certainty)
-        return lk.softmax_loss(mean, theta, curve[0] if curve else None, thinned)
+        mean, theta = (
+            fused.SoftmaxMean(z, loadings, bias, library),
+            fused.RankOneTheta(genes, certainty),
+        )
+        return fused.softmax_loss(mean, theta, curve[0] if curve else None, thinned)
 
     assert gradcheck(loss, (*mean, *theta, *([curve] if zero_inflated else [])))
 
@@ -260,8 +264,8 @@ def test_softmax_loss_in_float32(zero_inflated, theta):
         tensors += [torch.full((300,), theta), certainty, torch.tensor([0.0, -1.0])]
         tensors = [tensor.to(dtype).requires_grad_() for tensor in tensors]
         curve = tensors.pop() if zero_inflated else None
-        mean, inverse = lk.SoftmaxMean(*tensors[:4]), lk.RankOneTheta(*tensors[4:6])
-        loss = lk.softmax_loss(mean, inverse, curve, thinned)
+        mean, inverse = fused.SoftmaxMean(*tensors[:4]), fused.RankOneTheta(*tensors[4:6])
+        loss = fused.softmax_loss(mean, inverse, curve, thinned)
         # a Poisson gene's theta is rounding
         wanted = tensors[:6] if theta < 1e3 else tensors[:4]
         results.append((loss, *torch.autograd.grad(loss, wanted)))
@@ -277,11 +281,11 @@ def test_sums_of_whole_numbers_are_those_of_floats(theta):
     columns = torch.as_tensor(rng.integers(0, 20, 5_000))
     by_theta = torch.as_tensor(rng.normal(size=5_000) / theta, dtype=torch.float32)
     thetas = torch.full((20,), theta)
-    exact = lk._sum_by_theta(columns, by_theta, thetas, whole=False)
-    found = lk._sum_by_theta(columns, by_theta, thetas, whole=True)
+    exact = fused._sum_by_theta(columns, by_theta, thetas, whole=False)
+    found = fused._sum_by_theta(columns, by_theta, thetas, whole=True)
     torch.testing.assert_close(found * theta, exact * theta, rtol=0, atol=1e-5)
     order = torch.as_tensor(rng.permutation(5_000))
-    again = lk._sum_by_theta(columns[order], by_theta[order], thetas, whole=True)
+    again = fused._sum_by_theta(columns[order], by_theta[order], thetas, whole=True)
     assert torch.equal(again, found)
 
 

@@ -12,8 +12,8 @@ from graphsci import training
 from graphsci.blocks import MemoryBlocks, Minibatch, shuffled
 from graphsci.cell_random import CELLS, GENES, PAIRS, row_keys, step_key
 from graphsci.config import PAPER, Config
+from graphsci.fused_likelihood import RankOneTheta, SoftmaxMean, softmax_loss
 from graphsci.gene_graph import normalized_adjacency
-from graphsci.likelihood import RankOneTheta, SoftmaxMean, softmax_loss
 from graphsci.loading_prior import updated_covariance
 from graphsci.model import CountNetwork, PaperNetwork
 

@@ -22,15 +22,8 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from graphsci.cell_random import binomial, keep_mask
-from graphsci.likelihood import (
-    SMALLEST_MEAN,
-    RankOneTheta,
-    SoftmaxMean,
-    ThinnedBlock,
-    dropout_logits,
-    edge_logits,
-    softmax_loss,
-)
+from graphsci.fused_likelihood import RankOneTheta, SoftmaxMean, softmax_loss
+from graphsci.likelihood import SMALLEST_MEAN, ThinnedBlock, dropout_logits, edge_logits
 
 #: log expression is clamped to this before exp: e^30 molecules is beyond any measurement.
 LARGEST_LOG_MEAN = 30.0
