@@ -9,7 +9,7 @@ from scipy import sparse
 from torch import nn
 from torch.autograd import gradcheck
 
-from graphsci import model as gm
+from graphsci import model, model_parts, paper_model, sparse_product
 from graphsci.cell_random import CELLS, row_keys, step_key
 from graphsci.gene_graph import normalized_adjacency
 from graphsci.likelihood import thinned_nb_loss, thinned_zinb_loss
@@ -26,13 +26,13 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=seeded(seed), dtype=DOUBLE)
 
 
-def fixed(matrix) -> gm.FixedMatrix:
-    return gm.FixedMatrix.of(sparse.csr_matrix(np.asarray(matrix)), dtype=DOUBLE)
+def fixed(matrix) -> sparse_product.FixedMatrix:
+    return sparse_product.FixedMatrix.of(sparse.csr_matrix(np.asarray(matrix)), dtype=DOUBLE)
 
 
-def block_of(counts: np.ndarray, batch: np.ndarray | None = None) -> gm.CellBlock:
+def block_of(counts: np.ndarray, batch: np.ndarray | None = None) -> model_parts.CellBlock:
     csr = sparse.csr_matrix(counts)
-    return gm.CellBlock(
+    return model_parts.CellBlock(
         torch.as_tensor(csr.indptr).long(),
         torch.as_tensor(csr.indices).long(),
         torch.as_tensor(csr.data).to(DOUBLE),
@@ -41,13 +41,13 @@ def block_of(counts: np.ndarray, batch: np.ndarray | None = None) -> gm.CellBloc
     )
 
 
-def keyed(block: gm.CellBlock, seed: int = 0) -> gm.CellBlock:
+def keyed(block: model_parts.CellBlock, seed: int = 0) -> model_parts.CellBlock:
     """Return the block as training sees it, with the keys of its random numbers."""
     key = step_key(seed, 1, CELLS)
     return block._replace(keys=row_keys(np.arange(block.n_cells), key, torch.device("cpu")))
 
 
-def block_for(network: nn.Module, counts: np.ndarray, batch=None) -> gm.CellBlock:
+def block_for(network: nn.Module, counts: np.ndarray, batch=None) -> model_parts.CellBlock:
     """Return a block in the network's own precision: the default network is float32 only."""
     block, dtype = block_of(counts, batch), next(network.parameters()).dtype
     return block._replace(counts=block.counts.to(dtype), library=block.library.to(dtype))
@@ -66,7 +66,7 @@ def set_all(network: nn.Module, seed: int = 3, scale: float = 0.5) -> None:
 
 
 def count_network(n_genes=9, *, n_batches=1, zero_inflated=False, averaging=None):
-    network = gm.CountNetwork(
+    network = model.CountNetwork(
         gene_proportions=torch.full((n_genes,), 1 / n_genes),
         n_latent=3,
         n_hidden=5,
@@ -91,7 +91,7 @@ def edges_of(adjacency: np.ndarray) -> torch.Tensor:
 
 
 def paper_network(adjacency=CHAIN, *, zero_inflated=True, dropout_rate=0.5):
-    network = gm.PaperNetwork(
+    network = paper_model.PaperNetwork(
         n_genes=len(adjacency),
         n_latent=3,
         n_hidden=5,
@@ -136,9 +136,9 @@ def test_products_of_a_fixed_matrix_are_scipys():
     matrix = sparse.random_array((7, 5), density=0.3, rng=np.random.default_rng(0), format="csr")
     matrix = sparse.csr_matrix(sparse.block_diag([matrix, np.zeros((1, 2))]))
     dense = random(7, 3).requires_grad_()
-    product = gm.FixedMatrix.of(matrix, dtype=DOUBLE).times(dense)
+    product = sparse_product.FixedMatrix.of(matrix, dtype=DOUBLE).times(dense)
     np.testing.assert_allclose(product.detach().numpy(), matrix @ dense.detach().numpy())
-    assert gradcheck(gm.FixedMatrix.of(matrix, dtype=DOUBLE).times, dense)
+    assert gradcheck(sparse_product.FixedMatrix.of(matrix, dtype=DOUBLE).times, dense)
 
 
 @pytest.mark.parametrize("layout", ["dense", "sparse"])
@@ -147,7 +147,7 @@ def test_graph_convolution_matches_dense_algebra(layout):
     adjacency += adjacency.T
     with_loops = adjacency + np.eye(7)
     scale = np.diag(with_loops.sum(1) ** -0.5)
-    layer = gm.GraphConvolution(4, 3).double()
+    layer = paper_model.GraphConvolution(4, 3).double()
     x = random(7, 4)
     operator = fixed(normalized_adjacency(sparse.csr_matrix(adjacency)).toarray())
     ours = layer(x if layout == "dense" else fixed(x), operator).detach().numpy()
@@ -157,7 +157,7 @@ def test_graph_convolution_matches_dense_algebra(layout):
 
 def test_graph_convolution_on_a_chain_of_three_by_hand():
     """Degrees with the loop 2, 3, 2: the end hears itself by 1/2 and the middle by 1/sqrt 6."""
-    layer = gm.GraphConvolution(1, 1).double()
+    layer = paper_model.GraphConvolution(1, 1).double()
     nn.init.constant_(layer.weight, 2.0)
     chain = sparse.csr_matrix(np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]]))
     operator = fixed(normalized_adjacency(chain).toarray())
@@ -171,7 +171,9 @@ def test_graph_convolution_on_a_chain_of_three_by_hand():
 
 
 def test_gene_encoder_follows_equations_3_and_4():
-    encoder = gm.GeneEncoder(n_cells=6, n_hidden=4, n_latent=2, dropout_rate=0.5).double().eval()
+    encoder = (
+        paper_model.GeneEncoder(n_cells=6, n_hidden=4, n_latent=2, dropout_rate=0.5).double().eval()
+    )
     adjacency = normalized_adjacency(sparse.csr_matrix(CHAIN)).toarray()
     x = random(9, 6).abs()
     mean, log_variance = encoder(fixed(x), fixed(adjacency))
@@ -184,7 +186,7 @@ def test_gene_encoder_follows_equations_3_and_4():
 # --- the masked layer (eq. 5) ---------------------------------------------------------
 
 
-def dense_weight(layer: gm.MaskedGraphLinear, n_genes: int, mask=None) -> torch.Tensor:
+def dense_weight(layer: paper_model.MaskedGraphLinear, n_genes: int, mask=None) -> torch.Tensor:
     weight = layer.weight if mask is None else layer.weight * mask
     dense = torch.zeros(n_genes, n_genes, dtype=DOUBLE)
     return dense.index_put(tuple(layer.edges), weight)
@@ -201,8 +203,8 @@ def directed_edges() -> torch.Tensor:
 @pytest.mark.parametrize("products_at_once", [1, 20, 1 << 24])
 def test_masked_layer_matches_the_dense_formula(monkeypatch, masked, products_at_once):
     """Value and gradients; ``products_at_once`` must not matter."""
-    monkeypatch.setattr(gm._MaskedProduct, "products_at_once", products_at_once)
-    layer = gm.MaskedGraphLinear(9, directed_edges()).double()
+    monkeypatch.setattr(paper_model._MaskedProduct, "products_at_once", products_at_once)
+    layer = paper_model.MaskedGraphLinear(9, directed_edges()).double()
     nn.init.normal_(layer.bias, generator=seeded(4))
     x, upstream = random(4, 9), random(4, 9, seed=9)
     mask = torch.rand(len(layer.weight), generator=seeded(1), dtype=DOUBLE) if masked else None
@@ -218,23 +220,25 @@ def test_masked_layer_matches_the_dense_formula(monkeypatch, masked, products_at
 
 
 def test_masked_product_gradcheck():
-    layer, x = gm.MaskedGraphLinear(9, directed_edges()), random(4, 9)
+    layer, x = paper_model.MaskedGraphLinear(9, directed_edges()), random(4, 9)
     order = layer.edges, layer.sources, layer.by_target, layer.offsets
     weight = random(len(layer.weight), seed=7).requires_grad_()
-    assert gradcheck(lambda w: gm._MaskedProduct.apply(x, w, *order), (weight,))
+    assert gradcheck(lambda w: paper_model._MaskedProduct.apply(x, w, *order), (weight,))
 
 
 def test_a_masked_layer_follows_the_edges_that_it_loads():
     """Edges come with the weights; what is derived from them must not stay behind."""
     edges, x = directed_edges(), random(4, 9)
-    layer, other = (gm.MaskedGraphLinear(9, order).double() for order in (edges, edges.flip(1)))
+    layer, other = (
+        paper_model.MaskedGraphLinear(9, order).double() for order in (edges, edges.flip(1))
+    )
     other.load_state_dict(layer.state_dict())
     torch.testing.assert_close(other(x), layer(x))
 
 
 def test_masked_layer_by_hand():
     """Edges 0 -> 1 (weight 2), 1 -> 0 (weight 3), 2 -> 2 (weight 5)."""
-    layer = gm.MaskedGraphLinear(3, torch.tensor([[0, 1, 2], [1, 0, 2]])).double()
+    layer = paper_model.MaskedGraphLinear(3, torch.tensor([[0, 1, 2], [1, 0, 2]])).double()
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([2.0, 3.0, 5.0]))
         layer.bias.copy_(torch.tensor([0.5, 0.0, 0.0]))
@@ -243,7 +247,7 @@ def test_masked_layer_by_hand():
 
 
 def test_a_gene_without_an_edge_gives_its_bias():
-    layer = gm.MaskedGraphLinear(3, torch.empty(2, 0, dtype=torch.long)).double()
+    layer = paper_model.MaskedGraphLinear(3, torch.empty(2, 0, dtype=torch.long)).double()
     out = layer(random(2, 3))
     assert torch.equal(out, torch.zeros(2, 3, dtype=DOUBLE))
     out.sum().backward()
@@ -320,7 +324,7 @@ def test_freezing_genes_keeps_their_embedding_and_their_graph():
 def test_graph_smoothing_by_hand():
     """Gene 0 averages genes 1 (weight 3/4) and 2 (weight -1/4); gene 1 has a closed gate."""
     operator = sparse.csr_matrix([[0, 0.75, -0.25], [1.0, 0, 0], [0, 0, 0]])
-    layer = gm.GraphSmoothing(operator).double()
+    layer = model.GraphSmoothing(operator).double()
     assert torch.equal(layer(random(3, 2)), random(3, 2)), "gates start at 0"
     with torch.no_grad():
         layer.gate.copy_(torch.tensor([np.arctanh(0.5), 0.0, 3.0]))
@@ -383,8 +387,8 @@ def test_the_chance_of_dropout_is_the_same_at_any_depth_of_reading():
     torch.testing.assert_close(after.zero_inflation_logits, before.zero_inflation_logits)
 
 
-def untrained(proportions: torch.Tensor, **options) -> gm.CountNetwork:
-    network = gm.CountNetwork(
+def untrained(proportions: torch.Tensor, **options) -> model.CountNetwork:
+    network = model.CountNetwork(
         gene_proportions=proportions,
         n_latent=2,
         n_hidden=4,
@@ -422,7 +426,7 @@ def test_theta_stays_in_its_range(extreme):
     nn.init.constant_(network.log_theta, extreme)
     theta = network.inverse_dispersion
     assert torch.isfinite(theta).all()
-    bound = gm.SMALLEST_THETA if extreme < 0 else gm.LARGEST_THETA
+    bound = model_parts.SMALLEST_THETA if extreme < 0 else model_parts.LARGEST_THETA
     torch.testing.assert_close(theta, torch.full_like(theta, bound))
 
 
@@ -431,7 +435,7 @@ def test_sparse_and_dense_input_products_agree(monkeypatch):
     block = block_for(network, counts_of(mean=0.7))
     results = []
     for threshold in (0.0, 1.0):  # always dense, always sparse
-        monkeypatch.setattr(gm, "DENSE_ABOVE", threshold)
+        monkeypatch.setattr(model, "DENSE_ABOVE", threshold)
         product = network._input_product(block)
         (gradient,) = torch.autograd.grad(product.square().sum(), network.input_weight)
         results.append((product, gradient))
@@ -444,7 +448,7 @@ def test_the_library_of_what_was_kept_is_exact_beyond_float32():
     """Adding one at a time to 2^24 leaves it as it is in float32."""
     counts = np.array([[2**24, 1, 1, 1, 1]], dtype=np.float32)
     block = block_of(counts)._replace(keys=row_keys(np.arange(1), 1, torch.device("cpu")))
-    kept, _ = gm.split_block(block, 1.0)
+    kept, _ = model.split_block(block, 1.0)
     assert kept.library.item() == 2**24 + 4
 
 
@@ -456,7 +460,7 @@ def test_thinned_loss_is_that_of_the_decoded_distribution(zero_inflated, n_batch
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.3)
     block = keyed(block_for(network, counts_of(mean=0.7)))
-    kept, thinned = gm.split_block(block, 0.6)
+    kept, thinned = model.split_block(block, 0.6)
     mean, theta, logits = network.decode(network.encode(kept), block.library, block.batch)
     if logits is None:
         plain = thinned_nb_loss(mean, theta, thinned)
@@ -486,7 +490,7 @@ def test_batches_differ_by_their_offsets_alone():
 # --- laws of both networks ------------------------------------------------------------
 
 
-def permuted_count_network(network: gm.CountNetwork, order: torch.Tensor) -> gm.CountNetwork:
+def permuted_count_network(network: model.CountNetwork, order: torch.Tensor) -> model.CountNetwork:
     averaging = AVERAGES[order.numpy()][:, order.numpy()]
     other = count_network(zero_inflated=network.zero_inflated, averaging=averaging)
     by_gene = {"input_weight", "loadings", "bias", "log_theta", "smoothing.gate"}
@@ -560,7 +564,7 @@ def test_splitting_a_block_conserves_molecules():
     counts[0], counts[1, 0], counts[4] = 0, 2**24, 0
     block = block_of(counts)
     block = keyed(block._replace(counts=block.counts.float(), library=block.library.float()))
-    kept, thinned = gm.split_block(block, 0.6)
+    kept, thinned = model.split_block(block, 0.6)
     assert torch.equal(thinned.kept + thinned.target, block.counts)
     assert (thinned.kept >= 0).all()
     assert (thinned.target >= 0).all()
@@ -576,7 +580,7 @@ def test_splitting_a_block_conserves_molecules():
 
 def test_splitting_depends_on_the_keys_alone():
     block = block_of(counts_of(20, 9))
-    one, two, three = (gm.split_block(keyed(block, s), 0.5)[1].kept for s in (1, 1, 2))
+    one, two, three = (model.split_block(keyed(block, s), 0.5)[1].kept for s in (1, 1, 2))
     assert torch.equal(one, two)
     assert not torch.equal(one, three)
 
@@ -584,9 +588,9 @@ def test_splitting_depends_on_the_keys_alone():
 def test_a_cell_is_split_in_the_same_way_in_any_company():
     counts = counts_of(20, 9, mean=6.0)
     keys = keyed(block_of(counts)).keys
-    together = gm.split_block(keyed(block_of(counts)), 0.5)[0]
+    together = model.split_block(keyed(block_of(counts)), 0.5)[0]
     chosen = np.array([3, 11, 4])
-    alone = gm.split_block(block_of(counts[chosen])._replace(keys=keys[chosen]), 0.5)[0]
+    alone = model.split_block(block_of(counts[chosen])._replace(keys=keys[chosen]), 0.5)[0]
     assert torch.equal(alone.dense(alone.counts, 9), together.dense(together.counts, 9)[chosen])
 
 
@@ -619,7 +623,7 @@ def test_certainty_by_hand():
         network.to_certainty.copy_(torch.tensor([0.5, -1.0, 0.0]))
     z = torch.tensor([[2.0, 0.0, 7.0], [0.0, 1.0, 7.0], [0.0, 90.0, 7.0]])
     theta = lambda: network.decode(z, torch.full((3,), 10.0), torch.zeros(3).long())[1]  # noqa: E731
-    kappa = np.exp([1.0, -1.0, -gm.LARGEST_LOG_CERTAINTY])[:, None]
+    kappa = np.exp([1.0, -1.0, -model.LARGEST_LOG_CERTAINTY])[:, None]
     np.testing.assert_allclose(theta().detach(), kappa * [2.0, 3.0, 5.0], rtol=1e-5)
     weight = np.array([1.0, 0.5, 0.01])
     network.weigh_state(torch.tensor(weight), torch.full((3,), 1 / 3, dtype=torch.float64))

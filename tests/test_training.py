@@ -15,7 +15,8 @@ from graphsci.config import PAPER, Config
 from graphsci.fused_likelihood import RankOneTheta, SoftmaxMean, softmax_loss
 from graphsci.gene_graph import normalized_adjacency
 from graphsci.loading_prior import updated_covariance
-from graphsci.model import CountNetwork, PaperNetwork
+from graphsci.model import CountNetwork
+from graphsci.paper_model import PaperNetwork
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,8 @@ from graphsci import estimates as es
 from graphsci import training
 from graphsci._request import Request
 from graphsci.fitting import Fitted, ModelSpec
-from graphsci.model import CellBlock, CountNetwork, Network
+from graphsci.model import CountNetwork, Network
+from graphsci.model_parts import CellBlock
 from graphsci.preprocessing import (
     GeneMatch,
     align_counts,

@@ -31,7 +31,7 @@ from scipy import special, stats
 from torch import Tensor
 
 from graphsci.likelihood import nb_log_zero
-from graphsci.model import CountDistribution
+from graphsci.model_parts import CountDistribution
 
 Estimate = Literal["mean", "denoised", "imputed", "imputed_median"]
 Depth = Literal["own", "common"]

@@ -45,7 +45,8 @@ from graphsci.gene_graph import (
     relative_to_strongest,
 )
 from graphsci.io import refuse_more_than_memory
-from graphsci.model import CountNetwork, Network, PaperNetwork
+from graphsci.model import CountNetwork, Network
+from graphsci.paper_model import PaperNetwork
 from graphsci.pidc import pidc_graph
 from graphsci.preprocessing import (
     CountData,

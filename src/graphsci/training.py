@@ -29,16 +29,10 @@ from graphsci.likelihood import (
     gaussian_kl,
 )
 from graphsci.loading_prior import information, loading_scale_for, updated_covariance
-from graphsci.model import (
-    DENSE_ABOVE,
-    CellBlock,
-    CountDistribution,
-    CountNetwork,
-    FixedMatrix,
-    GeneEncoder,
-    PaperNetwork,
-    split_block,
-)
+from graphsci.model import CountNetwork, split_block
+from graphsci.model_parts import CellBlock, CountDistribution
+from graphsci.paper_model import GeneEncoder, PaperNetwork
+from graphsci.sparse_product import DENSE_ABOVE, FixedMatrix
 
 Indices = NDArray[np.int64]
 

@@ -16,7 +16,8 @@ from scipy import sparse
 
 from graphsci import predictability, training
 from graphsci.cell_random import TEST_SPLITS, row_keys, step_key
-from graphsci.model import CellBlock, CountNetwork, split_block
+from graphsci.model import CountNetwork, split_block
+from graphsci.model_parts import CellBlock
 from graphsci.preprocessing import library_sizes
 
 #: Random halvings of the molecules behind the test of a gene's variation. With one, which genes
