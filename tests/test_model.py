@@ -607,8 +607,8 @@ def test_shares_by_hand():
     rate = np.array([[0.5, 0.3 * math.e, 0.2 * math.e**2], [0.5, 0.6 * math.e, 0.2 * math.e**2]])
     np.testing.assert_allclose(share(), rate / rate.sum(1, keepdims=True), rtol=1e-5)
     weight = np.array([1.0, 0.5, 0.01])
-    network.weigh_state(torch.tensor(weight), torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64))
-    mean = np.array([[0.5, 0.3, 0.2], [0.5 / 1.3, 0.6 / 1.3, 0.2 / 1.3]])
+    mean = np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])
+    network.weigh_state(torch.tensor(weight), torch.tensor(mean))
     left = (weight * mean).sum(1, keepdims=True)
     part = weight * rate / (weight * rate).sum(1, keepdims=True)
     np.testing.assert_allclose(share(), (1 - weight) * mean + left * part, rtol=1e-5)
@@ -626,12 +626,12 @@ def test_certainty_by_hand():
     kappa = np.exp([1.0, -1.0, -model.LARGEST_LOG_CERTAINTY])[:, None]
     np.testing.assert_allclose(theta().detach(), kappa * [2.0, 3.0, 5.0], rtol=1e-5)
     weight = np.array([1.0, 0.5, 0.01])
-    network.weigh_state(torch.tensor(weight), torch.full((3,), 1 / 3, dtype=torch.float64))
+    network.weigh_state(torch.tensor(weight), torch.full((1, 3), 1 / 3, dtype=torch.float64))
     np.testing.assert_allclose(theta().detach(), kappa**weight * [2.0, 3.0, 5.0], rtol=1e-5)
 
 
 def test_weights_reach_a_network_on_another_device():
     network = count_network(3).to("meta")
-    network.weigh_state(torch.ones(3, dtype=torch.float64), torch.full((3,), 1 / 3))
+    network.weigh_state(torch.ones(3, dtype=torch.float64), torch.full((1, 3), 1 / 3))
     assert network.state_weight.is_meta
     assert network.mean_share.is_meta

@@ -58,7 +58,7 @@ from graphsci.preprocessing import (
     size_factors,
 )
 from graphsci.sources import CHUNK_CELLS, CountSource, MemoryCounts
-from graphsci.variation import variation_p_values, weigh_evidence
+from graphsci.variation import mean_shares, variation_p_values, weigh_evidence
 from graphsci.verdict import Verdict, judge
 from graphsci.zero_inflation import detect_zero_inflation
 
@@ -208,13 +208,14 @@ def fit(
     p_values = None
     judged: tuple[Network, ...] = (network,)
     if isinstance(network, CountNetwork):
-        if network.zero_inflated:
-            network.move_dropout_curve(math.log(split.median_all / split.median_kept))
         log("testing which genes vary predictably")
         tested = once(lambda: _tested(network, spec, split, batch[split.sample.cells]))
         p_values = tested[0]
-        judged, found = _weighed(network, tested, spec)
+        judged, found = _weighed(network, tested, spec, split, batch[split.sample.cells])
         notes += found
+        if network.zero_inflated:
+            for one in (network, *judged):
+                one.move_dropout_curve(math.log(split.median_all / split.median_kept))
     verdict, missing = None, tuple[str, ...]()
     if config.check:
         log("checking against held-out molecules")
@@ -253,13 +254,18 @@ def _tested(
 
 
 def _weighed(
-    network: CountNetwork, tested: NDArray[np.float64], spec: ModelSpec
-) -> tuple[tuple[Network, ...], tuple[str, ...]]:
+    network: CountNetwork,
+    tested: NDArray[np.float64],
+    spec: ModelSpec,
+    split: _Split,
+    batch: NDArray[np.int64],
+) -> tuple[tuple[CountNetwork, ...], tuple[str, ...]]:
     """Weigh the evidence in ``network``; return what each fold of the cells judges, and notes.
 
     A fold judges a copy whose evidence does not come from the molecules that the fold withheld.
     """
-    shares, level = spec.gene_proportions, spec.config.variation_level
+    level = spec.config.variation_level
+    shares = mean_shares(network, split.sample_kept, batch, spec.gene_proportions)
     judged = tuple(copy.deepcopy(network) for _ in tested[1:])
     for other, p_values in zip(judged, tested[1:], strict=True):
         weigh_evidence(other, p_values, shares, level=level)

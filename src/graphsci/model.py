@@ -129,7 +129,7 @@ class CountNetwork(nn.Module):
         self.dropout_curve = nn.Parameter(torch.tensor([0.0, -1.0]), requires_grad=zero_inflated)
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=zero_inflated)
         self.smoothing = None if averaging is None else GraphSmoothing(averaging)
-        # (genes,) how far a gene follows the cell's state; for the rest it keeps its mean share
+        # (genes,) how far a gene follows the cell's state; for the rest its share is its batch's
         self.register_buffer("state_weight", torch.ones(n_genes))
         self.register_buffer("mean_share", torch.zeros(n_batches, n_genes))
         # (latent, latent) of the genes' loadings a priori, learned from all of them
@@ -145,10 +145,10 @@ class CountNetwork(nn.Module):
         return self.loadings if self.smoothing is None else self.smoothing(self.loadings)
 
     @torch.no_grad()
-    def weigh_state(self, weight: Tensor, gene_proportions: Tensor) -> None:
+    def weigh_state(self, weight: Tensor, mean_shares: Tensor) -> None:
         """Let genes follow the state of the cell in part; for the rest their share is constant.
 
-        With w the weights and p the mean shares of the batch, ::
+        With w the weights and p the mean shares in the cell's batch, ::
 
             rho_g = (1 - w_g) p_g + (sum_j w_j p_j) w_g e^l_g / (sum_j w_j e^l_j)
 
@@ -156,12 +156,11 @@ class CountNetwork(nn.Module):
         ----------
         weight
             (genes,) w, in (0, 1].
-        gene_proportions
-            (genes,) share of each gene in all molecules; the offsets of the batches move it.
+        mean_shares
+            (batches, genes) p, before dropout (:func:`graphsci.variation.mean_shares`).
         """
         self.state_weight.copy_(weight)
-        proportions = gene_proportions.to(self.batch_offset)
-        self.mean_share.copy_(torch.softmax(proportions.log() + self.batch_offset, 1))
+        self.mean_share.copy_(mean_shares)
 
     @torch.no_grad()
     def move_dropout_curve(self, log_depth: float) -> None:

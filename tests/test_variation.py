@@ -1,0 +1,88 @@
+"""The share of a gene that follows no state: what is predicted adds up to what was measured."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from anndata import AnnData
+from scipy import sparse, special
+
+from graphsci import GraphSCI
+from graphsci.model import CountNetwork
+from graphsci.variation import mean_shares
+
+
+def network_of(n_genes, *, n_batches=1, zero_inflated=False):
+    return CountNetwork(
+        gene_proportions=torch.full((n_genes,), 1 / n_genes),
+        n_latent=2,
+        n_hidden=4,
+        dropout_rate=0.0,
+        median_library=100.0,
+        n_batches=n_batches,
+        zero_inflated=zero_inflated,
+        averaging=None,
+    )
+
+
+def test_one_batch_has_the_shares_of_all_molecules():
+    counts = sparse.csr_matrix(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    shares = mean_shares(network_of(2), counts, np.zeros(2, int), np.float32([0.4, 0.6]))
+    np.testing.assert_allclose(shares, [[0.4, 0.6]], rtol=1e-6)
+
+
+def test_shares_of_batches_by_hand():
+    """Shares .5, .5 over all; a batch of 8 + 2 molecules, one of 0 + 0, one that is not there."""
+    counts = sparse.csr_matrix(np.array([[3.0, 2.0], [5.0, 0.0], [0.0, 0.0]]))
+    network = network_of(2, n_batches=3)
+    shares = mean_shares(network, counts, np.array([0, 0, 1]), np.float32([0.5, 0.5]))
+    first = np.array([0.5 * 9 / 6, 0.5 * 3 / 6])  # p (m + 1) / (p M + 1)
+    np.testing.assert_allclose(shares, [first / first.sum(), [0.5, 0.5], [0.5, 0.5]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("curve", [(0.0, -1.0), (2.0, -0.5), (-3.0, -2.0)])
+def test_before_dropout_as_much_is_expected_as_was_measured(curve):
+    """The judge sums over every cell by itself, where the function groups cells by depth."""
+    rng = np.random.default_rng(0)
+    measured = rng.dirichlet(np.full(50, 0.3)).astype(np.float32).clip(1e-7)
+    libraries = rng.lognormal(7, 0.6, 400).round()
+    counts = sparse.csr_matrix((libraries, (np.arange(400), np.zeros(400, int))), shape=(400, 50))
+    network = network_of(50, zero_inflated=True)
+    with torch.no_grad():
+        network.dropout_curve.copy_(torch.tensor(curve))
+        network.log_scale.fill_(0.3)
+    (shares,) = mean_shares(network, counts, np.zeros(400, int), measured)
+    mean = libraries[:, None] * np.exp(0.3) * shares
+    expected = mean * special.expit(-curve[0] - curve[1] * np.log(mean))
+    np.testing.assert_allclose(expected.sum(0), measured * libraries.sum(), rtol=0.02)
+
+
+@pytest.fixture(scope="module")
+def batches():
+    """300 cells of one state in two batches, 9 to 1; a third of the genes thrice as high in one."""
+    rng = np.random.default_rng(1)
+    batch = np.repeat(["many", "few"], [270, 30])
+    shares = np.tile(rng.dirichlet(np.full(60, 2.0)), (2, 1))
+    shares[1, :20] *= 3
+    shares /= shares.sum(1, keepdims=True)
+    library = rng.lognormal(7.5, 0.3, 300)
+    counts = rng.poisson(library[:, None] * shares[(batch == "few").astype(int)])
+    obs = pd.DataFrame({"b": batch}, index=[f"c{n}" for n in range(300)])
+    return AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs)
+
+
+def constant_totals(model, adata, batch_key=None):
+    """Measured molecules of every gene that are predicted if no gene follows the state."""
+    network = model.fitted.network
+    network.state_weight.fill_(0.01)
+    blocks = model.iterate_estimates(adata, estimates=["mean"], batch_key=batch_key)
+    return np.concatenate([block.values["mean"] for block in blocks])
+
+
+def test_constant_genes_add_up_in_every_batch(batches):
+    model = GraphSCI(seed=0, max_epochs=20, check=False).fit(batches, batch_key="b")
+    predicted = constant_totals(model, batches, "b")
+    for batch in ("many", "few"):
+        cells = (batches.obs["b"] == batch).to_numpy()
+        ratio = predicted[cells].sum(0) / batches.X.toarray()[cells].sum(0)
+        assert abs(np.log(ratio)).max() < np.log(1.15), batch
