@@ -115,6 +115,7 @@ def test_rounding_is_the_same_whenever_a_chunk_is_read(toy, small_chunks):
         (10**6, 10**6 * 3355, 10_000),  # 33.5 million counts
         (10**6, 10**6 * 30_000, 2_000),  # never less than a chunk
         (10_000, 10_000 * 8000, 4_000),
+        (1_500, 1_500 * 30_000, 1_500),  # never more than there are
     ],
 )
 def test_cells_at_once(n_cells, n_entries, at_once):

@@ -92,7 +92,7 @@ def test_a_missing_package_is_known_before_training(folder, tmp_path, monkeypatc
     flag = "--modules" if output == "modules.tsv" else "--graphml"
     args = (folder / "counts.h5ad", "-o", tmp_path / "edges.tsv", flag, tmp_path / output)
     heard = run(*args, *SHORT, exit_code=2)
-    assert f"this needs the package {package}, which is not installed" in heard
+    assert f"needs the package {package!r}, which could not be imported" in heard
     assert "epoch" not in heard
     assert not list(tmp_path.iterdir())
 
@@ -136,7 +136,7 @@ def test_training_with_a_known_network(folder, tmp_path):
         (("MODEL", "-o", "x.tsv", "--gene-sets", "SETS"), "go together"),
         (("MODEL", "-o", "x.tsv", "--modules", "x.tsv"), "same path"),
         (("MODEL", "-o", "x.tsv", "--genes", "TP53"), "TP53 not among the 80 genes"),
-        (("COUNTS", "-o", "x.tsv", "--genes", "TP53"), "TP53 not among the 80 genes of the data"),
+        (("COUNTS", "-o", "x.tsv", "--genes", "TP53"), "TP53 not among .* genes of the network"),
         (("COUNTS", "-o", "x.tsv", "--data", "COUNTS"), "goes with a model folder"),
         (("COUNTS", "-o", "x.tsv", "--prior", "HUMAN"), "genes of the data"),
         (("COUNTS", "-o", "x.tsv", "--prior", "none.tsv"), "There is no file"),

@@ -350,10 +350,7 @@ def _check_request(job: Job) -> None:
     if job.protocol not in PROTOCOLS:
         raise ValueError(f"protocol: got {job.protocol!r}, expected one of {', '.join(PROTOCOLS)}.")
     if job.labels is not None:
-        try:
-            require_packages(job.protocol)
-        except ImportError as error:
-            raise ValueError(str(error)) from None
+        require_packages(job.protocol)
     if not 0 < job.level < 1:
         raise ValueError(f"level: got {job.level}, expected a number between 0 and 1.")
 

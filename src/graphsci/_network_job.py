@@ -6,22 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from graphsci import io
 from graphsci import network as nw
 from graphsci._job_checks import check_networks, check_outputs
 from graphsci._job_files import Endings, FileJob
 from graphsci._keys import keys
+from graphsci._optional import networkx
 from graphsci.config import Config, later_seed
 from graphsci.files import atomic_path
 from graphsci.gene_graph import GeneGraph
 from graphsci.gene_sets import read_gene_sets
 from graphsci.imputer import GraphSCI
 from graphsci.model_io import RECORD
-from graphsci.network._optional import needed
 from graphsci.network.files import write_table
-from graphsci.network.modules import leiden
+from graphsci.network.modules import leiden, trusted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from graphsci.fitting import Log
     from graphsci.training import Progress
 
-MODULE_CONFIDENCE = 0.9  #: modules rest on edges of which a tenth may be chance
 #: Seeds of further models are this far from the first, so that they meet no other run's.
 _SEED_STEP = 1000
 _TABLES = (".tsv", ".csv")
@@ -128,7 +129,7 @@ def run(
         log(f"genes: {loaded.match(adata).summary()}")  # refuses the counts of something else
     names = loaded.gene_names if adata is None and loaded is not None else adata.var_names  # type: ignore[union-attr]
     known, prior = (job.read_known(paths, names, log) for paths in (job.networks, job.priors))
-    _check_genes(job, names)
+    _check_genes(job, _genes_of_network(job, loaded, adata))
     _check_labels(job, adata)
     model = loaded if loaded is not None else _train(job, config, adata, known, ears)
     options = _evidence(job, config, model, adata, known, prior, ears)
@@ -186,16 +187,26 @@ def _check_options(job: NetworkJob, config: Config) -> None:
     if _WITH_MODULES & set(job.paths):
         leiden()
     if _BY_NETWORKX & set(job.paths):
-        needed("networkx")
+        networkx()
 
 
-def _check_genes(job: NetworkJob, names: Any) -> None:
+def _genes_of_network(job: NetworkJob, loaded: GraphSCI | None, adata: AnnData | None) -> pd.Index:
+    """Genes that the network will have: those of the model, or those with counts."""
+    if loaded is not None:
+        return pd.Index(loaded.gene_names)
+    assert adata is not None
+    counts = adata.X if job.layer is None else adata.layers[job.layer]
+    seen: NDArray[np.bool_] = np.asarray((counts != 0).sum(0)).ravel() > 0
+    return adata.var_names[seen]
+
+
+def _check_genes(job: NetworkJob, names: pd.Index) -> None:
     known = set(names)
     unknown = [gene for gene in job.genes or () if gene not in known]
     if unknown:
         raise ValueError(
-            f"genes: {', '.join(unknown[:5])} not among the {len(known)} genes of the data. "
-            "Check spelling and case."
+            f"genes: {', '.join(unknown[:5])} not among the {len(known)} genes of the network: "
+            f"those {'of the model' if job.is_model else 'with counts'}. Check spelling and case."
         )
 
 
@@ -260,8 +271,7 @@ def _modules(job: NetworkJob, found: nw.GeneNetwork, seed: int) -> pd.DataFrame 
     """Modules of the confident edges; of all edges where none has a confidence."""
     if not _WITH_MODULES & set(job.paths):
         return None
-    known = found.edges["confidence"].notna().any()
-    return nw.find_modules(found.confident(MODULE_CONFIDENCE) if known else found, seed=seed)
+    return nw.find_modules(trusted(found), seed=seed)
 
 
 def _write(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from graphsci import estimates as es
 from graphsci._keys import Keys
+from graphsci.io import refuse_more_than_memory
 from graphsci.preprocessing import check_is_anndata, positions_of
 
 if TYPE_CHECKING:
@@ -47,6 +48,21 @@ class Request(NamedTuple):
     def plain(cls, *names: str) -> Request:
         """Of no gene, at own depth as counts: to describe a model, or estimates made elsewhere."""
         return cls(names, np.arange(0), "own", "counts", None)
+
+    def refuse_no_room(self, adata: AnnData, *, copy: bool) -> None:
+        """Refuse estimates that ``adata`` cannot take, or memory cannot."""
+        if adata.isbacked and (copy or adata.is_view):
+            what = "is a view of a backed AnnData" if adata.is_view else "is backed and copy=True"
+            raise ValueError(
+                f"adata {what}, which anndata cannot copy in memory. Call adata.to_memory() first, "
+                "or take the estimates in blocks (iterate_estimates)."
+            )
+        refuse_more_than_memory(
+            4 * adata.n_obs * len(self.columns) * len(self.names),
+            what="these estimates take as layers",
+            remedy="Choose genes (genes=[...]), take them in blocks (iterate_estimates), or let "
+            "the command line stream them to disk (graphsci impute, graphsci apply).",
+        )
 
     def refuse_overwriting(self, layer: str | None, slots: Keys) -> None:
         """Refuse to write a layer over the counts it is made from."""

@@ -61,7 +61,8 @@ class CountBlocks(ABC):
 def cells_at_once(n_cells: int, n_entries: int) -> int:
     """Cells whose counts may be in memory together; a multiple of a chunk if not all."""
     allowed = min(MEMORY_CELLS, MEMORY_ENTRIES * n_cells // max(1, n_entries))
-    return n_cells if n_cells <= allowed else max(1, allowed // CHUNK_CELLS) * CHUNK_CELLS
+    whole = max(1, allowed // CHUNK_CELLS) * CHUNK_CELLS
+    return n_cells if n_cells <= allowed else min(n_cells, whole)
 
 
 def cells_of(index: int, n_cells: int) -> Indices:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from graphsci._optional import needed
 from graphsci.blocks import Minibatch
 from graphsci.training import Objective
 
@@ -299,15 +300,11 @@ def _part() -> None:
 
 def _fabric() -> tuple[Any, Any, Any]:
     """Import Lightning Fabric, which takes seconds and only several processes need."""
-    try:
-        import lightning_fabric
-        from lightning_fabric import strategies
-        from lightning_fabric.plugins import environments
-    except ImportError:
-        raise ValueError(
-            "several processes need the package lightning-fabric, which is not installed: "
-            "pip install 'graphsci[distributed]'"
-        ) from None
+    needed("lightning_fabric", "work in several processes", "graphsci[distributed]")
+    import lightning_fabric
+    from lightning_fabric import strategies
+    from lightning_fabric.plugins import environments
+
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     return lightning_fabric, strategies, environments

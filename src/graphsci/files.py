@@ -169,7 +169,10 @@ def remove_unfinished() -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Put ``source`` in the place of ``target``; folders need an intermediate step."""
+    """Put ``source`` in the place of ``target``; folders need an intermediate step.
+
+    A process that is killed between the two renames leaves the old folder beside, as ``.old-*``.
+    """
     if not target.is_dir():
         os.replace(source, target)
         return
@@ -177,7 +180,7 @@ def _move(source: Path, target: Path) -> None:
     os.replace(target, old)
     try:
         os.replace(source, target)
-    except OSError:
+    except BaseException:  # Ctrl-C too: the old one comes back
         os.replace(old, target)
         raise
     _remove(old)

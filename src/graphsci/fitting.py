@@ -265,7 +265,12 @@ def _weighed(
     A fold judges a copy whose evidence does not come from the molecules that the fold withheld.
     """
     level = spec.config.variation_level
-    shares = mean_shares(network, split.sample_kept, batch, spec.gene_proportions)
+    shares = mean_shares(
+        split.sample_kept,
+        batch,
+        spec.gene_proportions,
+        n_batches=max(1, len(spec.batch_names)),
+    )
     judged = tuple(copy.deepcopy(network) for _ in tested[1:])
     for other, p_values in zip(judged, tested[1:], strict=True):
         weigh_evidence(other, p_values, shares, level=level)

@@ -409,10 +409,12 @@ def _optional_weight(frame: pd.DataFrame, path: Path) -> tuple[Any, list[str]]:
 def _has_header(frame: pd.DataFrame) -> bool:
     """Tell whether the first line names the columns.
 
-    It does if it holds a usual name, or text above a third column of numbers.
+    It does if it holds a usual name, or text above a third column of numbers. "TF" alone may be
+    transferrin: it is a name if it is written small.
     """
-    first = [str(field).lower() for field in frame.iloc[0]]
-    if EDGE_HEADERS & set(first):
+    first = {str(field) for field in frame.iloc[0]}
+    usual = EDGE_HEADERS & {field.lower() for field in first}
+    if usual - {"tf"} or "tf" in first:
         return True
     if frame.shape[1] < 3 or len(frame) < 2:
         return False

@@ -25,7 +25,6 @@ from graphsci.config import Config, preset
 from graphsci.devices import choose_device
 from graphsci.files import check_writable
 from graphsci.gene_graph import GeneGraph
-from graphsci.io import refuse_more_than_memory
 from graphsci.known_networks import user_graph
 from graphsci.model import CountNetwork
 from graphsci.model_io import load_model, save_model
@@ -333,7 +332,7 @@ class GraphSCI:
         request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
         slots, names, spec = keys(key_added, prefix=prefix), request.names, self.fitted.spec
         stored = slots.layer if genes is None else slots.table
-        _refuse_backed_copy(adata, copy=copy)
+        request.refuse_no_room(adata, copy=copy)
         if genes is None:
             request.refuse_overwriting(layer, slots)
             _warn_of_foreign_layers(adata, [stored(name) for name in names], slots)
@@ -342,12 +341,6 @@ class GraphSCI:
         )
         columns = request.columns
         self._warn_of_genes(cells, columns)
-        refuse_more_than_memory(
-            4 * adata.n_obs * len(columns) * len(names),
-            what="these estimates take as layers",
-            remedy="Choose genes (genes=[...]), take them in blocks (iterate_estimates), or let "
-            "the command line stream them to disk (graphsci impute, graphsci apply).",
-        )
         adata = adata.copy() if copy else adata
         widths = dict.fromkeys(names, len(columns)) | {slots.latent: spec.config.n_latent}
         values = {name: np.empty((adata.n_obs, n), np.float32) for name, n in widths.items()}
@@ -496,16 +489,6 @@ class GraphSCI:
                 "genes=..., or train on data that have them.",
                 stacklevel=3,
             )
-
-
-def _refuse_backed_copy(adata: AnnData, *, copy: bool) -> None:
-    """Refuse what would only fail after all estimates are made."""
-    if adata.isbacked and (copy or adata.is_view):
-        what = "is a view of a backed AnnData" if adata.is_view else "is backed and copy=True"
-        raise ValueError(
-            f"adata {what}, which anndata cannot copy in memory. Call adata.to_memory() first, or "
-            "take the estimates in blocks (iterate_estimates)."
-        )
 
 
 def _warn_of_foreign_layers(adata: AnnData, layers: Sequence[str], slots: Keys) -> None:

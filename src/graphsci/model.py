@@ -157,7 +157,7 @@ class CountNetwork(nn.Module):
         weight
             (genes,) w, in (0, 1].
         mean_shares
-            (batches, genes) p, before dropout (:func:`graphsci.variation.mean_shares`).
+            (batches, genes) p (:func:`graphsci.variation.mean_shares`).
         """
         self.state_weight.copy_(weight)
         self.mean_share.copy_(mean_shares)

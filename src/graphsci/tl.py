@@ -82,6 +82,7 @@ def impute(
     slots = keys(key_added, prefix=prefix)
     if genes is None:
         request.refuse_overwriting(layer, slots)
+    request.refuse_no_room(adata, copy=copy)
     model = GraphSCI(config, **options).fit(
         adata,
         layer=layer,
@@ -121,7 +122,7 @@ def gene_network(
     n_neighbors: int = 20,
     control: bool = True,
     modules: bool = True,
-    min_confidence: float = 0.9,
+    min_confidence: float | None = None,
     key_added: str = DEFAULT_KEY,
     config: Config | None = None,
     **options: Any,
@@ -144,14 +145,18 @@ def gene_network(
     control
         Train once more with shuffled genes, which gives edges a false-discovery rate.
     modules
-        Find modules of edges with ``min_confidence`` (of all edges without a control);
+        Find modules of edges with a confidence of .9 (of all edges without a control);
         needs ``pip install 'graphsci[network]'``.
+    min_confidence
+        Keep edges of this confidence, 1 minus the false-discovery rate; needs a control. None
+        keeps all.
 
     Raises
     ------
     ValueError
         Before training, if ``model`` comes with what is for a training (``gene_graph``,
-        ``config``, ``**options``), ``min_confidence`` is no share, or modules need a package.
+        ``config``, ``**options``), ``min_confidence`` is no share or has no control, or modules
+        need a package.
 
     Returns
     -------
@@ -169,13 +174,15 @@ def gene_network(
     >>> graphsci.pl.gene_network(adata, genes=["LYZ"])
     """
     from graphsci import network as nw
-    from graphsci.network._table import check_confidence
-    from graphsci.network.modules import leiden
+    from graphsci.network.modules import leiden, trusted
 
     keys(key_added)  # refuses what is no name
     if model is not None:
         _refuse_training(gene_graph=gene_graph, config=config, **options)
-    check_confidence(min_confidence)
+    if min_confidence is not None:
+        nw.check_confidence(min_confidence)
+        if not control:
+            raise ValueError("min_confidence needs a control: leave control=True.")
     if modules:
         leiden()
     counts: dict[str, Any] = {
@@ -187,10 +194,17 @@ def gene_network(
         model = GraphSCI(config, **options).fit(adata, **counts, gene_graph=gene_graph)
     twin = nw.train_control(model, adata, **counts) if control else None
     found = nw.refine_network(
-        model, adata, **counts, control=twin, prior=prior, n_neighbors=n_neighbors
+        model,
+        adata,
+        **counts,
+        control=twin,
+        prior=prior,
+        n_neighbors=n_neighbors,
+        seed=model.config.seed,
     )
-    trusted = found.confident(min_confidence) if control else found
-    groups = nw.find_modules(trusted) if modules else None
+    if min_confidence is not None:
+        found = found.confident(min_confidence)
+    groups = nw.find_modules(trusted(found), seed=model.config.seed) if modules else None
     nw.annotate_network(adata, found, modules=groups, model=model, key_added=key_added)
     return found
 

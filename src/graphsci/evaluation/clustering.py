@@ -1,7 +1,5 @@
 """The paper's clustering protocols: embed, cluster, compare with known labels, over seeds."""
 
-import importlib
-import warnings
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +11,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from graphsci._optional import needed
 from graphsci.evaluation import labels as label_scores
 from graphsci.evaluation._blocks import Floats, Matrix
 from graphsci.evaluation.controls import nearest_cells
@@ -238,7 +237,7 @@ def _principal_components(log_values: Matrix, *, random_state: int) -> Floats:
 
 def _umap(points: Floats, random_state: int) -> Floats:
     """Return 2-D UMAP; one job, for more give another answer at each run."""
-    umap = _optional(*_UMAP)
+    umap = _package(*_UMAP)
     neighbours = min(N_NEIGHBOURS, len(points) - 1)
     model = umap.UMAP(n_neighbors=neighbours, random_state=random_state, n_jobs=1)
     return model.fit_transform(points)
@@ -246,14 +245,14 @@ def _umap(points: Floats, random_state: int) -> Floats:
 
 def _phate(points: Floats, random_state: int) -> Floats:
     """Return 2-D PHATE."""
-    phate = _optional(*_PHATE)
+    phate = _package(*_PHATE)
     return phate.PHATE(random_state=random_state, verbose=False, n_jobs=1).fit_transform(points)
 
 
 def _leiden(points: Floats, random_state: int) -> NDArray[np.int64]:
     """Return Leiden clusters at resolution 1 of the shared-neighbour graph."""
-    _optional(*_IGRAPH)
-    sc = _optional(*_SCANPY)
+    _package(*_IGRAPH)
+    sc = _package(*_SCANPY)
     adata = AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(points))]))
     graph = shared_neighbour_graph(points, k=N_NEIGHBOURS)
     options = {"flavor": "igraph", "n_iterations": 2, "directed": False}
@@ -293,21 +292,12 @@ def require_packages(protocol: str) -> None:
     """
     chosen = _checked_protocol(protocol, n_seeds=1)
     for step in (chosen.embedding, chosen.clustering):
-        for needed in _PACKAGES.get(step, ()):
-            _optional(*needed)
+        for names in _PACKAGES.get(step, ()):
+            _package(*names)
 
 
-def _optional(module: str, what: str, package: str) -> Any:
-    """Import a module that only some protocols need, or say how to get it."""
-    try:
-        with warnings.catch_warnings():  # umap warns of the TensorFlow that it can do without
-            warnings.simplefilter("ignore", ImportWarning)
-            return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"{what} needs the package {module!r}, which could not be imported ({error}); run "
-            f"`pip install '{package}'`, or choose another protocol of {', '.join(PROTOCOLS)}."
-        ) from error
+def _package(module: str, what: str, package: str) -> Any:
+    return needed(module, what, package, f", or choose another protocol of {', '.join(PROTOCOLS)}")
 
 
 def _checked_protocol(protocol: str, n_seeds: int) -> Protocol:

@@ -105,7 +105,7 @@ class GeneNetwork(NamedTuple):
         if unknown or not wanted:
             raise ValueError(
                 f"genes: {', '.join(map(repr, unknown[:5])) or 'none given'} not among the "
-                f"{len(self.gene_names)} genes of the network, e.g. {self.gene_names[0]!r}. "
+                f"{len(self.gene_names)} genes of the network, e.g. {str(self.gene_names[0])!r}. "
                 "Check spelling and case."
             )
         chosen = dict.fromkeys(wanted)

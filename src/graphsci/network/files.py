@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from graphsci._optional import networkx
 from graphsci.files import atomic_path
-from graphsci.network._optional import needed
 from graphsci.network._table import GeneNetwork
 
 #: Relation words of SIF and Cytoscape files.
@@ -62,7 +62,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 def to_networkx(network: GeneNetwork, modules: pd.DataFrame | None = None) -> Any:
     """Return a ``networkx.Graph``: genes by name, evidence as attributes; NaN is left out."""
-    graph = needed("networkx").Graph(name="graphsci")
+    graph = networkx().Graph(name="graphsci")
     for gene_a, gene_b, evidence in _edges(network):
         graph.add_edge(gene_a, gene_b, **evidence)
     facts = _gene_facts(modules)
@@ -149,7 +149,7 @@ def _table(network: GeneNetwork, modules: pd.DataFrame | None, path: Path) -> No
 
 
 def _graphml(network: GeneNetwork, modules: pd.DataFrame | None, path: Path) -> None:
-    needed("networkx").write_graphml(to_networkx(network, modules), path)
+    networkx().write_graphml(to_networkx(network, modules), path)
 
 
 def _cx2(network: GeneNetwork, modules: pd.DataFrame | None, path: Path) -> None:
@@ -157,7 +157,7 @@ def _cx2(network: GeneNetwork, modules: pd.DataFrame | None, path: Path) -> None
 
 
 def _cyjs(network: GeneNetwork, modules: pd.DataFrame | None, path: Path) -> None:
-    document = needed("networkx").cytoscape_data(to_networkx(network, modules))
+    document = networkx().cytoscape_data(to_networkx(network, modules))
     path.write_text(json.dumps(document), encoding="utf-8")
 
 

@@ -10,13 +10,25 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from graphsci.network._optional import needed
+from graphsci._optional import needed
 from graphsci.network._table import GeneNetwork
+
+#: Modules rest on edges of which a tenth may be chance.
+MODULE_CONFIDENCE = 0.9
+
+
+def trusted(network: GeneNetwork) -> GeneNetwork:
+    """The edges that modules are made of: the confident ones; all if none has a confidence."""
+    known = network.edges["confidence"].notna().any()
+    return network.confident(MODULE_CONFIDENCE) if known else network
 
 
 def leiden() -> tuple[Any, Any]:
     """Import what :func:`find_modules` needs, igraph and leidenalg, or say how to get it."""
-    return needed("igraph"), needed("leidenalg")
+    igraph, leidenalg = (
+        needed(name, "finding modules", "graphsci[network]") for name in ("igraph", "leidenalg")
+    )
+    return igraph, leidenalg
 
 
 def find_modules(

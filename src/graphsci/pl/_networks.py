@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci._keys import DEFAULT_KEY, keys
+from graphsci._optional import networkx
 from graphsci._words import few
 from graphsci.pl._scale import Common
 from graphsci.pl._style import BLUE, GREY, GROUP_COLORS, INK, RED, axes_for, figure_for, styled
@@ -71,7 +72,7 @@ def gene_network(
     Solid lines are positive relations, dashed ones negative; wider is stronger. A gene's dot grows
     with its edges in the picture. Chosen genes have bold names.
     """
-    nx = _networkx()
+    nx = networkx()
     if not 2 <= max_genes <= MOST_GENES:
         raise ValueError(f"max_genes: got {max_genes}, expected 2 to {MOST_GENES}.")
     found, stored = _network(network, key)
@@ -248,12 +249,6 @@ def _network(result: Any, key: str) -> tuple[GeneNetwork, pd.DataFrame | None]:
     return stored_network(result, key), stored_modules(result, key)
 
 
-def _networkx() -> Any:
-    from graphsci.network._optional import needed
-
-    return needed("networkx")
-
-
 def _strongest_edges(edges: pd.DataFrame, max_genes: int, max_edges: int) -> pd.DataFrame:
     """Strongest edges among the first ``max_genes`` genes met, at most ``max_edges``."""
     genes: dict[str, None] = {}
@@ -268,7 +263,7 @@ def _strongest_edges(edges: pd.DataFrame, max_genes: int, max_edges: int) -> pd.
 
 def _layout(graph: Any, seed: int) -> dict[str, NDArray[np.float64]]:
     """Kamada-Kawai within each connected part, parts packed side by side."""
-    nx = _networkx()
+    nx = networkx()
     parts = sorted(nx.connected_components(graph), key=len, reverse=True)
     places: dict[str, NDArray[np.float64]] = {}
     x = y = row_height = 0.0
