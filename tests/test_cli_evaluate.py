@@ -339,6 +339,18 @@ def test_a_folder_holds_one_study(source, tmp_path):
     assert (folder / "molecules.png").read_bytes() != picture  # though nothing was computed
 
 
+def test_a_folder_holds_no_two_inputs(source, tmp_path):
+    """The same path with other counts, here another layer, is another study."""
+    adata = anndata.read_h5ad(source)
+    adata.layers["other"] = adata.X[::-1].copy()
+    adata.write_h5ad(tmp_path / "two.h5ad")
+    folder = tmp_path / "study"
+    run(tmp_path / "two.h5ad", "-o", folder, *CHEAP, "--design", "entries")
+    run(tmp_path / "two.h5ad", "-o", folder, *CHEAP, "--layer", "other")
+    assert set(pd.read_csv(folder / "scores.csv")["design"]) == {"molecules"}
+    assert [path.name for path in folder.glob("*.png")] == ["molecules.png"]
+
+
 def test_a_folder_that_cannot_be_filled_is_refused_first(source, tmp_path):
     (tmp_path / "file").write_text("")
     _, said = run(source, "-o", tmp_path / "file" / "study", *CHEAP, exit_code=2)

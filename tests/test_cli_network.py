@@ -9,6 +9,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 from typer.testing import CliRunner
 
 from graphsci import cli
@@ -137,6 +138,7 @@ def test_training_with_a_known_network(folder, tmp_path):
         (("MODEL", "-o", "x.tsv", "--modules", "x.tsv"), "same path"),
         (("MODEL", "-o", "x.tsv", "--genes", "TP53"), "TP53 not among the 80 genes"),
         (("COUNTS", "-o", "x.tsv", "--genes", "TP53"), "TP53 not among .* genes of the network"),
+        (("SILENT", "-o", "x.tsv", "--genes", "g3"), "g3 not among the 79 genes .*with counts"),
         (("COUNTS", "-o", "x.tsv", "--data", "COUNTS"), "goes with a model folder"),
         (("COUNTS", "-o", "x.tsv", "--prior", "HUMAN"), "genes of the data"),
         (("COUNTS", "-o", "x.tsv", "--prior", "none.tsv"), "There is no file"),
@@ -154,6 +156,11 @@ def test_bad_requests_are_one_line(folder, tmp_path, words, said):
     (tmp_path / "human.tsv").write_text("gene_a\tgene_b\nTP53\tMYC\n")
     names = {"MODEL": folder / "model", "COUNTS": folder / "counts.h5ad"}
     names |= {"SETS": folder / "sets.gmt", "HUMAN": tmp_path / "human.tsv"}
+    if "SILENT" in words:  # g3 has no counts, so the network cannot have it
+        adata = anndata.read_h5ad(folder / "counts.h5ad")
+        adata.X = adata.X @ sparse.diags_array(np.arange(80) != 3).tocsr().astype(np.float32)
+        names["SILENT"] = tmp_path / "silent.h5ad"
+        adata.write_h5ad(names["SILENT"])
     before = sorted(tmp_path.iterdir())
     outputs = ("x.tsv", "x.txt", "y.h5ad", "y.tsv")
     args = [names.get(word, tmp_path / word if word in outputs else word) for word in words]

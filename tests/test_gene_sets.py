@@ -186,6 +186,7 @@ def test_regulon_without_weights(write):
         ("weight,gene_b,gene_a\n0.5,B,A\n", [("A", "B", 0.5)]),
         ("from;to;why\nA;B;pp\n", [("A", "B", 1.0)]),
         ("A B\nNA A\n", [("A", "B", 1.0), ("NA", "A", 1.0)]),
+        ("TF\tTFRC\t0.9\nA\tB\t0.5\n", [("TF", "TFRC", 0.9), ("A", "B", 0.5)]),  # transferrin
     ],
 )
 def test_edge_lists_with_and_without_header(write, text, expected):

@@ -516,6 +516,24 @@ def test_atomic_path_replaces_a_store(tmp_path, adata):
     assert os.listdir(tmp_path) == ["a.zarr"]
 
 
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_atomic_path_brings_the_old_store_back(tmp_path, adata, monkeypatch, error):
+    """The new one is not moved into place after the old one was moved away."""
+    target, replace = tmp_path / "a.zarr", os.replace
+    io.write_anndata(adata, target)
+
+    def fail_once(source, goal):
+        if Path(goal) == target and "old" not in Path(source).name:
+            raise error
+        replace(source, goal)
+
+    monkeypatch.setattr(os, "replace", fail_once)
+    with pytest.raises(error):
+        io.write_anndata(adata[:3].copy(), target)
+    assert os.listdir(tmp_path) == ["a.zarr"]
+    assert io.read_counts(target).n_obs == adata.n_obs
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_atomic_path_keeps_the_old_file_on_failure(tmp_path, error):
     def write_half(path):

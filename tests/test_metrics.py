@@ -163,7 +163,21 @@ def test_paired_difference_by_hand():
 
 def test_paired_difference_of_one_prediction_with_itself_is_nothing():
     sums = m.DevianceSums(5.0, np.array([2.0, 3.0]), np.ones(1))
-    assert m.paired_difference(candidate=sums, reference=sums) == (0.0, 0.0, 0.0)
+    assert m.paired_difference(candidate=sums, reference=sums) == (0.0, 0.0, 0.0, 2)
+
+
+def test_a_difference_that_is_the_same_in_all_cells_counts():
+    gap = m.mean_difference(np.full(3, -1.0))
+    assert gap.z < -gap.significant
+
+
+@pytest.mark.parametrize("n_cells", [3, 10, 1000])
+def test_chance_exceeds_the_bound_as_often_as_stated(n_cells):
+    """The judge is scipy's t-test of a sample whose statistic is the bound."""
+    sample = np.random.default_rng(0).normal(size=n_cells)
+    bound = m.significant_z(n_cells)
+    sample += bound * sample.std(ddof=1) / np.sqrt(n_cells) - sample.mean()
+    assert stats.ttest_1samp(sample, 0, alternative="greater").pvalue == pytest.approx(m.CHANCE)
 
 
 @pytest.mark.parametrize(

@@ -293,7 +293,8 @@ def test_a_copy_leaves_out_what_it_is_told(tmp_path, data):
 @pytest.mark.parametrize(
     ("before", "after"), [(".h5ad", ".h5ad"), (".h5ad", ".zarr"), (".zarr", ".h5ad")]
 )
-def test_a_run_on_disk_takes_along_raw(tmp_path, data, before, after):
+def test_a_run_on_disk_takes_along_raw_and_strings(tmp_path, data, before, after):
+    data.obs["note"] = pd.array(["seen", *[pd.NA] * 119], dtype="string")
     data.raw = data.copy()
     data = data[:, :-3].copy()
     source, out = tmp_path / f"in{before}", tmp_path / f"out{after}"
@@ -302,6 +303,7 @@ def test_a_run_on_disk_takes_along_raw(tmp_path, data, before, after):
     found = read(out).raw
     assert same(found.X, data.raw.X)
     assert found.var.equals(data.raw.var)
+    assert read(out).obs["note"].isna().sum() == 119
 
 
 def test_table_rows_are_written_in_large_pieces(tmp_path, data, monkeypatch):

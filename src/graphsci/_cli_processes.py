@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,8 +55,14 @@ def dying_of_ctrl_c() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(STOPPED)
 
-    signal.signal(signal.SIGINT, end)
-    yield
+    if threading.current_thread() is not threading.main_thread():  # signals are not its business
+        yield
+        return
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def use_threads(n_threads: int | None) -> None:

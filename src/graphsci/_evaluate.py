@@ -92,6 +92,7 @@ class Outcome(NamedTuple):
     n_new: int  #: runs that were not in the folder before
     notes: tuple[str, ...]
     depth: float | None  #: median molecules that the design 'depth' kept
+    data: str  #: fingerprint of the counts, which all designs of a study share
 
 
 # --- our method -------------------------------------------------------------------------
@@ -199,11 +200,12 @@ def evaluate(
     log(f"reading {job.source}")
     data = read_data(job)
     outcomes, parts = {}, _parts(job, data)
+    fingerprint = study.fingerprint(data.counts)
     for part in parts.values():
         _check_cases(part, data)
     for name, part in parts.items():
         log(f"design: {name}")
-        outcomes[name] = _evaluate(part, config, data, progress=progress, log=log)
+        outcomes[name] = _evaluate(part, config, data, fingerprint, progress=progress, log=log)
     return outcomes
 
 
@@ -247,13 +249,13 @@ def _check_cases(job: Job, data: Data) -> None:
 
 
 def _evaluate(
-    job: Job, config: Config, data: Data, *, progress: Progress | None, log: Log
+    job: Job, config: Config, data: Data, fingerprint: str, *, progress: Progress | None, log: Log
 ) -> Outcome:
     """Run what is missing of one design, and compare."""
     data = data if job.labels is not None else data._replace(labels=None)
     names = job.methods or BUILT_IN
     layers = [name for name in names if name in data.layers]
-    decisive = {"data": study.fingerprint(data.counts), **_decisive(job, data)}
+    decisive = {"data": fingerprint, **_decisive(job, data)}
     store, runs, n_new = study.Store(job.output), list[study.Run](), 0
     fits = Fits(config, progress=progress, log=log)
     for seed in range(job.seeds):
@@ -276,7 +278,8 @@ def _evaluate(
     # 'denoised' takes a zero that was put there as measured: it is not meant for hidden entries
     ours = OUR_MEAN if job.design == "entries" and OUR_MEAN in names else OURS
     said = study.sentence(summaries, ours, judged=what)
-    return Outcome(runs, summaries, ours, said, n_new, _notes(job, data), job.depth)
+    notes = _notes(job, data)
+    return Outcome(runs, summaries, ours, said, n_new, notes, job.depth, fingerprint)
 
 
 def read_data(job: Job) -> Data:

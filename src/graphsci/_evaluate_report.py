@@ -159,6 +159,7 @@ def summary(
     asked = {"fraction": job.fraction, "seeds": job.seeds, "level": job.level}
     return {
         "input": str(job.source),
+        "data": next(iter(outcomes.values())).data,
         **asked,
         "designs": designs,
         "config": config,

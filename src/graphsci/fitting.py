@@ -65,7 +65,7 @@ from graphsci.zero_inflation import detect_zero_inflation
 if TYPE_CHECKING:
     from graphsci.distributed import Team
 
-#: Fewest cells whose held-out molecules can say when to stop; below, all of them decide.
+#: Fewest cells whose held-out molecules say when to stop, where there are twice as many.
 _FEWEST_DECIDING_CELLS = 20
 #: Fewest cells whose scores can be compared. Their spread gives the standard error, which five
 #: cells of pure noise underrate now and then by more than Student's t allows for.

@@ -115,7 +115,7 @@ def edge_cross_entropy(
     gene_embedding
         Z, (genes, latent).
     edges, non_edges
-        (2, edges) and (2, sample), integer gene positions, each pair once.
+        (2, edges), each once, and (2, sample), drawn with replacement; integer gene positions.
     n_pairs
         Number of unordered pairs, genes (genes - 1) / 2.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy import sparse, stats
+from scipy import sparse
 
 from graphsci.evaluation import controls
 from graphsci.evaluation.metrics import (
@@ -14,6 +14,7 @@ from graphsci.evaluation.metrics import (
     d2,
     paired_difference,
     poisson_deviance_sums,
+    significant_z,
 )
 
 OURS = "graphsci denoised"
@@ -26,9 +27,6 @@ NO_VERDICT = (
     "There was no check against held-out molecules (check=False or --no-check, too few cells, or "
     "interrupted), so nothing here says whether these estimates are better than the counts."
 )
-#: A difference counts if chance exceeds it less often than this in one direction; with many cells
-#: that is two standard errors.
-CHANCE = 0.0228
 
 
 class Score(NamedTuple):
@@ -55,8 +53,8 @@ class Verdict(NamedTuple):
 
     @property
     def significant(self) -> float:
-        """Standard errors from 0 that count, of Student's t: the error itself is estimated."""
-        return float(stats.t.isf(CHANCE, self.n_cells - 1))
+        """Standard errors from 0 that count (:func:`graphsci.evaluation.metrics.significant_z`)."""
+        return significant_z(self.n_cells)
 
     @property
     def beaten(self) -> tuple[str, ...]:

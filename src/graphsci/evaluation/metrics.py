@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.special import xlogy
 from scipy.stats import rankdata
 
@@ -19,6 +20,10 @@ from graphsci.evaluation._blocks import Floats, Matrix, Predicted, as_csr, as_de
 #: infinitely bad, so one entry would decide every comparison; one molecule in a million entries
 #: is below what any data set here can measure, and the penalty, 13.8 nats per molecule, stays.
 FLOOR = 1e-6
+
+#: A difference counts if chance exceeds it less often than this in one direction; with many cells
+#: that is two standard errors.
+CHANCE = 0.0228
 
 Entries = Literal["all", "dropped", "observed"]
 
@@ -41,7 +46,21 @@ class PairedDifference(NamedTuple):
 
     difference: float  #: mean over entries, candidate - reference; negative: candidate better
     standard_error: float  #: over cells
-    z: float  #: difference / standard_error; 0 if both are 0
+    z: float  #: difference / standard_error; 0 if both are 0, the largest float if the error is
+    n_cells: int
+
+    @property
+    def significant(self) -> float:
+        """Standard errors from 0 that count (:func:`significant_z`)."""
+        return significant_z(self.n_cells)
+
+
+def significant_z(n_cells: int) -> float:
+    """Standard errors from 0 that count: of Student's t, since the error itself is estimated.
+
+    The level is :data:`CHANCE`; the error comes from ``n_cells`` cells.
+    """
+    return float(stats.t.isf(CHANCE, n_cells - 1))
 
 
 def poisson_deviance_sums(
@@ -227,7 +246,11 @@ def mean_difference(per_cell: Floats) -> PairedDifference:
     """Return the mean of the cells' differences (cells,), at least two, with its error."""
     error = float(per_cell.std(ddof=1) / np.sqrt(per_cell.size))
     mean = float(per_cell.mean())
-    return PairedDifference(mean, error, mean / error if error > 0 else 0.0)
+    if error > 0:
+        z = mean / error
+    else:  # all cells differ alike
+        z = float(np.copysign(np.finfo(np.float64).max, mean)) if mean else 0.0
+    return PairedDifference(mean, error, z, per_cell.size)
 
 
 def _count_loss_sums(

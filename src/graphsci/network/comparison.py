@@ -58,6 +58,8 @@ def compare_networks(
 
     if not networks:
         raise ValueError("networks: got none, expected at least one.")
+    if not known.n_edges:
+        raise ValueError("known: got a network without edges, expected at least one.")
     degree = np.diff(known.adjacency.indptr)
     spoken = np.flatnonzero(degree)
     truth, degree = known.adjacency[spoken][:, spoken], degree[spoken]

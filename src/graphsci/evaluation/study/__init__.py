@@ -21,7 +21,6 @@ from graphsci.evaluation.study.cases import (
 )
 from graphsci.evaluation.study.comparing import (
     SCORES,
-    SIGNIFICANT,
     SILENT,
     Score,
     Summary,
@@ -59,7 +58,6 @@ __all__ = [
     "DESIGNS",
     "FLAT",
     "SCORES",
-    "SIGNIFICANT",
     "SILENT",
     "TEST_CELLS",
     "Case",

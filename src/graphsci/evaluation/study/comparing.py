@@ -10,8 +10,6 @@ from graphsci.evaluation._blocks import Floats
 from graphsci.evaluation.study.methods import CEILING
 from graphsci.evaluation.study.running import Run
 
-#: A difference counts if it is this many standard errors (over cells) from 0.
-SIGNIFICANT = 2.0
 #: Methods that say nothing of a cell, and so invent nothing: no rivals in false signal.
 SILENT = ("gene_mean", "empty")
 
@@ -101,8 +99,9 @@ def sentence(summaries: Sequence[Summary], ours: str, *, judged: str = "held-out
     if not rivals:
         return f"{ours}: D2 {own.scores['d2']:.3f} over the gene means; no other method was run."
     rival = rivals[0]
-    better = [s.method for s in rivals if own.against[s.method].z > SIGNIFICANT]
-    equal = [s.method for s in rivals if abs(own.against[s.method].z) <= SIGNIFICANT]
+    gaps = {s.method: own.against[s.method] for s in rivals}
+    better = [name for name, gap in gaps.items() if gap.z > gap.significant]
+    equal = [name for name, gap in gaps.items() if abs(gap.z) <= gap.significant]
     gap = own.against[rival.method]
     numbers = (
         f"D2 {own.scores['d2']:.3f} against {rival.scores['d2']:.3f} of {rival.method} (deviance "
@@ -178,7 +177,8 @@ def losses(summaries: Sequence[Summary], ours: str) -> tuple[str, ...]:
         if score.startswith("shuffled"):
             rivals = [rival for rival in rivals if rival.method not in SILENT]
         if score == "d2":
-            rivals = [rival for rival in rivals if own.against[rival.method].z > SIGNIFICANT]
+            gaps = ((rival, own.against[rival.method]) for rival in rivals)
+            rivals = [rival for rival, gap in gaps if gap.z > gap.significant]
         sign = 1 if better == "higher" else -1
         ahead = [r for r in rivals if sign * (r.scores[score] - own.scores[score]) > 0]
         if ahead:
