@@ -226,6 +226,63 @@ def test_library_sizes_may_come_from_obs(results):
         Common.of(part, None, "nothing", "graphsci")
 
 
+def test_chosen_genes_are_drawn_as_in_the_whole(results):
+    """The library sizes are those of all genes, which the run left in obs."""
+    part, whole = results[:, :30].copy(), Common.of(results, None, None, "graphsci")
+    chosen = Common.of(part, None, None, "graphsci")
+    np.testing.assert_allclose(chosen.counts(), whole.counts()[:, :30])
+    np.testing.assert_allclose(chosen.estimate("denoised"), whole.estimate("denoised")[:, :30])
+
+
+@pytest.mark.parametrize("genes", [slice(None), slice(30)])
+@pytest.mark.parametrize("logged", [False, True])
+def test_counts_that_were_normalised_since_are_no_counts(results, genes, logged):
+    import scanpy as sc
+
+    adata = results[results.X.sum(1) > 0, genes].copy()
+    adata = adata[adata.X.sum(1) > 0].copy()
+    sc.pp.normalize_total(adata)
+    if logged:
+        sc.pp.log1p(adata)
+    with pytest.raises(ValueError, match=r"X holds no counts any more.*counts_layer='counts'"):
+        pl.expression(adata, ["gene1"], "group", figure=Figure())
+
+
+@pytest.mark.parametrize("logged", [False, True])
+def test_an_estimate_that_was_normalised_since_is_not_normalised_again(results, logged):
+    import scanpy as sc
+
+    adata = results[results.X.sum(1) > 0].copy()
+    sc.pp.normalize_total(adata, layer="denoised")
+    if logged:
+        sc.pp.log1p(adata, layer="denoised")
+    with pytest.raises(ValueError, match=r"layers\['denoised'\] has been normalised since"):
+        pl.expression(adata, ["gene1"], "group", figure=Figure())
+
+
+def test_a_gene_without_an_estimate_is_not_drawn_as_silent(results):
+    adata = results.copy()
+    adata.layers["denoised"][:, 1] = np.nan
+    for draw_it in (
+        lambda: pl.expression(adata, ["gene0", "gene1"], "group", figure=Figure()),
+        lambda: pl.embedding(adata, color="gene1", method="tsne", figure=Figure()),
+    ):
+        with pytest.raises(ValueError, match="gene1: no estimate in layers"):
+            draw_it()
+
+
+def test_expression_has_room_for_many_groups_and_none_for_cells_without(results):
+    adata = results.copy()
+    labels = pd.Series([f"a cluster with a long name {n % 25}" for n in range(adata.n_obs)])
+    adata.obs["many"] = pd.Categorical(labels.where(np.arange(adata.n_obs) % 10 > 0))
+    figure = pl.expression(adata, "gene1", "many")
+    assert figure.get_size_inches()[0] > 17
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()].count("nan") == 0
+    adata.obs["none"] = pd.Series(None, index=adata.obs_names, dtype="string")
+    with pytest.raises(ValueError, match="no cell has a label in 'none'"):
+        pl.expression(adata, "gene1", "none", figure=figure)
+
+
 def test_expression_shows_the_median_of_each_group(results):
     figure = pl.expression(results, ["gene1", "gene2"], "group", figure=Figure())
     assert len(figure.axes) == 4

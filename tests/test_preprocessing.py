@@ -656,3 +656,11 @@ def test_counts_on_disk_are_read_from_layers_too(tmp_path):
         file["x"] = COUNTS
         data = pp.extract_counts(make_adata(layers={"disk": file["x"]}), layer="disk")
     np.testing.assert_array_equal(data.counts.toarray(), COUNTS)
+
+
+def test_antibodies_are_no_genes(toy):
+    toy.var["feature_types"] = ["Gene Expression"] * 55 + ["Antibody Capture"] * (toy.n_vars - 55)
+    with pytest.raises(ValueError, match=r"55 genes and 5 Antibody Capture.*Choose the genes"):
+        pp.extract_counts(toy)
+    genes = toy[:, toy.var["feature_types"] == "Gene Expression"].copy()
+    assert pp.extract_counts(genes).counts.shape[1] == 55

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Checkpoint", "Config", "GraphSCI", "__version__", "pl", "preset", "read_counts", "tl"]
 
+_MODULES = ("demo", "evaluation", "io", "network", "pl", "tl")
 _HOMES = {
     "Checkpoint": "graphsci.checkpoint",
     "Config": "graphsci.config",
@@ -32,7 +33,7 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its module on first use."""
-    if name in ("tl", "pl"):
+    if name in _MODULES:
         return importlib.import_module(f"graphsci.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
@@ -40,4 +41,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_MODULES})

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
 
 def annotate_cells(
-    model: GraphSCI, adata: AnnData, slots: Keys, embedding: NDArray[np.float32]
+    model: GraphSCI, adata: AnnData, cells: Cells, slots: Keys, embedding: NDArray[np.float32]
 ) -> None:
-    """Write ``embedding`` (cells, latent), and the certainty that follows from it."""
+    """Write ``embedding`` (cells, latent), the certainty that follows from it, library sizes."""
     adata.obsm[slots.latent] = embedding
+    _set_column(adata.obs, slots.library, cells.totals)
     count = model.count_network
     certainty = None if count is None else _estimating.cell_certainty(count, embedding)
     _set_column(adata.obs, slots.certainty, certainty)

@@ -44,10 +44,11 @@ class Cells(NamedTuple):
     source: CountSource  #: all cells and genes of the data, as they came
     gene_names: NDArray[np.str_]  #: genes of the data
     batch: NDArray[np.int64]  #: (cells,)
+    totals: NDArray[np.float64]  #: (cells,) counts in all genes of the data
     measured_share: float  #: share of the training molecules in the genes that were measured
     match: GeneMatch
     notes: tuple[str, ...]  #: what the check of the counts has to say
-    batch_key: str | None  #: column of obs with the batches
+    batch_key: str | None  #: column of obs with the batches that the model uses
 
     @property
     def n_cells(self) -> int:
@@ -116,7 +117,8 @@ def prepare(
     notes = data.notes
     if batch_key is not None and not spec.batch_names:
         notes += (f"batch_key {batch_key!r} has no effect: the model was trained without batches.",)
-    return Cells(data.counts, data.gene_names, batch, share, match, notes, batch_key)
+    used = batch_key if spec.batch_names else None
+    return Cells(data.counts, data.gene_names, batch, data.totals, share, match, notes, used)
 
 
 def _batch_codes(

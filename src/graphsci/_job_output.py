@@ -53,7 +53,7 @@ def write_estimates(
     if isinstance(cells.source, DiskCounts):
         _extend_copy(model, adata, cells, job, team)
         return
-    annotate_cells(model, adata, slots, cell_embedding(model.fitted.network, cells))
+    annotate_cells(model, adata, cells, slots, cell_embedding(model.fitted.network, cells))
     annotate_genes(model, adata, slots)
     adata.uns[slots.uns] = _record(model, adata, cells, job)
     old = getattr(adata, job.place)
@@ -87,19 +87,21 @@ def _extend_copy(
         f"varp/{slots.gene_graph}": genes.varp[slots.gene_graph],
         f"uns/{slots.uns}": record,
     }
-    if job.make_names_unique or slots.certainty in adata.obs:
-        elements["obs"] = adata.obs.drop(columns=slots.certainty, errors="ignore")
+    own = [slots.library, slots.certainty]
+    if job.make_names_unique or adata.obs.columns.isin(own).any():
+        elements["obs"] = adata.obs.drop(columns=own, errors="ignore")
     matrices = {f"{job.place}/{job.stored(name)}" for name in job.names}
     with atomic_path(job.output) as temporary:
         copy_anndata(job.source, temporary, without=matrices | {f"obsm/{slots.latent}", *elements})
         adata.uns[slots.uns] = record
         add_elements(temporary, elements)
         _stream_and_tell(model, adata, cells, job, temporary, team)
-        _add_certainty(model, slots, temporary)
+        _add_columns(model, cells, slots, temporary)
 
 
-def _add_certainty(model: GraphSCI, slots: Keys, path: Path) -> None:
-    """Read the embedding that was streamed into a file; add the certainty of its cells."""
+def _add_columns(model: GraphSCI, cells: Cells, slots: Keys, path: Path) -> None:
+    """Add the library size of each cell, and its certainty by the embedding that was streamed."""
+    add_column(path, "obs", slots.library, cells.totals)
     if model.count_network is None:
         return
     with open_store(path, "r") as root:

@@ -51,6 +51,11 @@ class Keys(NamedTuple):
         return f"{self.key_added}_state_weight"
 
     @property
+    def library(self) -> str:
+        """``obs``: counts of each cell in all genes that there were when a run was written."""
+        return f"{self.key_added}_library"
+
+    @property
     def certainty(self) -> str:
         """``obs``: how closely each cell keeps to its state; multiplies theta."""
         return f"{self.key_added}_certainty"
@@ -60,6 +65,7 @@ class Keys(NamedTuple):
         """Attribute and name of every slot that a run fills besides its estimates."""
         return (
             ("uns", self.uns),
+            ("obs", self.library),
             ("obs", self.certainty),
             ("obsm", self.latent),
             ("varm", self.gene_embedding),
@@ -84,8 +90,11 @@ def keys(key_added: str = DEFAULT_KEY, *, prefix: str = "") -> Keys:
     Raises
     ------
     ValueError
-        If a name has a slash: a file takes it for a group in a group, and is not read again.
+        If ``key_added`` is empty, or a name has a slash: a file takes it for a group in a group,
+        and is not read again.
     """
+    if not key_added:
+        raise ValueError("key_added (--key-added): got an empty name, expected one, e.g. graphsci.")
     for option, name in (("key_added", key_added), ("prefix", prefix)):
         if "/" in name:
             raise ValueError(

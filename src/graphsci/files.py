@@ -98,7 +98,9 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
     if path.is_dir() and not any(path.iterdir()):
         return
     if not overwrite:
-        raise FileExistsError(f"{path} exists. Choose another output, or allow overwriting.")
+        raise FileExistsError(
+            f"{path} exists. Choose another output, or allow overwriting (overwrite=True)."
+        )
     if path.is_dir() and not (is_zarr(path) or _is_model(path)):
         raise IsADirectoryError(
             f"{path} is a folder with more than a zarr store or a model, and will not be replaced. "

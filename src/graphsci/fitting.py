@@ -70,6 +70,8 @@ _FEWEST_DECIDING_CELLS = 20
 #: Fewest cells whose scores can be compared. Their spread gives the standard error, which five
 #: cells of pure noise underrate now and then by more than Student's t allows for.
 _FEWEST_JUDGING_CELLS = 10
+#: Counts per cell beyond which they are taken for reads: few cells hold as many mRNA molecules.
+_MOST_MOLECULES = 300_000
 #: Fewest cells for a correlation.
 _FEWEST_GRAPH_CELLS = 3
 #: Memory that an edge takes in training of the preset `paper`: weights, gradients and moments,
@@ -380,6 +382,12 @@ def _notes_on(counts: TrainingBlocks, split: _Split) -> tuple[str, ...]:
     if counts.was_rounded:
         notes += (
             "fractional counts: training used them rounded at random to a neighbouring integer",
+        )
+    if split.median_all > _MOST_MOLECULES:
+        notes += (
+            f"counts: a median of {split.median_all:,.0f} per cell, more than a cell's molecules: "
+            "these look like reads. Copies of one molecule tell of each other, so that held-out "
+            "reads are easy to predict, and the verdict says little of molecules that were lost",
         )
     n_sample, n_cells = len(split.sample.cells), counts.shape[0]
     if n_sample < n_cells:

@@ -312,6 +312,7 @@ class GraphSCI:
           for a gene unexpressed in training where it is unexpressed again, NaN otherwise. Cells
           without counts are 0 in all of them, the standard deviation too: nothing is said of them;
         - ``obsm["X_" + key_added]``: cell embedding;
+        - ``obs[key_added + "_library"]``: counts of the cell in all genes of ``adata``;
         - ``obs[key_added + "_certainty"]``: how closely the cell keeps to its state
           (:meth:`certainty`);
         - ``varm[key_added]``, ``varp[key_added + "_graph"]``: gene embedding and graph;
@@ -341,6 +342,11 @@ class GraphSCI:
         )
         columns = request.columns
         self._warn_of_genes(cells, columns)
+        if batch_key is not None and cells.batch_key is None:
+            warnings.warn(
+                f"batch_key {batch_key!r} has no effect: the model was trained without batches.",
+                stacklevel=2,
+            )
         adata = adata.copy() if copy else adata
         widths = dict.fromkeys(names, len(columns)) | {slots.latent: spec.config.n_latent}
         values = {name: np.empty((adata.n_obs, n), np.float32) for name, n in widths.items()}
@@ -356,7 +362,7 @@ class GraphSCI:
                     values[name], index=adata.obs_names, columns=adata.var_names[columns]
                 )
         embedding = values[slots.latent]
-        _annotation.annotate_cells(self, adata, slots, embedding)
+        _annotation.annotate_cells(self, adata, cells, slots, embedding)
         _annotation.annotate_genes(self, adata, slots)
         adata.uns[slots.uns] = _annotation.record_of_data(
             self, adata, cells, request, slots, stored=stored, layer=layer

@@ -69,7 +69,8 @@ def embedding(
     counts_layer
         Where the counts are; where the run found them if None.
     library_key
-        Column of ``obs`` with library sizes, for an ``adata`` that holds some genes only.
+        Column of ``obs`` with library sizes; if None those that the run left there, or the sums of
+        the counts.
     method
         ``umap`` or ``tsne``.
     n_genes, n_pcs
@@ -143,6 +144,7 @@ def _paints(adata: AnnData, common: Common, color: str | None, layer: str) -> tu
         numbers = column.to_numpy(dtype=np.float64)
         return (functools.partial(_paint_numbers, numbers=numbers, limits=_limits(numbers)),) * 2
     if color in adata.var_names:
+        common.refuse_unknown(layer, [color])
         gene = [adata.var_names.get_loc(color)]
         both = [np.log1p(x).ravel() for x in (common.counts(gene), common.estimate(layer, gene))]
         limits = _limits(np.concatenate(both))

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Entries drawn in a scatter or density of all cells x genes; more would only cost time.
 _SHOWN_ENTRIES = 200_000
+#: Width of a group in a panel of violins.
+_GROUP_INCHES = 0.35
 
 
 @styled
@@ -67,11 +69,15 @@ def expression(
         raise ValueError("genes: got an empty list, expected names of genes.")
     check_column(adata.obs, groupby, option="groupby")
     common = Common.of(adata, counts_layer, library_key, key)
+    common.refuse_unknown(layer, genes)
     columns = adata.var_names.get_indexer(pd.Index(genes))
     sides = common.sides(layer, columns)
-    groups = adata.obs[groupby].astype(str)
+    groups = adata.obs[groupby].astype("object")  # cells without a label are in no group
     names = groups.value_counts().index.tolist()
-    figure = figure_for(figure, (10.5, 1.5 * len(genes) + 1.6))
+    if not names:
+        raise ValueError(f"groupby: no cell has a label in {groupby!r}.")
+    width = max(10.5, 2 * _GROUP_INCHES * len(names) + 1)
+    figure = figure_for(figure, (width, 1.5 * len(genes) + 1.6))
     grid = figure.subplots(len(genes), 2, sharex=True, sharey="row", squeeze=False)
     for column, (title, values) in enumerate(sides.items()):
         grid[0, column].set_title(f"{title}, log(1 + counts at common depth)")
@@ -80,8 +86,9 @@ def expression(
             _violins(grid[row, column], parts, BLUE if column else "#BDBDBD")
             grid[row, column].spines[["top", "right"]].set_visible(False)
             grid[row, 0].set_ylabel(gene, style="italic")
+        labels = [str(name) for name in names]
         grid[-1, column].set_xticks(
-            range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor"
+            range(len(names)), labels, rotation=40, ha="right", rotation_mode="anchor"
         )
     return figure
 

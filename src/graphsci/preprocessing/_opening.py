@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+#: What 10x calls a gene among its features.
+_GENES = "Gene Expression"
 #: A cell's barcode, with what pipelines put after it: AAACCTGAGCATCATC-1, or a sample before it.
 _BARCODE = re.compile(r"(?:\w+[_:#-])?[ACGT]{10,}(?:[-_.]\w+)?x?")
 
@@ -42,6 +44,7 @@ def open_matrix(adata: AnnData, layer: str | None, batch_key: str | None, min_ce
     _check_dtype(matrix, where)
     gene_names = checked_names(adata.var_names, "gene", "adata.var_names_make_unique()")
     _refuse_barcodes(gene_names, where)
+    _refuse_other_features(adata)
     batch, batch_names, notes = extract_batch(adata, batch_key)
     repeated = repeated_names(adata.obs_names)
     if len(repeated):
@@ -95,6 +98,20 @@ def _check_shape(shape: tuple[int, ...], where: str, min_cells: int) -> None:
             f"expected at least {min_cells} cells and 2 genes: "
             "genes are predicted from each other across cells. "
             "Check that the file was read fully and in the right orientation."
+        )
+
+
+def _refuse_other_features(adata: AnnData) -> None:
+    """Refuse antibodies, guides or peaks among the genes, as 10x files name them."""
+    if "feature_types" not in adata.var:
+        return
+    types = adata.var["feature_types"].astype(str).value_counts()
+    if len(types) > 1 and _GENES in types:
+        others = ", ".join(f"{n:,} {name}" for name, n in types.items() if name != _GENES)
+        raise ValueError(
+            f"adata.var['feature_types'] names {types[_GENES]:,} genes and {others}, expected "
+            "genes alone: the others would count as the cell's molecules. Choose the genes: "
+            f"adata[:, adata.var['feature_types'] == {_GENES!r}].copy()"
         )
 
 

@@ -47,6 +47,7 @@ class CountData(NamedTuple, Generic[Counts]):
     gene_names: Names  #: (genes,)
     batch: NDArray[np.int64] | None  #: (cells,) index into ``batch_names``, or None
     batch_names: tuple[str, ...]  #: empty without batches
+    totals: NDArray[np.float64]  #: (cells,) counts in all genes
     empty_cells: Mask  #: (cells,) no molecule in any gene
     undetected_genes: Mask  #: (genes,) no molecule in any cell
     notes: tuple[str, ...]  #: one sentence for every treatment applied, and the doubts
@@ -168,6 +169,7 @@ def _count_data(
         opened.gene_names,
         opened.batch,
         opened.batch_names,
+        totals,
         empty_cells,
         undetected_genes,
         tuple(notes),
