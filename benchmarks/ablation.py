@@ -18,7 +18,7 @@ import torch
 from anndata import AnnData
 
 import graphsci
-from graphsci import training
+from graphsci import objectives
 from graphsci._evaluate import expected_counts
 from graphsci.evaluation import false_signal, study
 from graphsci.loading_prior import updated_covariance
@@ -92,7 +92,7 @@ def fit(case: cases.Case, options: dict[str, Any]) -> graphsci.GraphSCI:
     options = dict(options)
     with_certainty, plain = options.pop("certainty", True), CountNetwork.certainty
     update = {
-        "learned": training.updated_covariance,
+        "learned": objectives.updated_covariance,
         "fixed": lambda covariance, *_, **__: covariance,
         "any width": lambda *known, **_: updated_covariance(*known, smallest_variance=0.0),
     }[options.pop("prior", "learned")]
@@ -102,7 +102,7 @@ def fit(case: cases.Case, options: dict[str, Any]) -> graphsci.GraphSCI:
 
     with (
         mock.patch.object(CountNetwork, "certainty", certainty),
-        mock.patch.object(training, "updated_covariance", update),
+        mock.patch.object(objectives, "updated_covariance", update),
     ):
         model = graphsci.GraphSCI(check=False, seed=case.seed, **options)
         return model.fit(AnnData(case.counts))

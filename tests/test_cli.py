@@ -425,7 +425,7 @@ def test_a_second_ctrl_c_stops_everything(counts, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_before_there_is_anything_to_keep(counts, tmp_path, monkeypatch):
-    monkeypatch.setattr("graphsci.training.ThinningObjective.step_loss", lambda *a: _press())
+    monkeypatch.setattr("graphsci.objectives.ThinningObjective.step_loss", lambda *a: _press())
     args = ("impute", counts, "-o", tmp_path / "out.h5ad", *SHORT)
     _, said = run(*args, exit_code=cli.STOPPED)
     assert "stopped by Ctrl-C; unfinished outputs were removed" in said

@@ -8,7 +8,7 @@ from anndata import AnnData
 from scipy import sparse, stats
 
 from conftest import EMPTY_CELL, UNDETECTED_GENE
-from graphsci import blocks, fitting, training, variation
+from graphsci import blocks, cell_blocks, fitting, variation
 from graphsci.config import Config, preset
 from graphsci.gene_graph import graph_from_edges, graph_from_matrix
 from graphsci.preprocessing import extract_counts
@@ -173,7 +173,7 @@ def test_the_verdict_predicts_from_the_kept_part_alone(monkeypatch, toy):
 @pytest.mark.parametrize("name", ["nb", "zinb"])
 def test_held_out_molecules_are_predicted_by_the_formula(trained, toy, name):
     """The kept count k updates the rate; dropout acts on the count before it is split."""
-    from graphsci.training import cell_block
+    from graphsci.cell_blocks import cell_block
 
     network, f = trained(name).fitted.network, 0.2
     kept = sparse.csr_matrix(toy.X[np.ix_(CELLS, GENES)])
@@ -318,7 +318,7 @@ def test_what_was_held_out_does_not_change_the_share_dropped():
         counts[rng.random(counts.shape) < 1 / (1 + mean)] = 0
         counts[0] = np.maximum(counts[0], 1)  # every gene is detected
         adata = AnnData(counts.astype(np.float32))
-        block = training.cell_block(
+        block = cell_blocks.cell_block(
             sparse.csr_matrix(adata.X), np.zeros(300, np.int64), slice(None), torch.device("cpu")
         )
         for held_out in (0.05, 0.5):

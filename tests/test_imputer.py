@@ -498,9 +498,9 @@ def test_latent_is_what_impute_writes(trained, toy):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("genes", [None, ["gene9", "gene1"]])
 def test_iterating_gives_what_impute_writes(trained, toy, monkeypatch, name, genes):
-    from graphsci import training
+    from graphsci import cell_blocks
 
-    monkeypatch.setattr(training, "EVALUATION_CELLS", 50)
+    monkeypatch.setattr(cell_blocks, "EVALUATION_CELLS", 50)
     options = {"estimates": ALL, "depth": "common", "scale": "log1p", "interval": 0.9}
     out = impute(trained, name, toy, genes=genes, **options)
     blocks = list(
@@ -813,7 +813,7 @@ def test_a_misspelt_batch_key_is_refused(trained, toy, name):
 
 
 def test_a_fit_interrupted_in_its_first_epoch_leaves_the_model_as_it_was(toy, monkeypatch):
-    from graphsci import training
+    from graphsci import objectives
 
     model, new = GraphSCI(max_epochs=2).fit(toy), GraphSCI(max_epochs=2)
     before = model.fitted
@@ -821,7 +821,7 @@ def test_a_fit_interrupted_in_its_first_epoch_leaves_the_model_as_it_was(toy, mo
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.ThinningObjective, "step_loss", interrupted)
+    monkeypatch.setattr(objectives.ThinningObjective, "step_loss", interrupted)
     for each in (model, new):
         with pytest.raises(KeyboardInterrupt):
             each.fit(toy)

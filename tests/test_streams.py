@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 from typer.testing import CliRunner
 
-from graphsci import _job, io, layers, streams, training
+from graphsci import _job, cell_blocks, io, layers, streams
 from graphsci._estimating import estimate_blocks
 from graphsci.cli import app
 from graphsci.imputer import GraphSCI
@@ -272,7 +272,7 @@ def test_available_memory_is_told():
 
 def test_chunks_of_cells_fit_into_each_other():
     """Blocks of estimates begin where chunks of the counts and of the output do."""
-    assert CHUNK_CELLS % training.EVALUATION_CELLS == 0
+    assert CHUNK_CELLS % cell_blocks.EVALUATION_CELLS == 0
     assert CHUNK_CELLS % layers._CHUNK[0] == 0
 
 
@@ -348,7 +348,7 @@ def test_an_interrupted_run_on_disk_leaves_no_half_file(tmp_path, data, monkeypa
             yield block
 
     monkeypatch.setattr("graphsci._job_output.estimate_blocks", broken)
-    monkeypatch.setattr("graphsci.training.EVALUATION_CELLS", 40)
+    monkeypatch.setattr("graphsci.cell_blocks.EVALUATION_CELLS", 40)
     result = CliRunner().invoke(app, ["impute", str(source), "-o", str(out), "--backed", *OPTIONS])
     assert result.exit_code != 0
     assert [path.name for path in tmp_path.iterdir()] == [source.name]

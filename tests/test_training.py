@@ -8,7 +8,7 @@ import torch
 from scipy import sparse, stats
 from torch import nn
 
-from graphsci import training
+from graphsci import cell_blocks, objectives, training
 from graphsci.blocks import MemoryBlocks, Minibatch, shuffled
 from graphsci.cell_random import CELLS, GENES, PAIRS, row_keys, step_key
 from graphsci.config import PAPER, Config
@@ -125,7 +125,7 @@ def test_number_of_epochs(n_cells, batch_size, chosen):
 
 def test_cell_block_picks_cells_in_order():
     counts = sparse.csr_matrix(np.array([[1, 0, 2], [0, 0, 0], [0, 5, 0]], dtype=np.float32))
-    block = training.cell_block(counts, np.array([4, 5, 6]), np.array([2, 1]), CPU)
+    block = cell_blocks.cell_block(counts, np.array([4, 5, 6]), np.array([2, 1]), CPU)
     assert block.dense(block.counts, 3).tolist() == [[0, 5, 0], [0, 0, 0]]
     assert block.library.tolist() == [5, 0]
     assert block.batch.tolist() == [6, 5]
@@ -329,7 +329,7 @@ def count_network(counts, *, zero_inflated=False):
 
 
 def thinning(counts, held_out=None, *, zero_inflated=False, **options):
-    return training.ThinningObjective(
+    return objectives.ThinningObjective(
         count_network(counts, zero_inflated=zero_inflated),
         MemoryBlocks(sparse.csr_matrix(counts)),
         np.zeros(counts.shape[0], np.int64),
@@ -349,11 +349,11 @@ def test_validation_loss_of_withheld_molecules_matches_scipy():
     kept[cells] -= target
     withheld = sparse.csr_matrix(target.astype(np.float32))
     kept_cells, batch = sparse.csr_matrix(kept[cells]), np.zeros(3, np.int64)
-    held_out = training.HeldOut(kept_cells, withheld, batch, 1 - f)
+    held_out = objectives.HeldOut(kept_cells, withheld, batch, 1 - f)
     objective = thinning(sparse.csr_matrix(kept), held_out)
     network = objective.network.eval()
     with torch.no_grad():
-        block = training.cell_block(kept_cells, batch, np.arange(3), CPU)
+        block = cell_blocks.cell_block(kept_cells, batch, np.arange(3), CPU)
         mu, theta, _ = network.decode(network.encode(block), block.library / f, block.batch)
     mu, theta, k = mu.double().numpy(), theta.double().numpy(), kept[cells]
     shape = theta + k
@@ -367,7 +367,7 @@ def test_validation_does_not_learn_and_does_not_depend_on_the_block(monkeypatch,
     full = toy_counts()
     cells = np.arange(0, 30, 2)
     withheld = full[cells].multiply(full[cells] > 2).minimum(1.0).tocsr()
-    held_out = training.HeldOut(full[cells] - withheld, withheld, np.zeros(15, np.int64), 0.1)
+    held_out = objectives.HeldOut(full[cells] - withheld, withheld, np.zeros(15, np.int64), 0.1)
     objective = thinning(full, held_out, zero_inflated=zero_inflated)
     objective.network.eval()
     before = {name: value.clone() for name, value in objective.network.state_dict().items()}
@@ -457,7 +457,7 @@ def test_the_prior_is_learned_from_the_embeddings_of_the_steps():
 
 def test_dispersions_learn_faster_than_weights():
     groups = thinning(toy_counts(), zero_inflated=True).parameter_groups()
-    assert [group.get("rate") for group in groups] == [None, None, training.THETA_RATE]
+    assert [group.get("rate") for group in groups] == [None, None, objectives.THETA_RATE]
     assert sum(len(group["params"]) for group in groups) == len(
         list(count_network(toy_counts()).parameters())
     )
@@ -476,7 +476,7 @@ def test_float32_learns_theta_in_the_direction_of_float64(mu, theta):
     counts = sparse.csr_matrix(rng.poisson(mean).astype(np.float32))
     target = counts.copy()
     target.data = rng.binomial(counts.data.astype(int), 0.4).astype(np.float32)
-    part = training._measured_entries(counts, target, 0.6, CPU)
+    part = objectives._measured_entries(counts, target, 0.6, CPU)
     losses, gradients = [], []
     for dtype in (torch.float64, torch.float32):
         log_theta = torch.full((200,), math.log(theta), dtype=dtype, requires_grad=True)
@@ -510,7 +510,7 @@ def paper_objective(*, validation=(), l2=0.0, zero_inflated=False, graph=0.5, se
             median_library=16.0,
             zero_inflated=zero_inflated,
         )
-        return training.PaperObjective(
+        return objectives.PaperObjective(
             network,
             counts,
             np.zeros(30, np.int64),
@@ -541,11 +541,11 @@ def test_paper_loss_is_the_sum_of_its_terms():
         mean, log_variance = objective.gene_encoder(
             objective.expression, objective.normalized_adjacency
         )
-        z = training._sample(mean, log_variance, gene_keys)
-        block = training.cell_block(objective.counts, objective.batch, cells, CPU)
+        z = objectives._sample(mean, log_variance, gene_keys)
+        block = cell_blocks.cell_block(objective.counts, objective.batch, cells, CPU)
         network = objective.decoder
         posterior = network.encode(block, network.reconstruct_edges(z))
-        z_cell = training._sample(*posterior, cell_keys)
+        z_cell = objectives._sample(*posterior, cell_keys)
         mu, theta, _ = (
             None if value is None else value.double().numpy()
             for value in network.decode(z_cell, z, block.library)

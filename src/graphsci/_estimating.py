@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
+from graphsci import cell_blocks
 from graphsci import estimates as es
-from graphsci import training
 from graphsci._request import Request
 from graphsci.fitting import Fitted, ModelSpec
 from graphsci.model import CountNetwork, Network
@@ -201,9 +201,9 @@ def _row_blocks(network: Network, cells: Cells, chunks: slice = ALL) -> Iterator
     device = next(network.parameters()).device
     for first, chunk in cells.chunks(chunks):
         aligned = align_counts(chunk, cells.match)
-        for at, rows in training.row_blocks(chunk.shape[0]):
+        for at, rows in cell_blocks.row_blocks(chunk.shape[0]):
             part, batch = aligned[rows], cells.batch[first + rows]
-            block = training.move_cells(part, batch, device)
+            block = cell_blocks.move_cells(part, batch, device)
             # genes that were not measured still have a share of the cell's molecules
             block = block._replace(library=block.library / cells.measured_share)
             yield _Rows(first + at, block, chunk[rows], library_sizes(part))

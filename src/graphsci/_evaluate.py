@@ -18,8 +18,8 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
+from graphsci import cell_blocks, fitting, io
 from graphsci import estimates as es
-from graphsci import fitting, io, training
 from graphsci._versions import versions
 from graphsci._words import check_column
 from graphsci.config import Config, later_seed
@@ -162,8 +162,8 @@ def expected_counts(
     device = next(network.parameters()).device
     kept = sparse.csr_matrix(task.kept, dtype=np.float32)
     batch = np.zeros(kept.shape[0], np.int64)
-    for start, rows in training.row_blocks(kept.shape[0]):
-        block = training.cell_block(kept, batch, rows, device)
+    for start, rows in cell_blocks.row_blocks(kept.shape[0]):
+        block = cell_blocks.cell_block(kept, batch, rows, device)
         empty = np.asarray(kept[rows].sum(1)).ravel() == 0
         with torch.inference_mode():
             predicted = network.expression(block)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from graphsci import __version__, training
+from graphsci import __version__, cell_blocks, objectives, training
 from graphsci.blocks import (
     CountBlocks,
     KeptBlocks,
@@ -356,7 +356,7 @@ def predict_held_out(
     The rate at full depth is ``counts``' library / (1 - fraction); what was kept updates it,
     and a share ``fraction`` of it was held out.
     """
-    block = training.cell_block(counts, batch, cells, device)
+    block = cell_blocks.cell_block(counts, batch, cells, device)
     with torch.inference_mode():
         predicted = network.expression(block, 1 / (1 - fraction))
         predicted = predicted._replace(mean=predicted.mean * (1 - fraction))
@@ -577,7 +577,7 @@ def _objective(
     config, sample = spec.config, split.sample
     if isinstance(network, PaperNetwork):  # its gene encoder sees all cells at every step
         counts = split.kept.read(np.arange(split.kept.n_chunks))
-        return training.PaperObjective(
+        return objectives.PaperObjective(
             network,
             counts,
             batch,
@@ -592,13 +592,13 @@ def _objective(
     deciding = sample.deciding
     deciding = deciding[split.sample_kept[deciding].getnnz(axis=1) > 0]
     if split.held_out is not None and len(deciding):
-        held_out = training.HeldOut(
+        held_out = objectives.HeldOut(
             split.sample_kept[deciding],
             split.held_out[deciding],
             batch[sample.cells[deciding]],
             config.held_out_fraction,
         )
-    return training.ThinningObjective(
+    return objectives.ThinningObjective(
         network,
         split.kept,
         batch,
@@ -636,7 +636,7 @@ def _judge(
 
     def ours() -> Iterator[tuple[int, NDArray[np.float64]]]:
         """Expected molecules of every cell."""
-        for start, rows in training.row_blocks(len(batch)):
+        for start, rows in cell_blocks.row_blocks(len(batch)):
             expected = np.empty((len(rows), split.sample_kept.shape[1]))
             for index, network in enumerate(networks):
                 mine = network_of[rows] == index

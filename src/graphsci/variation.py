@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from graphsci import predictability, training
+from graphsci import cell_blocks, predictability
 from graphsci.cell_random import TEST_SPLITS, row_keys, step_key
 from graphsci.model import CountNetwork, split_block
 from graphsci.model_parts import CellBlock
@@ -112,7 +112,9 @@ class _Scores(NamedTuple):
 
         def part(chosen: NDArray[np.int64]) -> predictability.ScoreSums:
             keys = row_keys(chosen, key, self._device)
-            block = training.move_cells(counts[chosen], self.batch[chosen], self._device, keys=keys)
+            block = cell_blocks.move_cells(
+                counts[chosen], self.batch[chosen], self._device, keys=keys
+            )
             kept, target = _halves(block, counts.shape[1])
             return self._sums(kept, target, block.library.numpy(force=True))
 
@@ -124,7 +126,7 @@ class _Scores(NamedTuple):
         """What ``counts``, which training saw, say of the molecules ``held_out``."""
 
         def part(chosen: NDArray[np.int64]) -> predictability.ScoreSums:
-            block = training.move_cells(counts[chosen], self.batch[chosen], self._device)
+            block = cell_blocks.move_cells(counts[chosen], self.batch[chosen], self._device)
             target = held_out[chosen].astype(np.float64)
             library = block.library.numpy(force=True) + library_sizes(target)
             return self._sums(block, target, library)
@@ -139,7 +141,7 @@ class _Scores(NamedTuple):
     def _over(
         cells: NDArray[np.int64], part: Callable[[NDArray[np.int64]], predictability.ScoreSums]
     ) -> predictability.ScoreSums:
-        parts = (part(cells[rows]) for _, rows in training.row_blocks(len(cells)))
+        parts = (part(cells[rows]) for _, rows in cell_blocks.row_blocks(len(cells)))
         return functools.reduce(predictability.ScoreSums.plus, parts)
 
     @torch.inference_mode()
