@@ -77,6 +77,7 @@ def test_a_run_keeps_its_promises(finished):
     np.testing.assert_array_equal(after.X, before.X)
     np.testing.assert_array_equal(after.layers["rate"], before.layers["rate"])
     certainty = after.obs.pop("graphsci_certainty")
+    np.testing.assert_array_equal(after.obs.pop("graphsci_library"), before.X.sum(1).A1)
     pd.testing.assert_frame_equal(after.obs, before.obs)
     assert certainty.between(np.exp(-3), np.exp(3)).all()
     names = ("mean", "denoised", "denoised_sd", "denoised_lower", "denoised_upper", "imputed")
@@ -309,8 +310,8 @@ def test_an_output_is_replaced_only_on_request(counts, tmp_path):
     run("impute", counts, "-o", out, *SHORT, "--overwrite", "--no-check")
     _, said = run("impute", out, "-o", tmp_path / "b.h5ad", *SHORT, exit_code=cli.BAD_INPUT)
     assert (
-        'the input has uns["graphsci"], obs["graphsci_certainty"], obsm["X_graphsci"], '
-        'varm["graphsci"], '
+        'the input has uns["graphsci"], obs["graphsci_library"], obs["graphsci_certainty"], '
+        'obsm["X_graphsci"], varm["graphsci"], '
         'varp["graphsci_graph"], var["graphsci_inverse_dispersion"], var["graphsci_variation_p"], '
         'var["graphsci_state_weight"], '
         'layers["denoised"], layers["denoised_sd"] already'

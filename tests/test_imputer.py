@@ -67,6 +67,7 @@ def test_nothing_of_the_users_is_changed(trained, toy):
     assert toy.X.dtype == before.X.dtype
     assert np.array_equal(toy.raw.X, before.X)
     assert np.array_equal(toy.layers["rate"], before.layers["rate"])
+    np.testing.assert_array_equal(toy.obs.pop("graphsci_library"), toy.X.sum(1))
     assert toy.obs.drop(columns="graphsci_certainty").equals(before.obs)
     assert toy.uns["mine"] == 1
 
