@@ -229,6 +229,11 @@ def test_a_validation_loss_that_turns_nan_does_not_become_the_best():
     assert objective.network.weight.item() == objective.after_epoch[1]
 
 
+def test_a_validation_loss_that_is_never_finite_is_an_error():
+    with pytest.raises(FloatingPointError, match="not finite in any of 6 epochs"):
+        run(Scripted([math.nan] * 6))
+
+
 @pytest.mark.parametrize("validation", [[5.0] * 6, [None] * 6])
 @pytest.mark.parametrize("step", [1, 2])
 def test_ctrl_c_in_the_first_epoch_goes_on_to_the_caller(step, validation):
@@ -372,8 +377,10 @@ def test_validation_does_not_learn_and_does_not_depend_on_the_block(monkeypatch,
     objective.network.eval()
     before = {name: value.clone() for name, value in objective.network.state_dict().items()}
     whole = objective.validation_loss()
-    monkeypatch.setattr(training, "EVALUATION_CELLS", 4)
+    monkeypatch.setattr(cell_blocks, "EVALUATION_CELLS", 4)
+    objective.validation = None  # the blocks are made anew
     assert objective.validation_loss() == pytest.approx(whole, rel=1e-5)
+    assert len(objective.validation) == 4
     for name, value in objective.network.state_dict().items():
         assert torch.equal(value, before[name])
     assert thinning(full).validation_loss() is None

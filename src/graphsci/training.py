@@ -184,6 +184,11 @@ def train(
         stopped = "interrupted"
     finally:
         state.best.restore()
+    if state.history and not state.best.epoch:
+        raise FloatingPointError(
+            f"The validation loss was not finite in any of {len(state.history)} epochs. "
+            "Try a smaller learning_rate, or float32 precision."
+        )
     objective.network.eval()
     return TrainingResult(state.history, state.best.epoch, stopped)
 
@@ -240,7 +245,7 @@ class TrainingState:
         epoch, shown = len(self.history) + 1, math.nan if validation is None else validation
         rate = self.optimizer.param_groups[0]["lr"]
         self.history.append(EpochRecord(epoch, training, shown, rate, seconds))
-        _refuse_divergence(self.history[-1], validation)
+        _refuse_divergence(self.history[-1])
         self.best.consider(epoch, validation)
 
     def patience_ended(self, patience: int) -> bool:
@@ -314,11 +319,9 @@ def _optimizer(
     return optimizer, schedule
 
 
-def _refuse_divergence(record: EpochRecord, validation: float | None) -> None:
-    losses = {"training": record.training_loss, "validation": validation}
-    for name, loss in losses.items():
-        if loss is not None and not math.isfinite(loss):
-            raise FloatingPointError(
-                f"The {name} loss became {loss} in epoch {record.epoch}. "
-                "Try a smaller learning_rate, or float32 precision."
-            )
+def _refuse_divergence(record: EpochRecord) -> None:
+    if not math.isfinite(record.training_loss):
+        raise FloatingPointError(
+            f"The training loss became {record.training_loss} in epoch {record.epoch}. "
+            "Try a smaller learning_rate, or float32 precision."
+        )
