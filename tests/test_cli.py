@@ -77,7 +77,9 @@ def test_a_run_keeps_its_promises(finished):
     np.testing.assert_array_equal(after.X, before.X)
     np.testing.assert_array_equal(after.layers["rate"], before.layers["rate"])
     certainty = after.obs.pop("graphsci_certainty")
-    np.testing.assert_array_equal(after.obs.pop("graphsci_library"), np.asarray(before.X.sum(1)).ravel())
+    np.testing.assert_array_equal(
+        after.obs.pop("graphsci_library"), np.asarray(before.X.sum(1)).ravel()
+    )
     pd.testing.assert_frame_equal(after.obs, before.obs)
     assert certainty.between(np.exp(-3), np.exp(3)).all()
     names = ("mean", "denoised", "denoised_sd", "denoised_lower", "denoised_upper", "imputed")

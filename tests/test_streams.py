@@ -238,7 +238,7 @@ def test_a_store_is_known_by_its_name_in_any_case_or_by_what_is_there(tmp_path, 
 
 def test_a_list_of_names_may_be_long(tmp_path):
     names = tuple(f"gene{number}" for number in range(5000))
-    assert _job.read_genes(",".join(names)) == names
+    assert _job.read_names(",".join(names), "genes") == names
     (tmp_path / "names").write_text("\n".join(names))
     assert _job.read_names(str(tmp_path / "names"), "cells") == names
 

@@ -281,7 +281,7 @@ def _job_of(
         source=source,
         output=output,
         estimates=_job.ordered(names),
-        genes=None if genes is None else _job.read_genes(genes),
+        genes=None if genes is None else _job.read_names(genes, "genes"),
         report=results.report,
         label_key=results.label_key,
         json=file_of(results.json_to),

@@ -147,7 +147,7 @@ def network(
         priors=tuple(prior or ()),
         network_symbols=network_symbols,
         ignore_case=ignore_case,
-        genes=None if genes is None else _job.read_genes(genes),
+        genes=None if genes is None else _job.read_names(genes, "genes"),
         key_added=key_added,
         overwrite=overwrite,
         **vars(files),

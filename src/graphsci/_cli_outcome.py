@@ -37,7 +37,7 @@ def tell(
         )
         if outcome.checkpoint is not None:
             console.print(
-                f"The state of training is in {outcome.checkpoint}: the same command with "
+                f"The last checkpoint of training is {outcome.checkpoint}: the same command with "
                 "--overwrite goes on from there; remove it if this was enough.",
                 soft_wrap=True,
             )

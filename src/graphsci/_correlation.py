@@ -200,13 +200,11 @@ class StandardisedKernel:
     def __init__(
         self,
         columns: Standardised,
-        n_genes: int,
         *,
         gain: FloatArray | None = None,
     ) -> None:
         self.columns = columns
         self.genes = columns.genes
-        self.n_genes = n_genes
         self.gain = np.ones(len(columns.genes)) if gain is None else gain
         self.moments = Moments(np.zeros((len(ORDERS), 0)), np.zeros(0))
         self.inflation = 1.0
@@ -306,7 +304,7 @@ def pearson_kernel(values: sparse.csc_matrix, min_cells: int) -> StandardisedKer
     """Pearson correlation over all cells."""
     columns = standardise(values, np.ones((values.shape[0], 1)))
     detected = np.diff(values.indptr)[columns.genes]
-    return StandardisedKernel(columns.keep(detected >= min_cells), values.shape[1])
+    return StandardisedKernel(columns.keep(detected >= min_cells))
 
 
 class CoexpressedKernel:
@@ -327,15 +325,12 @@ class CoexpressedKernel:
 
     block_size = COEXPRESSED_GENE_BLOCK
 
-    def __init__(
-        self, values: sparse.csc_matrix, genes: NDArray[np.intp], n_genes: int, min_cells: int
-    ) -> None:
+    def __init__(self, values: sparse.csc_matrix, genes: NDArray[np.intp], min_cells: int) -> None:
         self.values = values  #: (cells, kept genes): z
         self.detected = sparse.csc_matrix(
             (np.ones_like(values.data), values.indices, values.indptr), shape=values.shape
         )
         self.genes = genes
-        self.n_genes = n_genes
         self.min_cells = min_cells
 
     def prepare(self) -> None:
@@ -392,4 +387,4 @@ def coexpressed_kernel(values: sparse.csc_matrix, min_cells: int) -> Coexpressed
     scale = np.sqrt(np.where(variance > 0, variance, 1))
     z = (centred / np.repeat(scale, detected)).astype(np.float32)
     standardised = sparse.csc_matrix((z, values.indices, values.indptr), shape=values.shape)
-    return CoexpressedKernel(standardised[:, kept], kept, values.shape[1], min_cells)
+    return CoexpressedKernel(standardised[:, kept], kept, min_cells)

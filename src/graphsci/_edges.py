@@ -34,7 +34,6 @@ class Kernel(Protocol):
     """Weights between blocks of the genes that may have edges."""
 
     genes: NDArray[np.intp]  #: (kept genes,): their index in the data
-    n_genes: int  #: number of genes in the data
     block_size: int  #: genes per block that suits the kernel's memory
 
     def prepare(self) -> None:

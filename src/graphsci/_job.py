@@ -246,11 +246,6 @@ def ordered(estimates: Sequence[str]) -> tuple[Estimate, ...]:
     return tuple(name for name in ESTIMATES if name in estimates)
 
 
-def read_genes(text: str) -> tuple[str, ...]:
-    """Names of genes from a file, one a line, or from a comma-separated list."""
-    return read_names(text, "genes")
-
-
 def read_names(text: str, kind: str) -> tuple[str, ...]:
     """Names of genes or cells from a file, one a line, or from a comma-separated list."""
     path, is_file = Path(text), False

@@ -279,7 +279,7 @@ def noise_corrected_graph(
             f"{min_variance_z} and {caution}."
         )
     residuals, reliability = rate_residuals(values, depth, min_variance_z, caution)
-    kernel = StandardisedKernel(residuals, len(names), gain=1 / np.sqrt(reliability))
+    kernel = StandardisedKernel(residuals, gain=1 / np.sqrt(reliability))
     edges = find_edges(kernel, EdgeRule(threshold, top_k, false_discovery_rate, block_size))
     edges = edges._replace(weight=np.clip(edges.weight, -1, 1))
     parameters = {
