@@ -319,8 +319,8 @@ def against_best(table: pd.DataFrame, found: list[Record]) -> str:
         "## Held-out molecules: ours and the best peer of each data set",
         "",
         "A peer is any method that is neither ours nor a control. The difference is paired over "
-        "cells, with its SE, over the seeds whose cells are at hand (their number in brackets); "
-        "`-` where the cells of an earlier run are gone: there over the seeds that both have.",
+        "cells, with its SE, over the seeds whose cells were at hand (their number in brackets; "
+        "truth_paired.csv); `-` where they never were: there over the seeds that both have.",
         "",
         "| data set | cells | D2 ours (seeds) | best peer | its D2 | ratio | deviance per entry, "
         "ours - peer | in SE | D2 of pooling + posterior (control) |",
@@ -332,16 +332,28 @@ def against_best(table: pd.DataFrame, found: list[Record]) -> str:
         if r.kind == "held-out" and "held_out" in r.judged
     }
     held_out = table[table.kind == "held-out"]
+    path = RESULTS / "truth_paired.csv"
+    columns = ["peer", "difference", "standard_error", "z", "seeds"]
+    gaps = pd.DataFrame(columns=columns, index=pd.Index([], name="dataset"))
+    if path.is_file():
+        gaps = pd.read_csv(path, index_col="dataset")
     for dataset, rows in held_out.groupby("dataset"):
-        if row := _against_best(str(dataset), rows, runs):
+        if row := _against_best(str(dataset), rows, runs, gaps):
             lines.append(row)
+    gaps.to_csv(path, float_format="%.6g")
     return "\n".join(lines)
 
 
 def _against_best(
-    dataset: str, rows: pd.DataFrame, runs: dict[tuple[str, str, int], Record]
+    dataset: str,
+    rows: pd.DataFrame,
+    runs: dict[tuple[str, str, int], Record],
+    gaps: pd.DataFrame,
 ) -> str:
-    """Return one row of that table, or nothing if ours or every peer is missing."""
+    """Return one row of that table, or nothing if ours or every peer is missing.
+
+    ``gaps`` takes the paired difference, or has that of an earlier run with the same peer.
+    """
     explained = rows[rows.score == "d2"].groupby("method").value.mean()
     peers = [name for name in explained.index if _is_peer(name)]
     if OURS not in explained or not peers:
@@ -357,8 +369,11 @@ def _against_best(
     whole = [pair for pair in losses if pair[0] is not None and pair[1] is not None]
     if whole:
         gap = study.paired(*map(list, zip(*whole, strict=True)))
-        error = f"{gap.standard_error:.1g} ({len(whole)})"
-        difference = f"{gap.difference:+.2g} ± {error} | {gap.z:+.1f}"
+        gaps.loc[dataset] = [best, gap.difference, gap.standard_error, gap.z, len(whole)]
+    if dataset in gaps.index and gaps.loc[dataset, "peer"] == best:
+        row = gaps.loc[dataset]
+        error = f"{row['standard_error']:.1g} ({row['seeds']:.0f})"
+        difference = f"{row['difference']:+.2g} ± {error} | {row['z']:+.1f}"
     else:
         difference = f"{(shared[OURS] - shared[best]).mean():+.2g} | -" if len(shared) else "- | -"
     own, theirs = float(explained[OURS]), float(explained[best])
