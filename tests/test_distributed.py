@@ -148,9 +148,9 @@ def test_devices_that_cannot_be_shared_are_refused(monkeypatch, device, message)
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
-    with pytest.raises(ValueError, match=r"pip install 'graphsci\[distributed\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'graphsci\[distributed\]'"):
         distributed.join("cpu")
-    with pytest.raises(ValueError, match=r"pip install 'graphsci\[distributed\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'graphsci\[distributed\]'"):
         distributed.launch(2, [])
 
 
