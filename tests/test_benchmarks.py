@@ -198,7 +198,7 @@ def test_a_part_of_a_study_keeps_what_failed_before(suite, tmp_path):
     assert found.to_numpy().tolist() == [["held-out/a", "saver", 0, "too slow"]]
 
 
-def test_ours_beside_the_best_peer_without_its_cells(suite):
+def test_ours_beside_the_best_peer_without_its_cells(suite, tmp_path):
     """Of an earlier run the numbers are left, the losses of single cells are not."""
     names = ["kind", "dataset", "cells", "method", "seed", "score", "value"]
     runs = [
@@ -213,11 +213,18 @@ def test_ours_beside_the_best_peer_without_its_cells(suite):
         for method, seed, *values in runs
         for score, value in zip(("d2", "deviance"), values, strict=True)
     ]
-    table = suite("tables").against_best(pd.DataFrame(rows, columns=names), []).splitlines()
+    tables, path = suite("tables"), tmp_path / "paired.csv"
+    whole = pd.DataFrame(rows, columns=names)
+    table = tables.against_best(whole, tables.paired_gaps(whole, [], path)).splitlines()
     assert table[-1] == "| a | 1,200 | 0.3000 (2) | alra | 0.1000 | 3.00 | -0.25 | - | - |"
     apart = pd.DataFrame([r for r in rows if r[3:5] != ("graphsci", 0)], columns=names)
-    table = suite("tables").against_best(apart, []).splitlines()
+    table = tables.against_best(apart, tables.paired_gaps(apart, [], path)).splitlines()
     assert table[-1] == "| a | 1,200 | 0.4000 (1) | alra | 0.1000 | 4.00 | - | - | - |"
+    path.write_text("dataset,peer,difference,standard_error,z,seeds\na,alra,-0.2,0.05,-4,1\n")
+    table = tables.against_best(whole, tables.paired_gaps(whole, [], path)).splitlines()
+    assert table[-1].endswith("| 3.00 | -0.2 ± 0.05 (1) | -4.0 | - |")
+    path.write_text("dataset,peer,difference,standard_error,z,seeds\na,saver,-0.2,0.05,-4,1\n")
+    assert not len(tables.paired_gaps(whole, [], path))  # it is no longer the best
 
 
 def test_a_pivot_marks_the_best_of_ours_and_the_peers(suite):

@@ -68,6 +68,9 @@ SCORES = {
 }
 
 
+GAP_COLUMNS = ("peer", "difference", "standard_error", "z", "seeds")
+
+
 def written(name: str) -> bool:
     """Whether a study's table is there."""
     return (RESULTS / f"{name}.csv").is_file()
@@ -77,7 +80,7 @@ def written(name: str) -> bool:
 
 
 def write_truth(found: list[Record]) -> None:
-    """Write ``truth.csv``, ``truth_failed.csv`` and ``truth.md``.
+    """Write ``truth.csv``, ``truth_failed.csv``, ``truth_paired.csv`` and ``truth.md``.
 
     Rows of an earlier ``truth.csv`` whose run is not among the records stay, with their dates.
     """
@@ -88,7 +91,10 @@ def write_truth(found: list[Record]) -> None:
     failed = with_earlier_failures(found, RESULTS / "truth_failed.csv")
     failed.to_csv(RESULTS / "truth_failed.csv", index=False)
     text = ["# Study `truth`", "", heading(found, "truth") + _earlier(table[len(new) :]), ""]
-    text += [against_best(table, found), "", summary(table), "", over_seeds(table), ""]
+    paired = RESULTS / "truth_paired.csv"
+    gaps = paired_gaps(table, found, paired)
+    gaps.to_csv(paired, float_format="%.6g")
+    text += [against_best(table, gaps), "", summary(table), "", over_seeds(table), ""]
     for name, score in SCORES.items():
         part = table[table.score == name]
         if len(part):
@@ -305,8 +311,11 @@ def _cell(cells: pd.DataFrame, method: str, column: str, score: Score, best: flo
     return f"{text} ± {sd:.{score.digits}f} ({n:.0f})" if n > 1 and score.digits else text
 
 
-def against_best(table: pd.DataFrame, found: list[Record]) -> str:
-    """Return how ours compares with the best peer on held-out molecules.
+def paired_gaps(table: pd.DataFrame, found: list[Record], path: Path) -> pd.DataFrame:
+    """Return how ours differs from the best peer of each data set, paired over held-out cells.
+
+    Rows of an earlier run, in ``path``, stay where the cells of its peer are gone; one of a peer
+    that is no longer the best goes.
 
     Parameters
     ----------
@@ -314,7 +323,34 @@ def against_best(table: pd.DataFrame, found: list[Record]) -> str:
         All rows, those of an earlier run too.
     found
         Records at hand, with the losses of their cells.
+    path
+        A CSV with the same columns, if there is one.
     """
+    gaps = pd.DataFrame(columns=GAP_COLUMNS, index=pd.Index([], name="dataset"))
+    if path.is_file():
+        gaps = pd.read_csv(path, index_col="dataset")
+    runs = {
+        (r.dataset, r.method, r.seed): r
+        for r in found
+        if r.kind == "held-out" and "held_out" in r.judged
+    }
+    for dataset, rows in table[table.kind == "held-out"].groupby("dataset"):
+        best = _best_peer(rows)
+        if dataset in gaps.index and gaps.loc[dataset, "peer"] != best:
+            gaps = gaps.drop(index=dataset)
+        losses = [
+            [_losses(runs.get((dataset, name, seed))) for name in (OURS, best)]
+            for seed in sorted(set(rows.seed))
+        ]
+        whole = [pair for pair in losses if pair[0] is not None and pair[1] is not None]
+        if whole:
+            gap = study.paired(*map(list, zip(*whole, strict=True)))
+            gaps.loc[dataset] = [best, gap.difference, gap.standard_error, gap.z, len(whole)]
+    return gaps.sort_index()
+
+
+def against_best(table: pd.DataFrame, gaps: pd.DataFrame) -> str:
+    """Return how ours compares with the best peer on held-out molecules; see ``paired_gaps``."""
     lines = [
         "## Held-out molecules: ours and the best peer of each data set",
         "",
@@ -326,55 +362,36 @@ def against_best(table: pd.DataFrame, found: list[Record]) -> str:
         "ours - peer | in SE | D2 of pooling + posterior (control) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    runs = {
-        (r.dataset, r.method, r.seed): r
-        for r in found
-        if r.kind == "held-out" and "held_out" in r.judged
-    }
-    held_out = table[table.kind == "held-out"]
-    path = RESULTS / "truth_paired.csv"
-    columns = ["peer", "difference", "standard_error", "z", "seeds"]
-    gaps = pd.DataFrame(columns=columns, index=pd.Index([], name="dataset"))
-    if path.is_file():
-        gaps = pd.read_csv(path, index_col="dataset")
-    for dataset, rows in held_out.groupby("dataset"):
-        if row := _against_best(str(dataset), rows, runs, gaps):
+    for dataset, rows in table[table.kind == "held-out"].groupby("dataset"):
+        if row := _against_best(str(dataset), rows, gaps):
             lines.append(row)
-    gaps.to_csv(path, float_format="%.6g")
     return "\n".join(lines)
 
 
-def _against_best(
-    dataset: str,
-    rows: pd.DataFrame,
-    runs: dict[tuple[str, str, int], Record],
-    gaps: pd.DataFrame,
-) -> str:
-    """Return one row of that table, or nothing if ours or every peer is missing.
-
-    ``gaps`` takes the paired difference, or has that of an earlier run with the same peer.
-    """
+def _best_peer(rows: pd.DataFrame) -> str | None:
+    """Return the peer that explains most, or None if ours or every peer is missing."""
     explained = rows[rows.score == "d2"].groupby("method").value.mean()
     peers = [name for name in explained.index if _is_peer(name)]
     if OURS not in explained or not peers:
+        return None
+    return max(peers, key=lambda name: float(explained[name]))
+
+
+def _against_best(dataset: str, rows: pd.DataFrame, gaps: pd.DataFrame) -> str:
+    """Return one row of that table, or nothing if ours or every peer is missing."""
+    best = _best_peer(rows)
+    if best is None:
         return ""
-    best = max(peers, key=lambda name: float(explained[name]))
-    deviance = rows[rows.score == "deviance"].pivot_table(
-        index="seed", columns="method", values="value"
-    )
-    shared = deviance[[OURS, best]].dropna()
-    losses = [
-        [_losses(runs.get((dataset, name, seed))) for name in (OURS, best)] for seed in shared.index
-    ]
-    whole = [pair for pair in losses if pair[0] is not None and pair[1] is not None]
-    if whole:
-        gap = study.paired(*map(list, zip(*whole, strict=True)))
-        gaps.loc[dataset] = [best, gap.difference, gap.standard_error, gap.z, len(whole)]
-    if dataset in gaps.index and gaps.loc[dataset, "peer"] == best:
-        row = gaps.loc[dataset]
-        error = f"{row['standard_error']:.1g} ({row['seeds']:.0f})"
-        difference = f"{row['difference']:+.2g} ± {error} | {row['z']:+.1f}"
+    explained = rows[rows.score == "d2"].groupby("method").value.mean()
+    if dataset in gaps.index:
+        gap = gaps.loc[dataset]
+        error = f"{gap['standard_error']:.1g} ({gap['seeds']:.0f})"
+        difference = f"{gap['difference']:+.2g} ± {error} | {gap['z']:+.1f}"
     else:
+        deviance = rows[rows.score == "deviance"].pivot_table(
+            index="seed", columns="method", values="value"
+        )
+        shared = deviance[[OURS, best]].dropna()
         difference = f"{(shared[OURS] - shared[best]).mean():+.2g} | -" if len(shared) else "- | -"
     own, theirs = float(explained[OURS]), float(explained[best])
     ratio = f"{own / theirs:.2f}" if theirs > 0 else "-"
