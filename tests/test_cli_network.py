@@ -138,6 +138,8 @@ def test_training_with_a_known_network(folder, tmp_path):
         (("MODEL", "-o", "x.tsv", "--modules", "x.tsv"), "same path"),
         (("MODEL", "-o", "x.tsv", "--genes", "TP53"), "TP53 not among the 80 genes"),
         (("COUNTS", "-o", "x.tsv", "--genes", "TP53"), "TP53 not among .* genes of the network"),
+        (("COUNTS", "-o", "x.tsv", "--layer", "nope"), "there is no layer 'nope'"),
+        (("COUNTS", "-o", "x.tsv", "--layer", "nope", "--genes", "g3"), "there is no layer 'nope'"),
         (("SILENT", "-o", "x.tsv", "--genes", "g3"), "g3 not among the 79 genes .*with counts"),
         (("COUNTS", "-o", "x.tsv", "--data", "COUNTS"), "goes with a model folder"),
         (("COUNTS", "-o", "x.tsv", "--prior", "HUMAN"), "genes of the data"),

@@ -27,10 +27,7 @@ def check_outputs(job: FileJob, *, replaced: Sequence[Path] = ()) -> None:
         replaced, or two have one path.
     """
     for name, path in job.paths.items():
-        try:
-            check_writable(path, suffixes=job.ENDINGS[name], overwrite=job.overwrite)
-        except FileExistsError as error:
-            raise FileExistsError(f"{error} (command line: --overwrite)") from None
+        check_writable(path, suffixes=job.ENDINGS[name], overwrite=job.overwrite)
     for path in replaced:
         check_writable(path, overwrite=True)
     places = [path.resolve() for path in (*job.paths.values(), *replaced)]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from graphsci import __version__
 from graphsci._info import depth_and_zeros, describe_counts
 from graphsci._job_output import LARGEST_HALF
+from graphsci.preprocessing import find_matrix
 from graphsci.sources import DiskCounts
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def summarise(
     """
     record = adata.uns[job.slots.uns]
     graph = model.gene_graph
-    matrix = adata.X if job.layer is None else adata.layers[job.layer]
+    matrix = find_matrix(adata, job.layer)
     return {
         "graphsci": __version__,
         "input": str(job.source),

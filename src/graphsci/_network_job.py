@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from scipy import sparse
 
 from graphsci import io
 from graphsci import network as nw
@@ -24,6 +23,7 @@ from graphsci.imputer import GraphSCI
 from graphsci.model_io import RECORD
 from graphsci.network.files import write_table
 from graphsci.network.modules import leiden, trusted
+from graphsci.preprocessing import detected_genes, find_matrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -129,7 +129,8 @@ def run(
         log(f"genes: {loaded.match(adata).summary()}")  # refuses the counts of something else
     names = loaded.gene_names if adata is None and loaded is not None else adata.var_names  # type: ignore[union-attr]
     known, prior = (job.read_known(paths, names, log) for paths in (job.networks, job.priors))
-    _check_genes(job, _genes_of_network(job, loaded, adata))
+    if job.genes is not None:
+        _check_genes(job, _genes_of_network(job, loaded, adata))
     _check_labels(job, adata)
     model = loaded if loaded is not None else _train(job, config, adata, known, ears)
     options = _evidence(job, config, model, adata, known, prior, ears)
@@ -195,9 +196,8 @@ def _genes_of_network(job: NetworkJob, loaded: GraphSCI | None, adata: AnnData |
     if loaded is not None:
         return pd.Index(loaded.gene_names)
     assert adata is not None
-    counts = adata.X if job.layer is None else adata.layers[job.layer]
-    seen: NDArray[np.bool_] = np.asarray((counts != 0).sum(0)).ravel() > 0
-    return adata.var_names[seen]
+    counts = sparse.csr_matrix(find_matrix(adata, job.layer))
+    return adata.var_names[detected_genes(counts)]
 
 
 def _check_genes(job: NetworkJob, names: pd.Index) -> None:

@@ -99,7 +99,8 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise FileExistsError(
-            f"{path} exists. Choose another output, or allow overwriting (overwrite=True)."
+            f"{path} exists. Choose another output, or allow overwriting: overwrite=True "
+            "(command line: --overwrite)."
         )
     if path.is_dir() and not (is_zarr(path) or _is_model(path)):
         raise IsADirectoryError(

@@ -10,7 +10,7 @@ and ``_refusals`` (its three checks: names and batches, every value, what is wro
 ``batches``, ``names``, ``normalization`` (eq. 1), ``thinning`` and ``matching``.
 """
 
-from graphsci.preprocessing._opening import check_is_anndata
+from graphsci.preprocessing._opening import check_is_anndata, find_matrix
 from graphsci.preprocessing._refusals import MAX_EXACT_COUNT
 from graphsci.preprocessing._types import Mask, Names
 from graphsci.preprocessing.batches import read_batches
@@ -41,6 +41,7 @@ __all__ = [
     "detected_cells",
     "detected_genes",
     "extract_counts",
+    "find_matrix",
     "fit_median_library_size",
     "library_sizes",
     "log_normalize",
