@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from graphsci._cli_errors import BAD_INPUT, OUR_BUG, STOPPED, failure
+from graphsci._signals import handling
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -55,14 +55,8 @@ def dying_of_ctrl_c() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(STOPPED)
 
-    if threading.current_thread() is not threading.main_thread():  # signals are not its business
+    with handling(signal.SIGINT, end):
         yield
-        return
-    before = signal.signal(signal.SIGINT, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def use_threads(n_threads: int | None) -> None:

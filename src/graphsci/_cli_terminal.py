@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from graphsci._signals import handling
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -92,7 +94,6 @@ class Reporter:
 
         Warnings are told like everything else.
         """
-        previous = signal.getsignal(signal.SIGINT)
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -107,17 +108,14 @@ class Reporter:
                 )
             raise KeyboardInterrupt
 
-        with contextlib.suppress(ValueError):  # not in the main thread: nothing to catch
-            signal.signal(signal.SIGINT, interrupt)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("default", UserWarning)
-                warnings.showwarning = lambda message, *_, **__: self.note(str(message))
-                yield
-        finally:
-            self.close()
-            with contextlib.suppress(ValueError):
-                signal.signal(signal.SIGINT, previous)
+        with handling(signal.SIGINT, interrupt):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("default", UserWarning)
+                    warnings.showwarning = lambda message, *_, **__: self.note(str(message))
+                    yield
+            finally:
+                self.close()
 
 
 def _training_bar(console: Console) -> Progress:

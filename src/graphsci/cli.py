@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +21,7 @@ from graphsci._cli_impute import apply, impute
 from graphsci._cli_info import info
 from graphsci._cli_network import network
 from graphsci._cli_simulate import simulate
+from graphsci._signals import handling
 from graphsci.files import remove_unfinished
 
 if TYPE_CHECKING:
@@ -76,11 +76,5 @@ def _cleaning_up_at_sigterm() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
-    if threading.current_thread() is not threading.main_thread():  # nothing to catch
+    with handling(signal.SIGTERM, end):
         yield
-        return
-    previous = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
