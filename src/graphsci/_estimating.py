@@ -116,9 +116,14 @@ def prepare(
     share = 1.0 if measured.all() else float(spec.gene_proportions[measured].sum(dtype=float))
     notes = data.notes
     if batch_key is not None and not spec.batch_names:
-        notes += (f"batch_key {batch_key!r} has no effect: the model was trained without batches.",)
+        notes += (no_effect(batch_key),)
     used = batch_key if spec.batch_names else None
     return Cells(data.counts, data.gene_names, batch, data.totals, share, match, notes, used)
+
+
+def no_effect(batch_key: str) -> str:
+    """What to say of batches that a model does not know of."""
+    return f"batch_key {batch_key!r} has no effect: the model was trained without batches."
 
 
 def _batch_codes(

@@ -7,6 +7,7 @@ from scipy import sparse
 
 
 def check_options(threshold: float, top_k: int | None, false_discovery_rate: float | None) -> None:
+    """Refuse a rule that no edge, or every one, could meet."""
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must be in [0, 1], a bound on abs(r); got {threshold}.")
     if top_k is not None and top_k < 1:
@@ -32,6 +33,7 @@ def cells_by_genes(matrix: sparse.spmatrix | ArrayLike, name: str) -> sparse.csc
 
 
 def check_gene_names(gene_names: ArrayLike, n_genes: int | None = None) -> NDArray[np.str_]:
+    """Return names as a (genes,) str array; refuse another number of them, and repeated ones."""
     names = np.asarray(gene_names).astype(str)
     if names.ndim != 1 or (n_genes is not None and len(names) != n_genes):
         raise ValueError(
@@ -49,6 +51,7 @@ def check_gene_names(gene_names: ArrayLike, n_genes: int | None = None) -> NDArr
 
 
 def check_size_factors(size_factors: ArrayLike, n_cells: int) -> NDArray[np.float64]:
+    """Return size factors (cells,) as float64; refuse what no count can be divided by."""
     depth = np.asarray(size_factors, dtype=np.float64)
     if depth.shape != (n_cells,):
         raise ValueError(f"size_factors has shape {depth.shape}, expected ({n_cells},).")
@@ -101,6 +104,7 @@ def no_overlap_message(
     unknown: NDArray[np.str_],
     names: NDArray[np.str_],
 ) -> str:
+    """Say why no edge of a network joins two genes of the data."""
     if len(gene_a) == 0:
         return "The edge list is empty. Pass at least one pair of gene names."
     return (
@@ -111,11 +115,13 @@ def no_overlap_message(
     )
 
 
-def examples(names: NDArray[np.str_], count: int = 3) -> str:
-    return ", ".join(repr(str(name)) for name in names[:count])
+def examples(names: ArrayLike, count: int = 3) -> str:
+    """Return the first names in quotes, for a message."""
+    return ", ".join(repr(str(name)) for name in np.asarray(names)[:count])
 
 
 def check_symmetric(adjacency: sparse.csr_matrix) -> None:
+    """Refuse a directed graph, and weights that are no numbers."""
     if adjacency.shape[0] != adjacency.shape[1]:
         raise ValueError(f"The adjacency must be square (genes, genes), got {adjacency.shape}.")
     refuse_non_finite(adjacency.data, "the adjacency")
@@ -128,6 +134,7 @@ def check_symmetric(adjacency: sparse.csr_matrix) -> None:
 
 
 def refuse_non_finite(data: ArrayLike, name: str) -> None:
+    """Refuse NaN and infinite values; ``name`` says of what."""
     bad = int(np.sum(~np.isfinite(np.asarray(data, dtype=np.float64))))
     if bad:
         raise ValueError(
@@ -137,6 +144,7 @@ def refuse_non_finite(data: ArrayLike, name: str) -> None:
 
 
 def refuse_negative(values: sparse.csc_matrix, name: str) -> None:
+    """Refuse values below 0; ``name`` says of what."""
     if values.nnz and values.data.min() < 0:
         raise ValueError(
             f"{name} must not be negative (detected means > 0); the smallest value is "

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+#: What 10x calls a gene among its features.
+GENE_FEATURE = "Gene Expression"
 _SHOWN = 5  # names shown in messages
 
 

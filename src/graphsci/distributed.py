@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from graphsci._optional import needed
 from graphsci.blocks import Minibatch
-from graphsci.training import Objective, Pooled, alone
+from graphsci.training import Objective, Pooled
 
 T = TypeVar("T")
 
@@ -181,9 +181,9 @@ class SharedObjective:
         """That of the objective, in every process: gradients are of the whole minibatch already."""
         self.objective.add_prior_gradient()
 
-    def learn_prior(self, pooled: Pooled = alone) -> None:
+    def learn_prior(self, pooled: Pooled | None = None) -> None:
         """Learn from the cells of all processes."""
-        self.objective.learn_prior(self.team.mean if pooled is alone else pooled)
+        self.objective.learn_prior(pooled or self.team.mean)
 
     def validation_loss(self) -> float | None:
         """Every process has all deciding cells; the first one's value counts, to the last bit."""

@@ -97,6 +97,11 @@ class ModelSpec(NamedTuple):
     undetected: NDArray[np.str_]  #: genes of the training data without a molecule
     graph: GeneGraph  #: over ``gene_names``
 
+    @property
+    def n_batches(self) -> int:
+        """Batches that the network tells apart; 1 for none."""
+        return max(1, len(self.batch_names))
+
 
 class Fitted(NamedTuple):
     """A trained model with the record of how it came about."""
@@ -173,6 +178,7 @@ def fit(
     counts = TrainingBlocks(source, cells, genes, seed=config.seed)
     batch = np.zeros(len(cells), np.int64) if data.batch is None else data.batch[cells]
     split = _split(counts, config)
+    sample_batch = batch[split.sample.cells]
     notes = _notes_on(counts, split)
 
     likelihood, reason = once(lambda: _likelihood(split.sample_kept, config))
@@ -211,9 +217,9 @@ def fit(
     judged: tuple[Network, ...] = (network,)
     if isinstance(network, CountNetwork):
         log("testing which genes vary predictably")
-        tested = once(lambda: _tested(network, spec, split, batch[split.sample.cells]))
+        tested = once(lambda: _tested(network, spec, split, sample_batch))
         p_values = tested[0]
-        judged, found = _weighed(network, tested, spec, split, batch[split.sample.cells])
+        judged, found = _weighed(network, tested, spec, split, sample_batch)
         notes += found
         if network.zero_inflated:
             for one in (network, *judged):
@@ -221,9 +227,7 @@ def fit(
     verdict, missing = None, tuple[str, ...]()
     if config.check:
         log("checking against held-out molecules")
-        verdict, missing = once(
-            lambda: _judge(judged, spec, split, batch[split.sample.cells], device)
-        )
+        verdict, missing = once(lambda: _judge(judged, spec, split, sample_batch, device))
     notes += missing
     return Fitted(
         spec,
@@ -249,7 +253,7 @@ def _tested(
         split.sample_kept,
         split.held_out,
         batch,
-        n_batches=max(1, len(spec.batch_names)),
+        n_batches=spec.n_batches,
         seed=spec.config.seed,
         unseen=_folds(split.sample) if spec.config.check else (),
     )
@@ -271,7 +275,7 @@ def _weighed(
         split.sample_kept,
         batch,
         spec.gene_proportions,
-        n_batches=max(1, len(spec.batch_names)),
+        n_batches=spec.n_batches,
     )
     judged = tuple(copy.deepcopy(network) for _ in tested[1:])
     for other, p_values in zip(judged, tested[1:], strict=True):
@@ -335,7 +339,7 @@ def build_network(spec: ModelSpec) -> Network:
         n_hidden=config.n_hidden,
         dropout_rate=config.dropout_rate,
         median_library=spec.median_library,
-        n_batches=max(1, len(spec.batch_names)),
+        n_batches=spec.n_batches,
         zero_inflated=zero_inflated,
         averaging=_averaging_operator(spec.graph.adjacency),
         bfloat16=config.precision == "bf16",

@@ -28,6 +28,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from graphsci._graph_inputs import examples
+
 Format = Literal["auto", "string", "gmt", "trrust", "regulon", "edges"]
 FORMATS = ("auto", "string", "gmt", "trrust", "regulon", "edges")
 
@@ -481,8 +483,8 @@ def _species_style(symbols: ArrayLike) -> str | None:
 def _nothing_matched(network: ArrayLike, names: NDArray[np.str_], problem: str | None) -> str:
     genes = np.asarray(network)
     start = (
-        f"No edge of the network joins two genes of the data (network: {_examples(genes)}; "
-        f"data: {_examples(names)}). "
+        f"No edge of the network joins two genes of the data (network: {examples(genes)}; "
+        f"data: {examples(names)}). "
     )
     if problem:
         return start + problem
@@ -613,7 +615,3 @@ def _unused(name: str, taken: dict[str, Any]) -> str:
     if name not in taken:
         return name
     return next(f"{name} ({n})" for n in range(2, len(taken) + 3) if f"{name} ({n})" not in taken)
-
-
-def _examples(names: ArrayLike, count: int = 3) -> str:
-    return ", ".join(repr(str(name)) for name in np.asarray(names)[:count])

@@ -343,10 +343,7 @@ class GraphSCI:
         columns = request.columns
         self._warn_of_genes(cells, columns)
         if batch_key is not None and cells.batch_key is None:
-            warnings.warn(
-                f"batch_key {batch_key!r} has no effect: the model was trained without batches.",
-                stacklevel=2,
-            )
+            warnings.warn(_estimating.no_effect(batch_key), stacklevel=2)
         adata = adata.copy() if copy else adata
         widths = dict.fromkeys(names, len(columns)) | {slots.latent: spec.config.n_latent}
         values = {name: np.empty((adata.n_obs, n), np.float32) for name, n in widths.items()}

@@ -195,8 +195,7 @@ class CountNetwork(nn.Module):
         if values.is_cuda or values.shape[0] > DENSE_ABOVE * cells.n_cells * n_genes:
             with self._autocast():
                 return cells.dense(values, n_genes) @ self.input_weight
-        product = product_by_rows(self.input_weight, cells.genes, cells.offsets, values)
-        return product
+        return product_by_rows(self.input_weight, cells.genes, cells.offsets, values)
 
     def decode(self, z: Tensor, library: Tensor, batch: Tensor) -> CountDistribution:
         """Counts at depth ``library`` (cells,) from the cell embedding (cells, latent)."""

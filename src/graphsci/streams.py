@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci.files import is_store
+from graphsci.io import any_strings
 from graphsci.layers import refresh_summary
 from graphsci.sources import CHUNK_CELLS, DiskMatrix, is_on_disk
 
@@ -67,7 +68,7 @@ def copy_anndata(
         with h5py.File(source, "r") as old, h5py.File(target, "w") as new:
             _copy_h5(old, new, set(without))
     else:
-        with open_store(source, "r") as old, open_store(target, "w") as new:
+        with any_strings(), open_store(source, "r") as old, open_store(target, "w") as new:
             _convert(old, new, set(without))
 
 
@@ -86,11 +87,6 @@ def _copy_h5(old: h5py.Group, new: h5py.Group, without: set[str]) -> None:
 
 def _convert(old: Any, new: Any, without: set[str]) -> None:
     """Write the elements of one format in the other."""
-    with _any_strings():
-        _convert_elements(old, new, without)
-
-
-def _convert_elements(old: Any, new: Any, without: set[str]) -> None:
     new.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     for key in _SMALL:
         if key in old:
@@ -181,24 +177,16 @@ def open_store(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Any]:
         refresh_summary(path)
 
 
-def _any_strings() -> AbstractContextManager[None]:
-    """Context in which pandas' nullable strings are written too."""
-    allow: AbstractContextManager[None] = anndata.settings.override(
-        allow_write_nullable_strings=True
-    )
-    return allow
-
-
 def add_elements(path: str | os.PathLike[str], elements: Mapping[str, Any]) -> None:
     """Write elements into a file, e.g. ``{"uns/graphsci": {...}}``; those there are replaced."""
-    with _any_strings(), open_store(Path(path), "r+") as root:
+    with any_strings(), open_store(Path(path), "r+") as root:
         for name, value in elements.items():
             anndata.io.write_elem(root, name, value)
 
 
 def add_column(path: str | os.PathLike[str], table: str, name: str, values: Any) -> None:
     """Add a column to a table of a file, e.g. ``obs``; the others stay as they are stored."""
-    with _any_strings(), open_store(Path(path), "r+") as root:
+    with any_strings(), open_store(Path(path), "r+") as root:
         anndata.io.write_elem(root[table], name, values)
         columns = [str(column) for column in root[table].attrs["column-order"]]
         root[table].attrs["column-order"] = [*(c for c in columns if c != name), name]

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import xlogy
-from scipy.stats import rankdata
 
 from graphsci.evaluation._blocks import Floats, Matrix, Predicted, as_csr, as_dense, iterate_blocks
 
@@ -395,13 +394,13 @@ def spearman_per_gene(*, estimate: Matrix, truth: Matrix) -> Floats:
     as in :func:`pearson_per_gene`.
     """
     estimate_, truth_ = _dense_pair(estimate, truth)
-    return _correlate_columns(rankdata(estimate_, axis=0), rankdata(truth_, axis=0))
+    return _correlate_columns(stats.rankdata(estimate_, axis=0), stats.rankdata(truth_, axis=0))
 
 
 def spearman_per_cell(*, estimate: Matrix, truth: Matrix) -> Floats:
     """Return Spearman's correlation over genes for each cell: see :func:`spearman_per_gene`."""
     estimate_, truth_ = _dense_pair(estimate, truth)
-    return _correlate_columns(rankdata(estimate_.T, axis=0), rankdata(truth_.T, axis=0))
+    return _correlate_columns(stats.rankdata(estimate_.T, axis=0), stats.rankdata(truth_.T, axis=0))
 
 
 def interval_coverage(*, lower: Matrix, upper: Matrix, truth: Matrix) -> float:

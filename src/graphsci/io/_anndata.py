@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,11 @@ def _on_disk(element: Any) -> Any:
     return anndata.io.sparse_dataset(element) if is_sparse else element
 
 
+def any_strings() -> AbstractContextManager[None]:
+    """Context in which text columns of pandas' own string type are written as they are."""
+    return anndata.settings.override(allow_write_nullable_strings=True)
+
+
 def write_anndata(
     adata: AnnData, path: str | os.PathLike[str], *, compression: str | None = "gzip"
 ) -> None:
@@ -95,9 +101,7 @@ def write_anndata(
         Of an ``.h5ad``: "gzip", "lzf" or None. A ``.zarr`` has zarr's default compression.
     """
     path = check_writable(path, suffixes=ANNDATA_SUFFIXES)
-    # text columns of pandas' own string type are written as they are
-    allow = anndata.settings.override(allow_write_nullable_strings=True)
-    with atomic_path(path) as temporary, allow:
+    with atomic_path(path) as temporary, any_strings():
         if is_store(path):
             # format 2 is what every anndata that reads zarr can open
             group = zarr.open_group(temporary, mode="w", zarr_format=2)

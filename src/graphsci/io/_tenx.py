@@ -16,13 +16,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.io import mmread
 
-from graphsci._words import few
+from graphsci._words import GENE_FEATURE, few
 from graphsci.io._hdf5 import content_hint, matrix_groups
 from graphsci.io._source import FileFormatError, GenesIn, Source, compact, plain_or_gz
 
 logger = logging.getLogger("graphsci")
-
-_GENE_EXPRESSION = "Gene Expression"
 
 
 def read_10x_h5(source: Source, genes_in: GenesIn | None, backed: bool) -> AnnData:
@@ -113,12 +111,12 @@ def _gene_expression(source: Source, features: pd.DataFrame) -> NDArray[np.bool_
     if "feature_types" not in features:
         return np.ones(len(features), dtype=bool)
     types = features["feature_types"]
-    keep = (types == _GENE_EXPRESSION).to_numpy()
+    keep = (types == GENE_FEATURE).to_numpy()
     others = types[~keep].value_counts()
     text = ", ".join(f"{n:,} {kind}" for kind, n in others.items())
     if not keep.any():
         raise FileFormatError(
-            f"{source.path} has no feature of type {_GENE_EXPRESSION!r}; it has {text}. "
+            f"{source.path} has no feature of type {GENE_FEATURE!r}; it has {text}. "
             "Give the gene expression matrix."
         )
     if text:

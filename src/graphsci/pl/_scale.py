@@ -12,6 +12,7 @@ from scipy import sparse
 
 from graphsci._keys import keys
 from graphsci._words import check_column
+from graphsci.preprocessing import library_sizes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -153,12 +154,11 @@ def _library(adata: AnnData, counts_layer: str | None, library_key: str | None, 
 
 def _refuse_changed_counts(counts: Any, library: Values, layer: str | None) -> None:
     """Refuse what are counts no more; some cells are looked at."""
-    some = counts[:_LOOKED_AT]
-    some, library = sparse.csr_matrix(some), library[:_LOOKED_AT]
+    some, library = sparse.csr_matrix(counts[:_LOOKED_AT]), library[:_LOOKED_AT]
     known = np.isfinite(library).all()
     whole = known and (library == np.rint(library)).all()
     fractional = whole and (some.data != np.rint(some.data)).any()
-    if fractional or (known and (_row_sums(some) > 1.001 * library + 1e-6).any()):
+    if fractional or (known and (library_sizes(some) > 1.001 * library + 1e-6).any()):
         place = "X" if layer is None else f"layers[{layer!r}]"
         raise ValueError(
             f"{place} holds no counts any more: it has been normalised since. Before normalising, "
@@ -181,10 +181,6 @@ def _refuse_changed_estimates(matrix: Any, layer: str, size_factors: Values) -> 
                 "Pictures do that themselves. Normalise a copy: "
                 f"adata.layers['log_{layer}'] = adata.layers[{layer!r}].copy()."
             )
-
-
-def _row_sums(matrix: sparse.csr_matrix) -> Values:
-    return np.asarray(matrix.sum(1), dtype=np.float64).ravel()
 
 
 def _layer_of_counts(adata: AnnData, key: str) -> str | None:

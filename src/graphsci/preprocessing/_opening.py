@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsci._words import few
+from graphsci._words import GENE_FEATURE, few
 from graphsci.preprocessing._types import Names
 from graphsci.preprocessing.batches import extract_batch
 from graphsci.preprocessing.names import as_names, checked_names, repeated_names
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-#: What 10x calls a gene among its features.
-_GENES = "Gene Expression"
 #: A cell's barcode, with what pipelines put after it: AAACCTGAGCATCATC-1, or a sample before it.
 _BARCODE = re.compile(r"(?:\w+[_:#-])?[ACGT]{10,}(?:[-_.]\w+)?x?")
 
@@ -106,12 +104,12 @@ def _refuse_other_features(adata: AnnData) -> None:
     if "feature_types" not in adata.var:
         return
     types = adata.var["feature_types"].astype(str).value_counts()
-    if len(types) > 1 and _GENES in types:
-        others = ", ".join(f"{n:,} {name}" for name, n in types.items() if name != _GENES)
+    if len(types) > 1 and GENE_FEATURE in types:
+        others = ", ".join(f"{n:,} {name}" for name, n in types.items() if name != GENE_FEATURE)
         raise ValueError(
-            f"adata.var['feature_types'] names {types[_GENES]:,} genes and {others}, expected "
-            "genes alone: the others would count as the cell's molecules. Choose the genes: "
-            f"adata[:, adata.var['feature_types'] == {_GENES!r}].copy()"
+            f"adata.var['feature_types'] names {types[GENE_FEATURE]:,} genes and {others}, "
+            "expected genes alone: the others would count as the cell's molecules. Choose the genes: "
+            f"adata[:, adata.var['feature_types'] == {GENE_FEATURE!r}].copy()"
         )
 
 
