@@ -108,8 +108,8 @@ def _refuse_other_features(adata: AnnData) -> None:
         others = ", ".join(f"{n:,} {name}" for name, n in types.items() if name != GENE_FEATURE)
         raise ValueError(
             f"adata.var['feature_types'] names {types[GENE_FEATURE]:,} genes and {others}, "
-            "expected genes alone: the others would count as the cell's molecules. Choose the genes: "
-            f"adata[:, adata.var['feature_types'] == {GENE_FEATURE!r}].copy()"
+            "expected genes alone: the others would count as the cell's molecules. Choose the "
+            f"genes: adata[:, adata.var['feature_types'] == {GENE_FEATURE!r}].copy()"
         )
 
 
