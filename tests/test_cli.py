@@ -535,6 +535,20 @@ def test_what_needs_no_torch_does_not_wait_for_it(counts, command, exit_code):
     assert done.stdout.endswith(f"ended {exit_code} False\n")
 
 
+def test_training_loads_no_compiler_and_draws_nothing_unasked(counts):
+    heavy = {"torch._dynamo", "matplotlib", "graphsci.evaluation.controls"}
+    command = ("impute", "counts.h5ad", "-o", "out.h5ad", "--no-check", "--max-epochs", "1")
+    code = (
+        "import sys, graphsci.cli\n"
+        f"try: graphsci.cli.app({command})\n"
+        f"except SystemExit as ended: print('ended', ended.code, {heavy} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=counts.parent, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("ended 0 set()\n")
+
+
 def test_python_m_graphsci_runs():
     command = [sys.executable, "-m", "graphsci", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -297,6 +297,37 @@ def test_schedules():
     assert rates(decay)[99] == pytest.approx(0.01 * 0.9**4)
 
 
+def test_the_optimiser_is_torchs_adam_bit_by_bit():
+    rng = torch.Generator().manual_seed(0)
+    start, ours, theirs = torch.randn(5, 3, generator=rng), nn.Linear(3, 5), nn.Linear(3, 5)
+    objective, config = Scripted([]), Config(learning_rate=0.03)
+    objective.network = ours
+    optimizer, _ = training._optimizer(objective, config, n_steps=10)
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.1
+    judge = torch.optim.Adam(
+        theirs.parameters(),
+        lr=optimizer.param_groups[0]["lr"],
+        betas=optimizer.param_groups[0]["betas"],  # the schedule's first
+        weight_decay=0.1,
+        fused=True,
+    )
+    for network in (ours, theirs):
+        nn.init.zeros_(network.bias)
+        network.weight.data.copy_(start)
+    x = torch.randn(4, 3, generator=rng)
+    for step in range(5):
+        if step == 3:  # the state survives being saved
+            optimizer.load_state_dict(optimizer.state_dict())
+        for network, stepped in ((ours, optimizer), (theirs, judge)):
+            stepped.zero_grad()
+            network(x).square().sum().backward()
+            stepped.step()
+    assert not torch.equal(ours.weight, start)
+    assert torch.equal(ours.weight, theirs.weight)
+    assert torch.equal(ours.bias, theirs.bias)
+
+
 def test_rates_of_parameter_groups_are_kept_apart():
     objective = Scripted([1.0])
     slow = objective.network.weight

@@ -20,12 +20,12 @@ from scipy import sparse
 
 from graphsci import cell_blocks, fitting, io
 from graphsci import estimates as es
+from graphsci._labels import known_labels
 from graphsci._versions import versions
 from graphsci._words import check_column
 from graphsci.config import Config, later_seed
 from graphsci.evaluation import CONTROLS, PROTOCOLS, study
 from graphsci.evaluation.clustering import require_packages
-from graphsci.evaluation.labels import known_labels
 from graphsci.files import check_writable
 from graphsci.imputer import GraphSCI
 from graphsci.preprocessing import extract_counts, fit_median_library_size

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from graphsci import io, report
+from graphsci import io
 from graphsci._job_checks import check_networks, check_outputs, check_request
 from graphsci._job_files import Endings, FileJob, stays_on_disk
 from graphsci._job_output import is_shared, write_estimates, write_share
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from graphsci.distributed import Team
     from graphsci.fitting import Log
+    from graphsci.report import Picture
     from graphsci.training import Progress
 
 
@@ -118,7 +119,7 @@ class Outcome(NamedTuple):
 
     summary: dict[str, Any]  #: plain values, ready for JSON
     model: GraphSCI
-    pictures: list[report.Picture]  #: of the report; empty without one
+    pictures: list[Picture]  #: of the report; empty without one
     checkpoint: Path | None = None  #: with the state of a training that was interrupted
 
 
@@ -278,8 +279,9 @@ def _finish_together(run: _Run, model: GraphSCI, adata: AnnData, team: Team | No
 def _finish(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None) -> Outcome:
     """Write all outputs and return the summary."""
     job, log, clock = run.job, run.log, run.clock
-    small = None
     if job.report is not None:
+        from graphsci import report  # with matplotlib, which only this needs
+
         with clock.stage("figures"):
             options = {**job.where, "label_key": job.label_key, "genes": job.markers}
             small = report.sketch(model, adata, **options)
@@ -291,8 +293,8 @@ def _finish(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None
             log(f"writing {job.model}")
             model.save(job.model, overwrite=job.overwrite)
     summary = summarise(job, model, adata, cells, trained_here=run.trained_here)
-    pictures: list[report.Picture] = []
-    if job.report is not None and small is not None:
+    pictures: list[Picture] = []
+    if job.report is not None:
         log(f"drawing figures, writing {job.report}")
         with clock.stage("figures"):
             pictures = report.figures(model, small, label_key=job.label_key, genes=job.markers)

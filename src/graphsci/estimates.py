@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from scipy import special, stats
+from scipy import special
 from torch import Tensor
 
 from graphsci.likelihood import nb_log_zero
@@ -132,6 +132,8 @@ def imputed_median(rate: Posterior) -> Tensor:
     """
     if rate.dropped is None:
         return rate.counts
+    from scipy.stats import nbinom  # takes long to import
+
     at = torch.nonzero(rate.dropped > 0.5, as_tuple=True)
     theta = rate.theta.expand_as(rate.mean)[at].double()
     mu, dropped = rate.mean[at].double(), rate.dropped[at].double()
@@ -139,7 +141,7 @@ def imputed_median(rate: Posterior) -> Tensor:
         value.numpy(force=True) for value in (1 - 0.5 / dropped, theta, theta / (theta + mu))
     )
     filled = rate.counts.clone()
-    filled[at] = torch.as_tensor(stats.nbinom.ppf(level, n, p)).to(filled)
+    filled[at] = torch.as_tensor(nbinom.ppf(level, n, p)).to(filled)
     return filled
 
 

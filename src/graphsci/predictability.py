@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse, stats
+from scipy import sparse, special
 
 Floats = NDArray[np.float64]
 
@@ -129,7 +129,7 @@ def p_values(sums: ScoreSums, *, n_nuisance: int) -> Floats:
     if sums.n_cells < 2 or weights.sum() <= 1e-9 * max(1.0, np.trace(sums.moments)):
         return np.ones(len(score.squares))
     scale = (weights**2).sum() / weights.sum()
-    p = stats.chi2.sf(score.squares.sum(1) / scale, weights.sum() / scale)
+    p = special.chdtrc(weights.sum() / scale, score.squares.sum(1) / scale)
     return np.where(np.isfinite(p), p, 1.0)
 
 
@@ -216,7 +216,7 @@ def combine_p_values(p: Floats) -> Floats:
     Valid for small p whatever the dependence, as between random splits of the same counts.
     """
     tangents = np.tan((0.5 - np.clip(p, _SMALLEST_P, _LARGEST_P)) * np.pi)
-    combined: Floats = stats.cauchy.sf(tangents.mean(0))
+    combined: Floats = np.arctan2(1.0, tangents.mean(0)) / np.pi
     return combined
 
 
@@ -238,9 +238,9 @@ def evidence(p: Floats) -> Callable[[Floats], Floats]:
     found, edges = np.histogram(p, bins=_BINS)
     if not found.any():
         return lambda p: np.where(p == 0, 1.0, 0.0)
-    from sklearn.isotonic import IsotonicRegression
+    from scipy.optimize import isotonic_regression  # few need it, and it takes long to import
 
-    density = IsotonicRegression(increasing=False).fit_transform(np.arange(len(found)), found)
+    density = isotonic_regression(found.astype(float), increasing=False).x
     null = found[edges[:-1] >= _MOSTLY_NULL - 1e-9]
     at_most = (null.sum() + 2 * np.sqrt(null.sum()) + 1) / len(null)
     probability = 1 - np.minimum(at_most / np.maximum(density, at_most), 1)

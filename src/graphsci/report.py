@@ -21,10 +21,10 @@ from matplotlib.figure import Figure
 from graphsci import pl
 from graphsci._annotation import run_record
 from graphsci._keys import keys
+from graphsci._labels import known_labels
 from graphsci._request import Request
 from graphsci._words import check_column
 from graphsci.config import PRESETS
-from graphsci.evaluation.labels import known_labels
 from graphsci.files import is_store
 from graphsci.preprocessing import library_sizes, log_normalize
 from graphsci.streams import take_cells

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from graphsci.evaluation import controls
 from graphsci.evaluation.metrics import (
     DevianceSums,
     d2,
@@ -143,6 +142,8 @@ def judge(
     fraction
         Share of the molecules held out.
     """
+    from graphsci.evaluation import controls  # with scikit-learn, which only this needs
+
     ratio = fraction / (1 - fraction)
     pools = controls.pool_neighbours(kept, random_state=seed)
     predictions = {

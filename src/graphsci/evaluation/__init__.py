@@ -5,13 +5,17 @@ Nothing here knows the model: counts and predictions go in, numbers come out. Th
 ``detection``, ``openproblems`` and ``false_signal`` (scores), ``outside_truth`` (smFISH, surface
 proteins, deeper sequencing), ``bulk`` (bulk RNA-seq as truth, the paper's bulk experiment),
 ``clustering`` (the paper's protocols), ``study`` (many methods and seeds on one data set) and
-``registry`` (what each score is).
+``registry`` (what each score is). Names are imported from them when they are first needed.
 """
 
-from graphsci.evaluation._blocks import Prediction
-from graphsci.evaluation.clustering import PROTOCOLS, evaluate_clustering
-from graphsci.evaluation.controls import CONTROLS
-from graphsci.evaluation.registry import METRICS, Metric
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphsci.evaluation._blocks import Prediction
+    from graphsci.evaluation.clustering import PROTOCOLS, evaluate_clustering
+    from graphsci.evaluation.controls import CONTROLS
+    from graphsci.evaluation.registry import METRICS, Metric
 
 __all__ = [
     "CONTROLS",
@@ -21,3 +25,39 @@ __all__ = [
     "Prediction",
     "evaluate_clustering",
 ]
+
+_HOMES = {
+    "CONTROLS": "controls",
+    "METRICS": "registry",
+    "PROTOCOLS": "clustering",
+    "Metric": "registry",
+    "Prediction": "_blocks",
+    "evaluate_clustering": "clustering",
+}
+_MODULES = (
+    "bulk",
+    "clustering",
+    "controls",
+    "designs",
+    "detection",
+    "false_signal",
+    "labels",
+    "metrics",
+    "openproblems",
+    "outside_truth",
+    "registry",
+    "study",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_MODULES})

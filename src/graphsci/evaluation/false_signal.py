@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control, ttest_ind_from_stats
 
 from graphsci.evaluation._blocks import Floats, Matrix, as_dense
 
@@ -272,6 +271,8 @@ def welch_t(*, first: Matrix, second: Matrix) -> Floats:
 
 def _welch(first: Matrix, second: Matrix) -> tuple[Floats, Floats]:
     """Return t and p of each gene; t is infinite where neither group varies and they differ."""
+    from scipy.stats import ttest_ind_from_stats  # takes long to import
+
     one, two = as_dense(first), as_dense(second)
     if min(len(one), len(two)) < 2:
         raise ValueError(
@@ -297,6 +298,8 @@ def called_different(*, p_values: Floats, fdr: float = 0.05) -> NDArray[np.bool_
     """
     if not 0 < fdr < 1:
         raise ValueError(f"fdr is {fdr}, expected a number between 0 and 1, such as 0.05.")
+    from scipy.stats import false_discovery_control  # takes long to import
+
     return false_discovery_control(np.asarray(p_values)) <= fdr
 
 

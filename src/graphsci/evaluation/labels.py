@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
@@ -12,13 +11,6 @@ from sklearn.metrics.cluster import contingency_matrix
 from graphsci.evaluation._blocks import Floats
 
 Labels = ArrayLike | Sequence[str]
-
-
-def known_labels(column: pd.Series) -> NDArray[np.object_]:
-    """Return labels as text, (cells,), None where missing: NaN, or what files make of it."""
-    labels = column.astype(str).to_numpy(dtype=object)
-    labels[(column.isna() | column.astype(str).isin(["nan", ""])).to_numpy()] = None
-    return labels
 
 
 def adjusted_rand_index(*, labels: Labels, clusters: Labels) -> float:

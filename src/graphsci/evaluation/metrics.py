@@ -10,8 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from scipy.special import xlogy
+from scipy.special import stdtrit, xlogy
 
 from graphsci.evaluation._blocks import Floats, Matrix, Predicted, as_csr, as_dense, iterate_blocks
 
@@ -59,7 +58,7 @@ def significant_z(n_cells: int) -> float:
 
     The level is :data:`CHANCE`; the error comes from ``n_cells`` cells.
     """
-    return float(stats.t.isf(CHANCE, n_cells - 1))
+    return -float(stdtrit(n_cells - 1, CHANCE))
 
 
 def poisson_deviance_sums(
@@ -394,13 +393,21 @@ def spearman_per_gene(*, estimate: Matrix, truth: Matrix) -> Floats:
     as in :func:`pearson_per_gene`.
     """
     estimate_, truth_ = _dense_pair(estimate, truth)
-    return _correlate_columns(stats.rankdata(estimate_, axis=0), stats.rankdata(truth_, axis=0))
+    return _correlate_columns(_ranks(estimate_), _ranks(truth_))
 
 
 def spearman_per_cell(*, estimate: Matrix, truth: Matrix) -> Floats:
     """Return Spearman's correlation over genes for each cell: see :func:`spearman_per_gene`."""
     estimate_, truth_ = _dense_pair(estimate, truth)
-    return _correlate_columns(stats.rankdata(estimate_.T, axis=0), stats.rankdata(truth_.T, axis=0))
+    return _correlate_columns(_ranks(estimate_.T), _ranks(truth_.T))
+
+
+def _ranks(values: Floats) -> Floats:
+    """Ranks in every column, ties sharing their mean rank."""
+    from scipy.stats import rankdata  # takes long to import
+
+    ranks: Floats = rankdata(values, axis=0)
+    return ranks
 
 
 def interval_coverage(*, lower: Matrix, upper: Matrix, truth: Matrix) -> float:

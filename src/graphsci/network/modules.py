@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from graphsci._optional import needed
 from graphsci.network._table import GeneNetwork
@@ -145,6 +144,8 @@ def enrich_modules(
             f"data (sets: {example!r}; data: {min(universe, default=None)!r}). Check that both "
             "are of the same species and use the same identifiers."
         )
+    from scipy import stats  # takes long to import
+
     rows = [
         (module, name, genes & inside, len(inside), len(genes))
         for module, members in modules.groupby("module")["gene"]

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse, special
 
+from graphsci._labels import known_labels
 from graphsci._words import check_column
-from graphsci.evaluation.labels import known_labels
 from graphsci.gene_graph import GeneGraph, graph_from_edges
 from graphsci.gene_sets import match_symbols
 from graphsci.imputer import GraphSCI
