@@ -12,7 +12,7 @@ import zarr
 from anndata import AnnData
 from scipy import sparse, stats
 
-from graphsci import GraphSCI, blocks, fitting, sources
+from graphsci import GraphSCI, blocks, holding_out, sources
 from graphsci.io import read_counts, write_anndata
 from graphsci.preprocessing import extract_counts, open_counts
 
@@ -20,7 +20,7 @@ from graphsci.preprocessing import extract_counts, open_counts
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of 16 cells, of which three may be in memory."""
-    for module in (sources, blocks, fitting):
+    for module in (sources, blocks, holding_out):
         monkeypatch.setattr(module, "CHUNK_CELLS", 16)
     for name in ("preprocessing._values", "_estimating"):
         monkeypatch.setattr(f"graphsci.{name}.CHUNK_CELLS", 16)
@@ -305,7 +305,7 @@ def test_what_the_sample_holds_out_never_reaches_training(toy, small_chunks, mon
     data = extract_counts(toy)
     cells, genes = np.flatnonzero(~data.empty_cells), np.flatnonzero(~data.undetected_genes)
     counts = blocks.TrainingBlocks(sources.MemoryCounts(data.counts), cells, genes, seed=0)
-    thinning = fitting._split(counts, plain.spec.config).kept.thinning
+    thinning = holding_out.split_counts(counts, plain.spec.config).kept.thinning
     parts = [thinning.divide(i, counts.chunk(i)) for i in range(counts.n_chunks)]
     other = toy.copy()
     other.X[np.ix_(cells, genes)] += 49 * blocks.stack([held for _, held in parts]).toarray()
@@ -315,7 +315,7 @@ def test_what_the_sample_holds_out_never_reaches_training(toy, small_chunks, mon
         def divide(self, index, counts):
             return parts[index][0], parts[index][1] * 50
 
-    monkeypatch.setattr(fitting, "Thinning", Known)
+    monkeypatch.setattr(holding_out, "Thinning", Known)
     changed = GraphSCI(**options).fit(other).fitted
     trained = weights(plain)
     trained.pop("state_weight")

@@ -8,7 +8,7 @@ from anndata import AnnData
 from scipy import sparse, stats
 
 from conftest import EMPTY_CELL, UNDETECTED_GENE
-from graphsci import blocks, cell_blocks, fitting, variation
+from graphsci import blocks, cell_blocks, checking, fitting, training_graph, variation
 from graphsci.config import Config, preset
 from graphsci.gene_graph import graph_from_edges, graph_from_matrix
 from graphsci.preprocessing import extract_counts
@@ -63,7 +63,7 @@ class Split:
 
 def fit_split(monkeypatch, adata, given=None, **options):
     """Fit with a known split; return the model, the split and what the judge was told."""
-    split, heard, real_judge = Split(given), {}, fitting.judge
+    split, heard, real_judge = Split(given), {}, checking.judge
 
     def judge(**arguments):
         heard.update(arguments)
@@ -71,7 +71,7 @@ def fit_split(monkeypatch, adata, given=None, **options):
 
     with monkeypatch.context() as patch:
         patch.setattr(blocks, "thin_counts", split)
-        patch.setattr(fitting, "judge", judge)
+        patch.setattr(checking, "judge", judge)
         fitted = fit(adata, **options)
     return fitted, split, heard
 
@@ -179,7 +179,7 @@ def test_held_out_molecules_are_predicted_by_the_formula(trained, toy, name):
     kept = sparse.csr_matrix(toy.X[np.ix_(CELLS, GENES)])
     batch, device = np.zeros(119, np.int64), network.log_theta.device
     some = np.array([3, 0, 118, 50])
-    ours = fitting.predict_held_out(network, kept, batch, some, fraction=f, device=device)
+    ours = checking.predict_held_out(network, kept, batch, some, fraction=f, device=device)
     with torch.no_grad():
         cells = cell_block(kept, batch, np.arange(119), device)
         full = network.decode(network.encode(cells), cells.library / (1 - f), cells.batch)
@@ -375,7 +375,7 @@ def test_an_interrupted_check_keeps_the_model(toy, monkeypatch):
     def judge(**arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fitting, "judge", judge)
+    monkeypatch.setattr(checking, "judge", judge)
     fitted = fit(toy)
     assert fitted.verdict is None
     assert "no verdict: the check was interrupted; the trained model is kept" in fitted.notes
@@ -413,7 +413,7 @@ def test_every_graph_source_trains(toy, name, source):
     smoothing = "smoothing.gate" in weights(fitted)
     assert smoothing == (name == "default" and source != "none")
     assert np.isfinite(fitted.history[-1].training_loss)
-    assert fitting.describe_graph(fitted.spec.graph) in fitted.notes
+    assert training_graph.describe_graph(fitted.spec.graph) in fitted.notes
 
 
 def test_pearson_graph_matches_numpy(toy):
@@ -446,15 +446,15 @@ def test_a_users_graph_is_used_as_it_is(toy, name):
 def test_averaging_operator_by_hand():
     """Signed by the correlation, weighted by its absolute value, rows of absolute sum 1."""
     adjacency = sparse.csr_matrix(np.array([[0, 0.6, -0.2], [0.6, 0, 0], [-0.2, 0, 0]]))
-    operator = torch.as_tensor(fitting._averaging_operator(adjacency).toarray())
+    operator = torch.as_tensor(training_graph.averaging_operator(adjacency).toarray())
     truth = torch.tensor([[0, 0.75, -0.25], [1, 0, 0], [-1, 0, 0]], dtype=torch.float64)
     torch.testing.assert_close(operator, truth)
-    assert fitting._averaging_operator(sparse.csr_matrix((3, 3))) is None
+    assert training_graph.averaging_operator(sparse.csr_matrix((3, 3))) is None
 
 
 def test_mask_has_both_directions_and_every_gene_itself():
     adjacency = sparse.csr_matrix(np.array([[0, -0.5, 0], [-0.5, 0, 0], [0, 0, 0]]))
-    pairs = set(map(tuple, fitting._mask_edges(adjacency).T.tolist()))
+    pairs = set(map(tuple, training_graph.mask_edges(adjacency).T.tolist()))
     assert pairs == {(0, 0), (1, 1), (2, 2), (0, 1), (1, 0)}
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import sparse
 
 from graphsci import _estimating
 from graphsci import estimates as es
+from graphsci._edges import spread
 from graphsci._estimating import Cells
 from graphsci._keys import Keys
 from graphsci._request import Request
@@ -53,11 +53,8 @@ def annotate_genes(model: GraphSCI, adata: AnnData, slots: Keys) -> None:
     adata.varm[slots.gene_embedding] = np.where(known[:, None], embedding[position], np.nan).astype(
         np.float32
     )
-    place = sparse.csr_matrix(
-        (np.ones(known.sum(), np.float32), (np.flatnonzero(known), position[known])),
-        shape=(adata.n_vars, len(model.gene_names)),
-    )
-    adata.varp[slots.gene_graph] = sparse.csr_matrix(place @ spec.graph.adjacency @ place.T)
+    graph = spec.graph.adjacency[position[known]][:, position[known]]
+    adata.varp[slots.gene_graph] = spread(graph, np.flatnonzero(known), adata.n_vars)
     columns = {
         slots.inverse_dispersion: model.inverse_dispersion(),
         slots.variation_p: model.variation_p_values(),

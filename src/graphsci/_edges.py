@@ -30,6 +30,13 @@ def _block_pairs(n: int, size: int) -> Iterator[tuple[Block, Block]]:
             yield left, right
 
 
+def spread(adjacency: sparse.csr_matrix, places: NDArray[np.integer], n: int) -> sparse.csr_matrix:
+    """Return an adjacency (k, k) among ``n`` genes: its genes at ``places`` (k,), no others."""
+    part = sparse.coo_matrix(adjacency)
+    at = places[part.row], places[part.col]
+    return sparse.csr_matrix((part.data, at), shape=(n, n))
+
+
 class Kernel(Protocol):
     """Weights between blocks of the genes that may have edges."""
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci._annotation import annotate_genes
+from graphsci._edges import spread
 from graphsci._keys import DEFAULT_KEY, keys
 
 if TYPE_CHECKING:
@@ -175,11 +176,8 @@ def annotate_network(
     slots = keys(key_added)
     position = pd.Index(network.gene_names).get_indexer(adata.var_names)
     known = np.flatnonzero(position >= 0)
-    place = sparse.csr_matrix(
-        (np.ones(len(known), np.float32), (known, position[known])),
-        shape=(adata.n_vars, len(network.gene_names)),
-    )
-    adata.varp[network_slot(key_added)] = sparse.csr_matrix(place @ network.adjacency() @ place.T)
+    strengths = network.adjacency()[position[known]][:, position[known]]
+    adata.varp[network_slot(key_added)] = spread(strengths, known, adata.n_vars)
     adata.uns[network_slot(key_added)] = {
         "edges": network.edges,
         "parameters": network.parameters,
