@@ -10,8 +10,8 @@ expression (MAGIC, scVI) run in the environments of ``benchmarks/run.py install 
 
 Two ways to rank, for every network alike: by size, and positive relations alone.
 
-With ``--shuffled`` a fifth of the genes is added as shuffled copies first, and the share of edges
-that touch them is counted at each stated false-discovery rate.
+With ``--shuffled N`` a fifth of the genes is added as shuffled copies first, and the share of edges
+that touch them is counted at each stated false-discovery rate; N times, with other copies and seeds.
 """
 
 import argparse
@@ -45,7 +45,6 @@ KNOWN = {
     "TRRUST": "trrust.tsv.gz",
 }
 PAPER_THRESHOLD = 0.3
-PIDC_GENES = 1000
 PEERS = {"magic": "sqrt", "scvi": "nb"}  #: and the variant of each
 RATES = (0.01, 0.05, 0.1, 0.2)
 SEED = 0
@@ -104,8 +103,7 @@ def rivals(adata: anndata.AnnData, model: GraphSCI, work: Path) -> dict[str, np.
         "PCA loadings (20)": pca_half(dense),
         "denoised PCC": correlation(denoised.layers["denoised"]),
     }
-    if len(names) <= PIDC_GENES:
-        found["PIDC"] = pidc_scores(log).confidence
+    found["PIDC"] = kept_pidc(log, work / "pidc.npy")
     for peer, variant in PEERS.items():
         estimate = peer_estimate(adata, peer, variant, work)
         if estimate is not None:
@@ -132,11 +130,21 @@ def peer_estimate(adata: anndata.AnnData, peer: str, variant: str, work: Path) -
     return np.load(target)["estimate"]
 
 
+def kept_pidc(log: sparse.csr_matrix, path: Path) -> np.ndarray:
+    """PIDC of log-normalised counts; a quarter of an hour for 5,000 genes, so it is kept."""
+    if not path.is_file():
+        np.save(path, pidc_scores(log).confidence)
+    found: np.ndarray = np.load(path)
+    return found
+
+
 def positive(matrix: np.ndarray) -> np.ndarray:
     return np.maximum(matrix, 0)
 
 
-def trained(adata: anndata.AnnData, work: Path) -> tuple[GraphSCI, network.Control, float]:
+def trained(
+    adata: anndata.AnnData, work: Path, *, seed: int = SEED
+) -> tuple[GraphSCI, network.Control, float]:
     """The model and its control, and the seconds they took; kept in ``work``."""
     work.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -145,7 +153,7 @@ def trained(adata: anndata.AnnData, work: Path) -> tuple[GraphSCI, network.Contr
         mixed = anndata.read_h5ad(work / "control.h5ad")
         decoys = frozenset(set(mixed.var_names) - set(model.gene_names))
         return model, network.Control(twin, mixed, decoys, None), float("nan")
-    model = GraphSCI(seed=SEED).fit(adata)
+    model = GraphSCI(seed=seed).fit(adata)
     control = network.train_control(model, adata)
     spent = time.perf_counter() - start
     model.save(work / "model")
@@ -206,18 +214,23 @@ def compare(name: str, adata: anndata.AnnData, folder: Path, work: Path) -> dict
     return record
 
 
-def shuffled(adata: anndata.AnnData, work: Path) -> dict:
-    """Edges of genes that are independent by construction, at each stated rate.
+def shuffled(adata: anndata.AnnData, work: Path, n_draws: int) -> list[dict]:
+    """Edges of genes that are independent by construction, at each stated rate; for each draw."""
+    return [one_draw(adata, work.with_name(f"{work.name}_{draw}"), draw) for draw in range(n_draws)]
+
+
+def one_draw(adata: anndata.AnnData, work: Path, draw: int) -> dict:
+    """One draw of shuffled genes, and models of a seed of its own.
 
     ``implied``: the false-discovery rate if pairs of real genes were false as often as pairs
     with a shuffled gene, which is what the method assumes.
     """
-    rng = np.random.default_rng(SEED + 100)
+    rng = np.random.default_rng(SEED + 100 + draw)
     copies = round(0.2 * adata.n_vars)
     mixed = append_shuffled_genes(adata.X, n_copies=copies, rng=rng)
     names = [*adata.var_names, *(f"shuffled{i}" for i in range(copies))]
     twin = anndata.AnnData(mixed.counts, obs=adata.obs, var=pd.DataFrame(index=names))
-    model, control, _ = trained(twin, work)
+    model, control, _ = trained(twin, work, seed=SEED + draw)
     edges = network.refine_network(model, twin, control=control).edges
     fake = edges["gene_a"].str.startswith("shuffled") | edges["gene_b"].str.startswith("shuffled")
     real = sum(not gene.startswith("shuffled") for gene in model.gene_names)
@@ -232,7 +245,7 @@ def shuffled(adata: anndata.AnnData, work: Path) -> dict:
             "share": share,
             "implied": share / touching,
         }
-    print(pd.DataFrame(rows).T.to_string(), flush=True)
+    print(f"draw {draw}\n{pd.DataFrame(rows).T.to_string()}", flush=True)
     mean = edges["denoised_correlation"].abs().groupby(fake).mean()
     print("mean |denoised correlation|, real and shuffled:", mean.round(3).tolist())
     return {"rates": rows, "denoised_correlation": mean.tolist()}
@@ -243,7 +256,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="keeps models and estimates")
     parser.add_argument("--datasets", nargs="+", default=["paul15_2660", "klein_mes_1000x900"])
-    parser.add_argument("--shuffled", action="store_true", help="count edges of shuffled genes")
+    parser.add_argument(
+        "--shuffled",
+        type=int,
+        default=0,
+        metavar="N",
+        help="count edges of N draws of shuffled genes",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -263,7 +282,8 @@ def main() -> None:
         print(f"\n== {name}: {adata.n_obs} cells x {adata.n_vars} genes", flush=True)
         results[name] = compare(name, adata, args.data / "genesets", args.work / name)
         if args.shuffled:
-            results[name]["shuffled"] = shuffled(adata, args.work / f"{name}_shuffled")
+            work = args.work / f"{name}_shuffled"
+            results[name]["shuffled"] = shuffled(adata, work, args.shuffled)
         if args.out:
             args.out.write_text(json.dumps(results, indent=1))
 

@@ -110,14 +110,24 @@ def network(study: dict[str, Any]) -> str:
 
 
 def shuffled_edges(studies: dict[str, Any]) -> str:
-    """Return what shuffled genes get at each stated rate: edges, share, implied."""
-    found = {name: study["shuffled"]["rates"] for name, study in studies.items() if _is_set(study)}
+    """Return what shuffled genes get at each stated rate: edges, share, implied; largest implied.
+
+    Means over the draws.
+    """
+    found = {
+        name: [draw["rates"] for draw in study["shuffled"]]
+        for name, study in studies.items()
+        if _is_set(study)
+    }
     lines = [f"| stated | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
-    for rate in next(iter(found.values())):
-        cells = [
-            f"{row[rate]['edges']:,.0f}, {row[rate]['share']:.3f}, {row[rate]['implied']:.3f}"
-            for row in found.values()
-        ]
+    for rate in next(iter(found.values()))[0]:
+        cells = []
+        for draws in found.values():
+            rows = pd.DataFrame([draw[rate] for draw in draws])
+            mean = rows.mean()
+            cells.append(
+                f"{mean.edges:,.0f}, {mean.share:.3f}, {mean.implied:.3f} ({rows.implied.max():.3f})"
+            )
         lines.append(f"| {rate} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
