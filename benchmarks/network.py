@@ -10,8 +10,9 @@ expression (MAGIC, scVI) run in the environments of ``benchmarks/run.py install 
 
 Two ways to rank, for every network alike: by size, and positive relations alone.
 
-With ``--shuffled N`` a fifth of the genes is added as shuffled copies first, and the share of edges
-that touch them is counted at each stated false-discovery rate; N times, with other copies and seeds.
+With ``--shuffled N`` a fifth of the genes is added as shuffled copies first, and the share of
+edges that touch them is counted at each stated false-discovery rate; N times, with other copies
+and seeds.
 """
 
 import argparse

@@ -124,10 +124,9 @@ def shuffled_edges(studies: dict[str, Any]) -> str:
         cells = []
         for draws in found.values():
             rows = pd.DataFrame([draw[rate] for draw in draws])
-            mean = rows.mean()
-            cells.append(
-                f"{mean.edges:,.0f}, {mean.share:.3f}, {mean.implied:.3f} ({rows.implied.max():.3f})"
-            )
+            edges, share, implied = rows[["edges", "share", "implied"]].mean()
+            most = rows["implied"].max()
+            cells.append(f"{edges:,.0f}, {share:.3f}, {implied:.3f} ({most:.3f})")
         lines.append(f"| {rate} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
