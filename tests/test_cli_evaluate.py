@@ -48,7 +48,7 @@ def finished(tmp_path_factory, draw):
     folder = tmp_path_factory.mktemp("study")
     draw().write_h5ad(folder / "counts.h5ad")
     args = (folder / "counts.h5ad", "-o", folder / "out", *SHORT, "--seeds", "2")
-    args += ("--labels", "group", "--protocol", "pca-kmeans", "--clustering-seeds", "1")
+    args += ("--label-key", "group", "--protocol", "pca-kmeans", "--clustering-seeds", "1")
     args += (
         "--shuffled-genes",
         "10",
@@ -169,7 +169,7 @@ def test_other_designs(source, tmp_path, design):
 def test_all_designs_one_after_the_other(source, tmp_path):
     csv = tmp_path / "scores.csv"
     args = (source, "--design", "all", *CHEAP, "--csv", csv, "-o", tmp_path / "out")
-    _, said = run(*args, "--labels", "group", "--protocol", "pca-kmeans")
+    _, said = run(*args, "--label-key", "group", "--protocol", "pca-kmeans")
     for hidden in (
         "molecules: 10% of the molecules were held out",
         "entries: 10% of the non-zero entries were set to zero; only they are judged",
@@ -186,7 +186,7 @@ def test_all_designs_one_after_the_other(source, tmp_path):
     scored = pd.read_csv(csv).query("score == 'ari'")
     assert set(scored["design"]) == {"molecules"}
     assert set(pd.read_csv(csv).query("score == 'log_error'")["design"]) == {"entries"}
-    _, said = run(*args[:-4], "--labels", "group", "--protocol", "pca-kmeans", *args[-2:])
+    _, said = run(*args[:-4], "--label-key", "group", "--protocol", "pca-kmeans", *args[-2:])
     assert "Nothing to do: all 8 runs were in" in said
 
 
@@ -238,6 +238,20 @@ def test_another_programs_estimate_of_the_kept_counts_is_scored(source, tmp_path
     assert "Nothing to do" in said
 
 
+@pytest.mark.parametrize("design", ["molecules", "cells"])
+def test_batches_are_told_to_the_method(source, design):
+    """The batches of the toy differ by a factor of two a gene: who knows them predicts better."""
+    args = (source, "--method", "graphsci-mean", "--method", "gene_mean", "--design", design)
+    args += ("--max-epochs", "30", "--json", "-")
+    found = {}
+    for name, more in {"blind": (), "told": ("--batch-key", "batch")}.items():
+        result, _ = run(*args, *more)
+        methods = json.loads(result.stdout)["designs"][design]["methods"]
+        found[name] = {method: told["scores"]["d2"] for method, told in methods.items()}
+    assert found["told"]["gene_mean"] == found["blind"]["gene_mean"]
+    assert found["told"]["graphsci-mean"] > found["blind"]["graphsci-mean"]
+
+
 # --- bad requests -----------------------------------------------------------------------
 
 
@@ -249,22 +263,27 @@ def test_another_programs_estimate_of_the_kept_counts_is_scored(source, tmp_path
             ("--method", "magic"),
             "method: got 'magic', expected one of graphsci, graphsci-mean, nothing,",
         ),
-        (("--labels", "type"), "labels: obs has no column 'type'; columns present: 'group'"),
+        (("--label-key", "type"), "label_key: obs has no column 'type'; columns present: 'group'"),
+        (("--batch-key", "lane"), "there is no batch column 'lane' in adata.obs; columns present"),
+        (
+            ("--design", "cells", "--batch-key", "rare", "--seeds", "12"),
+            "of batches that no cell to learn from has",
+        ),
         (("--design", "depth"), "the design 'depth' needs the median library size"),
         (("--held-out", "rate", "--seeds", "2"), "held out already, once"),
         (("--held-out", "other"), "other"),
         (("--protocol", "eye"), "protocol: got 'eye', expected one of tsne-kmeans"),
         (("--design", "all", "--depth", "1e9"), "thinning cannot deepen"),
         (("--level", "1.5"), "Invalid value for '--level'"),
-        (("--design", "cells", "--labels", "group"), "clustering is scored with the designs"),
+        (("--design", "cells", "--label-key", "group"), "clustering is scored with the designs"),
         (("--design", "cells", "--shuffled-genes", "5"), "false signal needs the designs"),
         (("--shuffled-genes", "5000"), "got n_copies=5000, expected 2 to"),
         (
-            ("--shuffled-genes", "10", "--labels", "rare"),
+            ("--shuffled-genes", "10", "--label-key", "rare"),
             "the two largest types have 119 and 1 cells, expected at least two in each",
         ),
         (
-            ("--labels", "group", "--protocol", "phate-kmeans"),
+            ("--label-key", "group", "--protocol", "phate-kmeans"),
             "PHATE needs the package 'phate', which could not be imported",
         ),
         (("--design", "cells", "--write-split", "x.h5ad"), "has no one file of kept and held"),
@@ -302,7 +321,7 @@ def test_a_label_column_of_one_kind_is_refused(source):
     adata = anndata.read_h5ad(source)
     adata.obs["one"] = "a"
     adata.write_h5ad(source)
-    _, said = run(source, "--labels", "one", *CHEAP, exit_code=cli.BAD_INPUT)
+    _, said = run(source, "--label-key", "one", *CHEAP, exit_code=cli.BAD_INPUT)
     assert "has 1 kinds of label, expected at least two" in said
 
 
@@ -311,7 +330,7 @@ def test_cells_without_a_label_are_left_out_of_the_clustering(source):
     adata.obs["group"] = adata.obs["group"].astype(object)
     adata.obs.iloc[:10, adata.obs.columns.get_loc("group")] = np.nan
     adata.write_h5ad(source)
-    labels = ("--labels", "group", "--protocol", "pca-kmeans", "--clustering-seeds", "1")
+    labels = ("--label-key", "group", "--protocol", "pca-kmeans", "--clustering-seeds", "1")
     _, said = run(source, *labels, *CHEAP)
     assert "10 cells without a label are left out of the clustering" in said
 

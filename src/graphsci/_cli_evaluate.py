@@ -11,6 +11,7 @@ from graphsci._cli_command import command
 from graphsci._cli_config import HyperParameters
 from graphsci._cli_options import (
     STANDARD_OUTPUT,
+    BatchKey,
     GenesIn,
     Json,
     Layer,
@@ -41,9 +42,10 @@ def evaluate(
     source: Source,
     *,
     layer: Layer = None,
+    batch_key: BatchKey = None,
     genes_in: GenesIn = None,
     make_names_unique: MakeNamesUnique = False,
-    labels: Annotated[
+    label_key: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="Column of obs; adds clustering scores."),
     ] = None,
@@ -127,8 +129,9 @@ def evaluate(
     job = _evaluate.Job(
         source=source,
         layer=layer,
+        batch_key=batch_key,
         held_out=held_out,
-        labels=labels,
+        label_key=label_key,
         genes_in=genes_in,
         make_names_unique=make_names_unique,
         methods=_evaluate.method_names(method),

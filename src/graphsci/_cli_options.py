@@ -41,12 +41,15 @@ MakeNamesUnique = Annotated[
 ]
 
 
+BatchKey = Annotated[str | None, typer.Option(help="Column of obs with batches.")]
+
+
 @dataclass(frozen=True)
 class Counts:
     """Which counts are meant, and how they are read."""
 
     layer: Layer = None
-    batch_key: Annotated[str | None, typer.Option(help="Column of obs with batches.")] = None
+    batch_key: BatchKey = None
     genes_in: GenesIn = None
     make_names_unique: MakeNamesUnique = False
     allow_fractional: Annotated[

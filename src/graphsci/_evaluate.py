@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci import cell_blocks, fitting, io
@@ -28,7 +29,7 @@ from graphsci.evaluation import CONTROLS, PROTOCOLS, study
 from graphsci.evaluation.clustering import require_packages
 from graphsci.files import check_writable
 from graphsci.imputer import GraphSCI
-from graphsci.preprocessing import extract_counts, fit_median_library_size
+from graphsci.preprocessing import extract_batch, extract_counts, fit_median_library_size
 
 if TYPE_CHECKING:
     from graphsci.fitting import Log
@@ -49,8 +50,9 @@ class Job:
 
     source: Path
     layer: str | None = None
+    batch_key: str | None = None
     held_out: str | None = None  #: layer of held-out molecules, if they were held out before
-    labels: str | None = None  #: column of obs
+    label_key: str | None = None  #: column of obs; adds clustering scores
     genes_in: io.GenesIn | None = None
     make_names_unique: bool = False
     methods: tuple[str, ...] = ()  #: ours, controls, layers; all but layers if empty
@@ -71,6 +73,8 @@ class Data(NamedTuple):
     counts: sparse.csr_matrix  #: (cells, genes) all of them, or what was kept
     held_out: sparse.csr_matrix | None
     labels: np.ndarray | None
+    batch: NDArray[np.int64] | None  #: (cells,)
+    notes: tuple[str, ...]  #: on the batches
     layers: dict[str, Any]  #: estimates that somebody made from the kept counts
 
 
@@ -118,11 +122,13 @@ class Fits:
     ) -> None:
         self.config, self.progress, self.log = config, progress, log
         self.saved = 0.0  #: seconds that fits made before would have taken, since set to 0
-        self._found: dict[tuple[str, int], tuple[fitting.Fitted, float]] = {}
+        self._found: dict[tuple[str, bytes, int], tuple[fitting.Fitted, float]] = {}
 
     def of(self, task: study.Task) -> fitting.Fitted:
         """Return the model that learnt from the task's training counts."""
-        key = (study.fingerprint(task.training), task.seed)
+        batch = task.training_batch
+        batches = b"" if batch is None else batch.tobytes()
+        key = (study.fingerprint(task.training), batches, task.seed)
         if key in self._found:
             fitted, seconds = self._found[key]
             self.saved += seconds
@@ -131,7 +137,12 @@ class Fits:
         chosen = self.config.replace(check=False, seed=later_seed(self.config.seed, task.seed))
         names = pd.DataFrame(index=[str(gene) for gene in range(task.training.shape[1])])
         adata = AnnData(sparse.csr_matrix(task.training, dtype=np.float32), var=names)
-        model = GraphSCI(chosen).fit(adata, progress=self.progress, log=self.log)
+        if batch is not None:
+            adata.obs["batch"] = batch.astype(str)
+        batch_key = None if batch is None else "batch"
+        model = GraphSCI(chosen).fit(
+            adata, batch_key=batch_key, progress=self.progress, log=self.log
+        )
         self._found[key] = model.fitted, time.perf_counter() - started
         return model.fitted
 
@@ -161,7 +172,7 @@ def expected_counts(
     network = fitted.network
     device = next(network.parameters()).device
     kept = sparse.csr_matrix(task.kept, dtype=np.float32)
-    batch = np.zeros(kept.shape[0], np.int64)
+    batch = _batches_of(fitted, task)
     for start, rows in cell_blocks.row_blocks(kept.shape[0]):
         block = cell_blocks.cell_block(kept, batch, rows, device)
         empty = np.asarray(kept[rows].sum(1)).ravel() == 0
@@ -177,6 +188,15 @@ def expected_counts(
             sd = es.denoised_sd(rate).numpy(force=True) * task.ratio
         counts[empty], sd[empty] = 0.0, 0.0
         yield study.Expected(start, counts, sd if rate.dropped is None else None)
+
+
+def _batches_of(fitted: fitting.Fitted, task: study.Task) -> NDArray[np.int64]:
+    """The batch of each judged cell, (cells,), as the model counts them."""
+    names = fitted.spec.batch_names
+    if task.batch is None or not names:
+        return np.zeros(task.kept.shape[0], np.int64)
+    found = pd.Index(names).get_indexer(pd.Index(task.batch.astype(str)))
+    return found.astype(np.int64)
 
 
 # --- a study ----------------------------------------------------------------------------
@@ -233,7 +253,7 @@ def _parts(job: Job, data: Data) -> dict[str, Job]:
             job,
             design=design,
             depth=(job.depth or half) if design == "depth" else None,
-            labels=job.labels if first else None,
+            label_key=job.label_key if first else None,
             shuffled=job.shuffled if first else 0,
         )
     return parts
@@ -241,8 +261,9 @@ def _parts(job: Job, data: Data) -> dict[str, Job]:
 
 def _check_cases(job: Job, data: Data) -> None:
     """Refuse a design, or shuffled genes, that do not fit the counts."""
-    labels = data.labels if job.labels is not None else None
-    for seed in range(job.seeds if job.shuffled else 1):
+    labels = data.labels if job.label_key is not None else None
+    chance = job.shuffled or data.batch is not None  # it may fit in one seed and not in another
+    for seed in range(job.seeds if chance else 1):
         case = _case(job, data, seed)
         if job.shuffled:
             study.check_shuffled(case, n_copies=job.shuffled, labels=labels)
@@ -252,7 +273,7 @@ def _evaluate(
     job: Job, config: Config, data: Data, fingerprint: str, *, progress: Progress | None, log: Log
 ) -> Outcome:
     """Run what is missing of one design, and compare."""
-    data = data if job.labels is not None else data._replace(labels=None)
+    data = data if job.label_key is not None else data._replace(labels=None)
     names = job.methods or BUILT_IN
     layers = [name for name in names if name in data.layers]
     decisive = {"data": fingerprint, **_decisive(job, data)}
@@ -298,7 +319,8 @@ def read_data(job: Job) -> Data:
     for name in job.methods:
         if name not in BUILT_IN:
             layers[name] = _layer(job, adata, name)
-    return Data(counts, held_out, _labels(job, adata), layers)
+    batch, _, notes = extract_batch(adata, job.batch_key)
+    return Data(counts, held_out, _labels(job, adata), batch, tuple(notes), layers)
 
 
 def write_split(job: Job, path: Path, *, seed: int = 0, overwrite: bool = False) -> AnnData:
@@ -311,7 +333,7 @@ def write_split(job: Job, path: Path, *, seed: int = 0, overwrite: bool = False)
             f"design: {job.design!r} has no one file of kept and held-out molecules; use "
             "'molecules' or 'depth'."
         )
-    case = _case(job, Data(counts, None, None, {}), seed)
+    case = _case(job, Data(counts, None, None, None, (), {}), seed)
     adata = AnnData(
         sparse.csr_matrix(case.task.kept, dtype=np.float32),
         obs=adata.obs,
@@ -342,9 +364,9 @@ def _check_request(job: Job) -> None:
             f"held_out: the molecules in layers[{job.held_out!r}] are held out already, once; "
             "leave out --design and --seeds."
         )
-    if job.labels is not None and job.design == "cells":
+    if job.label_key is not None and job.design == "cells":
         raise ValueError(
-            "labels: clustering is scored with the designs 'molecules', 'entries' and 'depth'."
+            "label_key: clustering is scored with the designs 'molecules', 'entries' and 'depth'."
         )
     if job.shuffled and job.design == "cells":
         raise ValueError(
@@ -352,7 +374,7 @@ def _check_request(job: Job) -> None:
         )
     if job.protocol not in PROTOCOLS:
         raise ValueError(f"protocol: got {job.protocol!r}, expected one of {', '.join(PROTOCOLS)}.")
-    if job.labels is not None:
+    if job.label_key is not None:
         require_packages(job.protocol)
     if not 0 < job.level < 1:
         raise ValueError(f"level: got {job.level}, expected a number between 0 and 1.")
@@ -383,25 +405,30 @@ def _layer(job: Job, adata: AnnData, name: str) -> Any:
 
 
 def _labels(job: Job, adata: AnnData) -> np.ndarray | None:
-    if job.labels is None:
+    if job.label_key is None:
         return None
-    check_column(adata.obs, job.labels, option="labels")
-    labels = known_labels(adata.obs[job.labels])
+    check_column(adata.obs, job.label_key, option="label_key")
+    labels = known_labels(adata.obs[job.label_key])
     known = [label for label in labels if label is not None]
     if len(set(known)) < 2:
         raise ValueError(
-            f"labels: obs[{job.labels!r}] has {len(set(known))} kinds of label, expected at least "
-            "two."
+            f"label_key: obs[{job.label_key!r}] has {len(set(known))} kinds of label, expected at "
+            "least two."
         )
     return labels
 
 
 def _case(job: Job, data: Data, seed: int) -> study.Case:
     if data.held_out is not None:
-        return study.given_case(data.counts, data.held_out, seed=seed)
+        return study.given_case(data.counts, data.held_out, batch=data.batch, seed=seed)
     assert job.design != "all"  # divided by _parts
     return study.make_case(
-        data.counts, design=job.design, fraction=job.fraction, depth=job.depth, seed=seed
+        data.counts,
+        design=job.design,
+        fraction=job.fraction,
+        depth=job.depth,
+        batch=data.batch,
+        seed=seed,
     )
 
 
@@ -457,6 +484,8 @@ def _decisive(job: Job, data: Data) -> dict[str, Any]:
     if data.labels is not None:
         found["labels"] = "\n".join(map(str, data.labels))
         found |= {"protocol": job.protocol, "clustering_seeds": job.clustering_seeds}
+    if data.batch is not None:
+        found["batch"] = data.batch.tolist()
     return found
 
 
@@ -471,7 +500,7 @@ def _described(name: str, config: Config, data: Data) -> dict[str, Any]:
 
 
 def _notes(job: Job, data: Data) -> tuple[str, ...]:
-    notes = []
+    notes = list(data.notes)
     if data.labels is not None:
         n_missing = int(np.sum(data.labels == None))  # noqa: E711
         if n_missing:

@@ -28,6 +28,8 @@ class Task(NamedTuple):
     kept: sp.csr_matrix  #: (cells, genes) known part of the cells that are judged
     ratio: float  #: held-out fraction / kept fraction
     seed: int
+    training_batch: NDArray[np.int64] | None = None  #: (training cells,) if cells have batches
+    batch: NDArray[np.int64] | None = None  #: (cells,) of the judged ones
 
     @property
     def new_cells(self) -> bool:
@@ -52,6 +54,7 @@ def make_case(
     design: Design = "molecules",
     fraction: float = 0.1,
     depth: float | None = None,
+    batch: NDArray[np.int64] | None = None,
     seed: int,
 ) -> Case:
     """Hide a part of the counts.
@@ -68,13 +71,15 @@ def make_case(
         Share of the molecules or entries held out; ``depth`` finds its own.
     depth
         Median library size that ``depth`` thins to.
+    batch
+        (cells,) the batch of each cell, for methods that tell batches apart.
     seed
         Fixes what is hidden.
 
     Raises
     ------
     ValueError
-        If the design is unknown, or does not fit the counts.
+        If the design is unknown, or does not fit the counts or the batches.
     """
     if design not in DESIGNS:
         raise ValueError(f"design: got {design!r}, expected one of {', '.join(DESIGNS)}.")
@@ -89,24 +94,33 @@ def make_case(
         split = hold_out_cells(counts.shape[0], fraction=TEST_CELLS, rng=rng)
         part = hold_out_molecules(counts[split.test], fraction=fraction, rng=rng)
         training = sp.csr_matrix(counts[split.train])
-        return _case(training, part.kept, part.held_out, part.ratio, seed, split.test, counts)
+        case = _case(training, part.kept, part.held_out, part.ratio, seed, split.test, counts)
+        return _with_batches(case, batch, split.train)
     if depth is not None:
         thinned = thin_to_depth(counts, median_library_size=depth, rng=rng)
         ratio = (1.0 - thinned.fraction) / thinned.fraction
         shallow = thinned.shallow
-        return _case(shallow, shallow, thinned.rest, ratio, seed, everyone, counts)
+        case = _case(shallow, shallow, thinned.rest, ratio, seed, everyone, counts)
+        return _with_batches(case, batch, everyone)
     if design == "entries":
         hidden = hold_out_entries(counts, fraction=fraction, rng=rng)
         entries = (hidden.values, (hidden.cells, hidden.genes))
         held_out = sp.csr_matrix(entries, shape=counts.shape)
         masked = hidden.masked
         case = _case(masked, masked, held_out, 1.0, seed, everyone, counts)
-        return case._replace(hidden_entries=True)
+        return _with_batches(case._replace(hidden_entries=True), batch, everyone)
     part = hold_out_molecules(counts, fraction=fraction, rng=rng)
-    return _case(part.kept, part.kept, part.held_out, part.ratio, seed, everyone, counts)
+    case = _case(part.kept, part.kept, part.held_out, part.ratio, seed, everyone, counts)
+    return _with_batches(case, batch, everyone)
 
 
-def given_case(kept: sp.csr_matrix, held_out: sp.csr_matrix, *, seed: int = 0) -> Case:
+def given_case(
+    kept: sp.csr_matrix,
+    held_out: sp.csr_matrix,
+    *,
+    batch: NDArray[np.int64] | None = None,
+    seed: int = 0,
+) -> Case:
     """Use a division of the molecules that was made before; its ratio is that of the totals.
 
     Raises
@@ -121,7 +135,8 @@ def given_case(kept: sp.csr_matrix, held_out: sp.csr_matrix, *, seed: int = 0) -
             "molecules in both."
         )
     ratio = float(held_out.sum() / kept.sum())
-    return _case(kept, kept, held_out, ratio, seed, np.arange(kept.shape[0]), kept)
+    everyone = np.arange(kept.shape[0])
+    return _with_batches(_case(kept, kept, held_out, ratio, seed, everyone, kept), batch, everyone)
 
 
 def _case(
@@ -139,3 +154,17 @@ def _case(
     known = learnt if training is kept else sp.csr_matrix(kept[:, genes])
     task = Task(learnt, known, ratio, seed)
     return Case(task, sp.csr_matrix(held_out[:, genes]), cells, genes, counts.shape[0])
+
+
+def _with_batches(case: Case, batch: NDArray[np.int64] | None, training: NDArray[np.int64]) -> Case:
+    """Tell the batch (cells of the data,) of the judged cells and of those to learn from."""
+    if batch is None:
+        return case
+    unknown = ~np.isin(batch[case.cells], batch[training])
+    if unknown.any():
+        raise ValueError(
+            f"batch: {unknown.sum():,} judged cells are of batches that no cell to learn from has, "
+            "expected some of every batch. Merge small batches, or use another design."
+        )
+    task = case.task._replace(training_batch=batch[training], batch=batch[case.cells])
+    return case._replace(task=task)
