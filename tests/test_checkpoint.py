@@ -148,6 +148,15 @@ def test_other_counts_are_refused(interrupted, toy):
         fit(toy, interrupted)
 
 
+def test_the_same_totals_are_other_counts(interrupted, toy):
+    """A molecule moved in two cells, so that cells and genes keep their sums."""
+    one, two = np.flatnonzero((toy.X[:, 0] > 0) & (toy.X[:, 1] > 0))[:2]
+    toy.X[[one, two], 0] += [1, -1]
+    toy.X[[one, two], 1] += [-1, 1]
+    with pytest.raises(ValueError, match=r"another run: other counts\."):
+        fit(toy, interrupted)
+
+
 def test_other_cells_are_refused(interrupted, toy):
     toy.obs_names = [f"other{i}" for i in range(toy.n_obs)]
     with pytest.raises(ValueError, match=r"another run: other cells\."):
@@ -160,6 +169,10 @@ def test_another_graph_is_refused(toy, path):
     graph[0, 1] = graph[1, 0] = 1
     model = graphsci.GraphSCI(max_epochs=2, likelihood="nb")
     model.fit(toy, gene_graph=sparse.csr_matrix(graph), checkpoint=Checkpoint(path, minutes=0))
+    for other in (-1, 0.5):
+        weighed = sparse.csr_matrix(other * graph)
+        with pytest.raises(ValueError, match="another run: other gene graph"):
+            model.fit(toy, gene_graph=weighed, checkpoint=Checkpoint(path, minutes=0))
     graph[2, 3] = graph[3, 2] = 1
     with pytest.raises(ValueError, match="another run: other gene graph"):
         model.fit(toy, gene_graph=sparse.csr_matrix(graph), checkpoint=Checkpoint(path, minutes=0))

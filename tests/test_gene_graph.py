@@ -457,6 +457,14 @@ def test_edges_worked_by_hand():
     }
 
 
+@pytest.mark.parametrize("signs", [[1, -1], [-1, 1]])
+def test_a_pair_of_both_signs_does_not_depend_on_the_order_of_lines(signs):
+    edges = pd.DataFrame({"gene_a": ["a", "b"], "gene_b": ["b", "a"], "weight": signs})
+    graph = graph_from_edges(edges, gene_names=["a", "b"])
+    assert graph.adjacency[0, 1] == 1
+    assert graph.notes[-1] == "1 pairs listed with both signs (of equal weights the positive)"
+
+
 def test_pairs_signs_and_explicit_weights():
     pairs = graph_from_edges([["a", "b"]], gene_names=["a", "b"])
     assert pairs.adjacency[0, 1] == 1
@@ -614,6 +622,14 @@ def test_too_many_edges(monkeypatch, log_normalized):
     monkeypatch.setattr(_edges, "MAX_EDGES", 100)
     with pytest.raises(ValueError, match=r"More than 100 gene pairs .* raise threshold, set top_k"):
         correlation_graph(log_normalized, gene_names=names_of(60), threshold=0)
+
+
+def test_candidates_in_blocks_do_not_count_against_the_limit(monkeypatch, log_normalized):
+    options = {"gene_names": names_of(60), "threshold": 0, "top_k": 2}
+    whole = correlation_graph(log_normalized, **options, block_size=60)
+    monkeypatch.setattr(_edges, "MAX_EDGES", 2 * 60)  # two each: never more are kept
+    parts = correlation_graph(log_normalized, **options, block_size=5)
+    np.testing.assert_allclose(parts.adjacency.toarray(), whole.adjacency.toarray(), atol=1e-6)
 
 
 @pytest.mark.parametrize(

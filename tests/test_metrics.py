@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from sklearn import metrics as sklearn_metrics
 
-from graphsci.evaluation import METRICS, bulk, controls, false_signal, outside_truth
+from graphsci.evaluation import METRICS, bulk, controls, false_signal, outside_truth, study
 from graphsci.evaluation import detection as det
 from graphsci.evaluation import labels as lab
 from graphsci.evaluation import metrics as m
@@ -422,6 +422,23 @@ def test_edge_scores_by_hand():
     assert got.auprc_by_chance == pytest.approx(2 / 6)
 
 
+def test_repressions_are_known_edges_too():
+    """The hand-worked case above with one relation negative, and one as a stored zero."""
+    known, weights = np.zeros((4, 4)), np.zeros((4, 4))
+    for a, b, weight in [(0, 1, 0.9), (0, 2, 0.5), (1, 3, 0.4)]:
+        weights[a, b] = weights[b, a] = weight
+    for a, b, sign in [(0, 1, -1), (2, 3, 1)]:
+        known[a, b] = known[b, a] = sign
+    signed, plain = sp.csr_matrix(known), sp.csr_matrix(abs(known))
+    stored = sp.csr_matrix(np.ones((4, 4)))
+    stored.data[:] = known.ravel()
+    got = det.edge_scores(weights=weights, known=signed)
+    assert got == det.edge_scores(weights=weights, known=plain)
+    assert got == det.edge_scores(weights=weights, known=stored)
+    assert got.auprc == pytest.approx(0.5 * 1 + 0.5 * (2 / 6))
+    assert stored.nnz == 16  # the caller's own is left alone
+
+
 def test_auprc_against_sklearn_with_ties():
     rng = RNG(0)
     weights = np.triu(rng.integers(0, 4, size=(30, 30)) * (rng.random((30, 30)) < 0.3), 1)
@@ -554,6 +571,37 @@ def test_welch_against_scipy_and_at_its_edges():
     assert got[2:].tolist() == [1.0, 0.0]
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 1e6 + 0.1])
+def test_equal_constants_do_not_differ_by_rounding(value):
+    """A mean of equal floats is often not that float, and their variance not 0."""
+    first, second = np.full((7, 2), value), np.full((13, 2), value)
+    first[0, 1] += 1  # one group varies, the other is constant
+    p = false_signal.welch_p_values(first=first, second=second)
+    assert p[0] == 1
+    assert p[1] == pytest.approx(2 * stats.t.sf(1, 6), rel=1e-6)  # mean 1/7, its error 1/7
+    assert false_signal.welch_t(first=first, second=second)[0] == 0
+
+
+def test_constant_genes_do_not_dilute_the_false_discovery_rate():
+    values = RNG(0).normal(size=(40, 5))
+    halves = false_signal.random_halves(40, rng=RNG(1))
+    values[halves.first, 0] += 0.5
+    p = false_signal.welch_p_values(first=values[halves.first], second=values[halves.second])
+    assert 0.05 / 2005 < p[0] < 0.01  # beside 2,000 constant genes it would not be called
+    alone = false_signal.false_de_fraction(log_values=values, halves=halves)
+    many = np.hstack([values, np.full((40, 2000), 0.1)])
+    assert alone == pytest.approx(1 / 5)
+    found = false_signal.false_de_fraction(log_values=many, halves=halves)
+    assert found == pytest.approx(1 / 2005)
+    assert false_signal.false_de_fraction(log_values=np.full((40, 3), 0.1), halves=halves) == 0
+
+
+def test_stored_zeros_are_no_detection():
+    counts = sp.csr_matrix(np.ones((20, 3)))
+    counts.data[::3] = 0  # the first gene, stored
+    assert false_signal.genes_to_copy(counts, n_copies=2).tolist() == [1, 2]
+
+
 def test_halves_of_one_population_hardly_differ():
     values = np.log1p(RNG(0).poisson(3.0, size=(200, 300)))
     halves = false_signal.random_halves(200, rng=RNG(1))
@@ -635,6 +683,19 @@ def test_bad_false_signal_input_is_refused():
         false_signal.other_species_share(
             values=np.ones((1, 1)), cell_species=np.array(["hg"]), gene_species=np.array(["mm"])
         )
+
+
+def test_a_count_in_two_entries_is_one_count():
+    split = sp.csr_matrix((np.ones(3), ([0, 0, 1], [0, 0, 1])), shape=(2, 2))
+    parts = sp.csr_matrix((np.ones(3), np.array([0, 0, 1]), np.array([0, 2, 3])), shape=(2, 2))
+    assert parts.nnz == 3
+    got, judge = (
+        m.poisson_deviance(predicted=np.full((2, 2), 0.5), held_out=held_out)
+        for held_out in (parts, split.toarray())
+    )
+    assert got == pytest.approx(judge)
+    assert parts.nnz == 3
+    assert study.fingerprint(parts) == study.fingerprint(sp.csr_matrix(split.toarray()))
 
 
 # --- Open Problems ---------------------------------------------------------------------------

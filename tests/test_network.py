@@ -295,6 +295,23 @@ def test_without_data_there_is_less_evidence(model):
         found.confident(0.9)
 
 
+def test_a_control_needs_the_cells_that_it_was_trained_on(model, control):
+    with pytest.raises(ValueError, match="control: sizes of relations are compared"):
+        nw.refine_network(model, control=control)
+
+
+def test_one_cell_correlates_nothing(model, data):
+    with pytest.raises(ValueError, match="at least 3 cells with counts, adata has 1"):
+        nw.refine_network(model, data, cells=np.arange(data.n_obs) == 0)
+
+
+def test_no_partners_are_no_pairs(model, data):
+    rows, columns = nw.nearest_pairs(nw.gene_coordinates(model, data), 0)
+    assert len(rows) == len(columns) == 0
+    found = nw.refine_network(model, data, n_neighbors=0)
+    assert found.n_edges == model.gene_graph.n_edges
+
+
 def test_same_model_twice_is_stable(model, data):
     one = nw.refine_network(model, data, n_neighbors=5)
     twice = nw.refine_network(model, data, n_neighbors=5, models=[model])
@@ -565,6 +582,8 @@ def test_tl(model, data):
         ({"control": False, "min_confidence": 7}, r"min_confidence must be in \[0, 1\], got 7"),
         ({"control": False, "min_confidence": 0.9}, "min_confidence needs a control"),
         ({}, "package 'leidenalg', which could not be imported"),
+        ({"n_neighbors": -1}, "n_neighbors must not be negative, got -1"),
+        ({"prior": pd.DataFrame({"gene_a": ["TP53"], "gene_b": ["MYC"]})}, "TP53"),
     ],
 )
 def test_tl_refuses_before_training(model, data, monkeypatch, options, said):
@@ -595,6 +614,8 @@ def test_a_stored_network_is_the_one_that_was_written(refined, model, data, tmp_
     written = dict(zip(modules["gene"], modules["module"], strict=True))
     stored = nw.stored_modules(adata)
     assert dict(zip(stored["gene"], stored["module"], strict=True)) == written
+    nw.annotate_network(adata, refined)  # modules of another network would not be its own
+    assert "graphsci_module" not in adata.var
     part = nw.stored_network(adata[:, :10])
     assert set(part.edges["gene_a"]) | set(part.edges["gene_b"]) <= set(data.var_names[:10])
     assert part.adjacency().shape == (10, 10)

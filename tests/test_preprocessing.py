@@ -511,9 +511,6 @@ def test_detected():
     counts = csr([[1, 0, 3], [0, 0, 2], [0, 0, 0]])
     assert pp.detected_genes(counts).tolist() == [True, False, True]
     assert pp.detected_genes(counts, min_cells=2).tolist() == [False, False, True]
-    assert pp.detected_cells(counts).tolist() == [True, True, False]
-    assert pp.detected_cells(counts, min_counts=3).tolist() == [True, False, False]
-    assert pp.detected_cells(counts, min_counts=0).tolist() == [True, True, False]
 
 
 # --- thinning -------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
-from graphsci.evaluation import CONTROLS, metrics, study
+from graphsci.evaluation import metrics, study
 
 
 @pytest.fixture(scope="module")
@@ -138,19 +138,6 @@ def test_a_given_case_takes_its_ratio_from_the_totals(case):
 
 
 # --- methods ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", CONTROLS)
-def test_a_control_does_not_see_what_is_held_out(case, name):
-    """Two cases of one kept part: the method must say the same about both."""
-    moved = sparse.csr_matrix(case.held_out[::-1])  # the same total, other cells
-    first = study.given_case(case.task.kept, case.held_out)
-    second = study.given_case(case.task.kept, moved)
-    said = [
-        np.concatenate([block.counts for block in study.control(name)(given.task)])
-        for given in (first, second)
-    ]
-    np.testing.assert_array_equal(*said)
 
 
 def test_gene_means_of_new_cells_learn_from_the_training_cells(counts):

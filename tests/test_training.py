@@ -153,6 +153,29 @@ def test_every_epoch_sees_every_cell_in_training_mode():
     assert all(objective.modes)
 
 
+def test_training_loss_is_per_cell_when_minibatches_differ():
+    """Cells of one loss each, 64 and 126 to a minibatch: 0 in the first, 1 in the second."""
+
+    def at_step(step, loss):
+        return 0 * loss + (len(objective.seen[-1]) == 126)
+
+    objective = Scripted([1.0], n_cells=190, at_step=at_step)
+    result = training.train(objective, Config(max_epochs=1, batch_size=64))
+    assert sorted(map(len, objective.seen)) == [64, 126]
+    assert result.history[0].training_loss == pytest.approx(126 / 190)
+
+
+def test_ctrl_c_while_an_epoch_is_noted(monkeypatch):
+    """Weights are taken before the record: a record without them would be of no use."""
+
+    def interrupted(self, epoch, loss):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training._BestWeights, "consider", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(Scripted([1.0] * 6))
+
+
 def test_patience_stops_and_keeps_the_best():
     objective = Scripted([5.0, 4.0, 4.5, 4.0, 1.0, 1.0])  # an equal loss is no improvement
     result = run(objective, patience=2)

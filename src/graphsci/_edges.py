@@ -82,13 +82,18 @@ def find_edges(kernel: Kernel, rule: EdgeRule) -> Edges:
         kernel.prepare()
     found = [Edges(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))]
     log_p: list[FloatArray] = [np.zeros(0)]
-    size = rule.block_size or kernel.block_size
+    size, n_found = rule.block_size or kernel.block_size, 0
     for left, right in _block_pairs(len(kernel.genes), size):
         edges, p = _edges_between(kernel, rule, left, right)
         found.append(edges)
         log_p.append(p)
-        _check_edge_count(sum(len(part.row) for part in found), rule)
-    edges = Edges(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        n_found += len(edges.row)
+        if n_found > MAX_EDGES and rule.top_k is not None and rule.false_discovery_rate is None:
+            edges = _together(found)  # what is not among the strongest so far never will be
+            found = [edges.where(strongest(edges, rule.top_k))]
+            n_found = len(found[0].row)
+        _check_edge_count(n_found, rule)
+    edges = _together(found)
     if rule.false_discovery_rate is not None:
         n_tests = len(kernel.genes) * (len(kernel.genes) - 1) // 2
         edges = edges.where(
@@ -98,6 +103,10 @@ def find_edges(kernel: Kernel, rule: EdgeRule) -> Edges:
     if rule.top_k is not None:
         edges = edges.where(strongest(edges, rule.top_k))
     return edges
+
+
+def _together(parts: list[Edges]) -> Edges:
+    return Edges(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def _edges_between(

@@ -24,6 +24,7 @@ from graphsci import estimates as es
 from graphsci._labels import known_labels
 from graphsci._versions import versions
 from graphsci._words import check_column
+from graphsci.checkpoint import digest
 from graphsci.config import Config, later_seed
 from graphsci.evaluation import CONTROLS, PROTOCOLS, study
 from graphsci.evaluation.clustering import require_packages
@@ -349,7 +350,13 @@ def _read_counts(job: Job) -> tuple[AnnData, sparse.csr_matrix]:
     adata = io.read_counts(
         job.source, genes_in=job.genes_in, make_names_unique=job.make_names_unique
     )
-    return adata, extract_counts(adata, layer=job.layer).counts
+    counts = extract_counts(adata, layer=job.layer, allow_fractional=True).counts
+    if not np.array_equal(counts.data, np.trunc(counts.data)):
+        raise ValueError(
+            "the counts hold values that are not whole numbers, and only whole molecules can be "
+            "held out. Evaluate raw counts (--layer), or round them first."
+        )
+    return adata, counts
 
 
 def _check_request(job: Job) -> None:
@@ -482,10 +489,10 @@ def _decisive(job: Job, data: Data) -> dict[str, Any]:
     if data.held_out is not None:
         found["held_out"] = study.fingerprint(data.held_out)
     if data.labels is not None:
-        found["labels"] = "\n".join(map(str, data.labels))
+        found["labels"] = digest([data.labels.astype(str)])
         found |= {"protocol": job.protocol, "clustering_seeds": job.clustering_seeds}
     if data.batch is not None:
-        found["batch"] = data.batch.tolist()
+        found["batch"] = digest([data.batch])
     return found
 
 

@@ -253,7 +253,7 @@ def _evidence(
     seeds = [later_seed(config.seed, _SEED_STEP + number) for number in range(job.n_models - 1)]
     more = [_train(job, config.replace(seed=seed), adata, known, ears) for seed in seeds]
     if job.control and adata is not None:
-        control = nw.train_control(model, adata, **job.where, log=ears.log)
+        control = nw.train_control(model, adata, **job.where, progress=ears.progress, log=ears.log)
     return {
         **job.where,
         "models": more,

@@ -127,7 +127,8 @@ class Config:
     validation_fraction: float = _option(
         0.1,
         "Share of the cells that decides when to stop: by their held-out molecules ('default') "
-        "or by their likelihood ('paper').",
+        "or by their likelihood ('paper', which does not train on them). At least 20 cells decide, "
+        "or half of them if there are fewer than 40.",
         low=0.0,
         high=0.5,
     )

@@ -152,15 +152,16 @@ def fit(
     )
     # the sums of the default's training have one order by themselves
     ordered = repeatable(device) if config.preset == "paper" else contextlib.nullcontext()
-    with ordered, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(config.seed)
+    # weights are drawn on the CPU, and nothing else is drawn from torch's generators
+    with ordered, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
         network = build_network(spec).to(device)
         objective = _objective(network, split, batch, spec, device)
         if team is not None:
             batch_size = training.batch_size_for(objective.n_cells, config)
             objective = team.shared(objective, batch_size)
         if checkpoint is not None:
-            checkpoint.expect(**_data_identity(data, spec, batch))
+            checkpoint.expect(**_data_identity(data, spec, split, batch))
             if (line := checkpoint.found()) is not None:
                 log(line)
         result = training.train(objective, config, progress=progress, checkpoint=checkpoint)
@@ -255,20 +256,24 @@ def _run_identity(config: Config, device: torch.device) -> dict[str, Any]:
 
 
 def _data_identity(
-    data: CountData, spec: ModelSpec, batch: NDArray[np.int64]
+    data: CountData, spec: ModelSpec, split: Split, batch: NDArray[np.int64]
 ) -> dict[str, str | dict[str, Any]]:
-    """The same for the data, as hashes that cost no pass over the counts.
+    """The same for the data, as hashes.
 
-    The share of every gene in the molecules changes with any count. Of the graph only the
-    edges count: their weights may differ in the last bit on another machine.
+    Of a graph that was computed the edges and their signs count: weights may differ in the last
+    bit on another machine. One that was given counts in full.
     """
     graph = spec.graph.adjacency
+    given = spec.graph.parameters.get("given") and spec.config.network_weight == 1
+    weights = graph.data if given else np.sign(graph.data).astype(np.int8)
     return {
         "cells": digest([data.cell_names, batch]),
         "genes": digest([spec.gene_names]),
-        "counts": digest([spec.gene_proportions, np.array([spec.median_library])]),
+        "counts": digest([np.array([split.checksum])]),
         "likelihood": spec.likelihood,
-        "gene_graph": digest([graph.indptr.astype(np.int64), graph.indices.astype(np.int64)]),
+        "gene_graph": digest(
+            [graph.indptr.astype(np.int64), graph.indices.astype(np.int64), weights]
+        ),
     }
 
 

@@ -527,11 +527,15 @@ def _merge(edges: Edges, n_genes: int, notes: list[str], *, listed: bool) -> spa
         )
     first, last = np.minimum(edges.row, edges.column), np.maximum(edges.row, edges.column)
     key = first.astype(np.int64) * n_genes + last
-    order = np.lexsort((-np.abs(edges.weight), key))
-    strongest = order[np.flatnonzero(np.diff(key[order], prepend=-1))]
+    order = np.lexsort((-edges.weight, -np.abs(edges.weight), key))
+    starts = np.flatnonzero(np.diff(key[order], prepend=-1))
+    strongest = order[starts]
     if listed:
         merged = len(key) - len(strongest)
         _note(notes, merged, "duplicated or mirrored edges merged (the strongest weight stays)")
+        negative = np.add.reduceat(edges.weight[order] < 0, starts, dtype=np.int64)
+        both = (negative > 0) & (negative < np.diff(starts, append=len(order)))
+        _note(notes, both.sum(), "pairs listed with both signs (of equal weights the positive)")
     return symmetric(edges.where(strongest), n_genes)
 
 

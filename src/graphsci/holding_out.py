@@ -6,6 +6,7 @@ What has to look at many cells together looks at a random sample, if there are m
 
 from __future__ import annotations
 
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ class Split(NamedTuple):
     molecules: NDArray[np.float64]  # (genes,) kept, over all training cells
     median_kept: float  # median library size of what was kept
     median_all: float  # median library size with all molecules
+    checksum: int  # of what was kept, every count in its place
 
 
 def split_counts(counts: CountBlocks, config: Config) -> Split:
@@ -47,13 +49,14 @@ def split_counts(counts: CountBlocks, config: Config) -> Split:
     sample = _sample(counts, config)
     thinning = _thinning(sample, n_cells, config)
     library_all, library_kept = np.zeros(n_cells), np.zeros(n_cells)
-    molecules = np.zeros(n_genes)
+    molecules, checksum = np.zeros(n_genes), 0
     sample_kept, held_out = [], []
     for index, whole in enumerate(chunks_in_order(counts)):
         kept, withheld = (whole, None) if thinning is None else thinning.divide(index, whole)
         rows = slice(index * CHUNK_CELLS, index * CHUNK_CELLS + whole.shape[0])
         library_all[rows], library_kept[rows] = library_sizes(whole), library_sizes(kept)
         molecules += np.bincount(kept.indices, weights=kept.data, minlength=n_genes)
+        checksum = _checksum(kept, checksum)
         inside = sample.cells[slice(*np.searchsorted(sample.cells, [rows.start, rows.stop]))]
         sample_kept.append(kept[inside - rows.start])
         if withheld is not None:
@@ -71,7 +74,19 @@ def split_counts(counts: CountBlocks, config: Config) -> Split:
         molecules=molecules,
         median_kept=median_size(library_kept),
         median_all=median_size(library_all),
+        checksum=checksum,
     )
+
+
+def _checksum(counts: sparse.csr_matrix, before: int) -> int:
+    """CRC-32 of counts after what came ``before``, the same from memory and from a file."""
+    for values, kind in (
+        (counts.indptr, np.int64),
+        (counts.indices, np.int32),
+        (counts.data, np.float32),
+    ):
+        before = zlib.crc32(np.ascontiguousarray(values, dtype=kind).data, before)
+    return before
 
 
 def _sample(counts: CountBlocks, config: Config) -> Sample:

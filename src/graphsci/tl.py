@@ -117,13 +117,15 @@ def gene_network(
     layer: str | None = None,
     batch_key: str | None = None,
     allow_fractional: bool = False,
-    gene_graph: GeneGraph | pd.DataFrame | None = None,
+    gene_graph: GeneGraph | sparse.spmatrix | pd.DataFrame | None = None,
     prior: pd.DataFrame | GeneGraph | None = None,
-    n_neighbors: int = 20,
+    n_neighbors: int | None = None,
     control: bool = True,
     modules: bool = True,
     min_confidence: float | None = None,
     key_added: str = DEFAULT_KEY,
+    progress: Progress | None = None,
+    log: Log = lambda message: None,
     config: Config | None = None,
     **options: Any,
 ) -> GeneNetwork:
@@ -141,7 +143,7 @@ def gene_network(
     prior
         Known network, reported beside the other evidence.
     n_neighbors
-        New edges: so many strongest partners of every gene.
+        New edges: so many strongest partners of every gene; None for 20.
     control
         Train once more with shuffled genes, which gives edges a false-discovery rate.
     modules
@@ -150,13 +152,19 @@ def gene_network(
     min_confidence
         Keep edges of this confidence, 1 minus the false-discovery rate; needs a control. None
         keeps all.
+    progress, log
+        Called after every epoch of either training, and with one line before every stage.
+    config, **options
+        Hyper-parameters of a training here.
 
     Raises
     ------
     ValueError
         Before training, if ``model`` comes with what is for a training (``gene_graph``,
-        ``config``, ``**options``), ``min_confidence`` is no share or has no control, or modules
-        need a package.
+        ``config``, ``**options``), ``min_confidence`` is no share or has no control,
+        ``n_neighbors`` is negative, or the prior names none of the genes.
+    ImportError
+        Before training, if modules need a package.
 
     Returns
     -------
@@ -175,6 +183,7 @@ def gene_network(
     """
     from graphsci import network as nw
     from graphsci.network.modules import leiden, trusted
+    from graphsci.network.ranking import N_NEIGHBORS, check_neighbors, prior_graph
 
     keys(key_added)  # refuses what is no name
     if model is not None:
@@ -183,6 +192,9 @@ def gene_network(
         nw.check_confidence(min_confidence)
         if not control:
             raise ValueError("min_confidence needs a control: leave control=True.")
+    n_neighbors = N_NEIGHBORS if n_neighbors is None else n_neighbors
+    check_neighbors(n_neighbors)
+    prior_graph(prior, adata.var_names)
     if modules:
         leiden()
     counts: dict[str, Any] = {
@@ -191,8 +203,13 @@ def gene_network(
         "allow_fractional": allow_fractional,
     }
     if model is None:
-        model = GraphSCI(config, **options).fit(adata, **counts, gene_graph=gene_graph)
-    twin = nw.train_control(model, adata, **counts) if control else None
+        model = GraphSCI(config, **options).fit(
+            adata, **counts, gene_graph=gene_graph, progress=progress, log=log
+        )
+    twin = None
+    if control:
+        twin = nw.train_control(model, adata, **counts, progress=progress, log=log)
+    log("ranking edges")
     found = nw.refine_network(
         model,
         adata,

@@ -208,8 +208,9 @@ def _epoch(objective: Objective, state: TrainingState, batch_size: int) -> float
             group["weight_decay"] = group["precision"] * objective.scored_share
         state.optimizer.step()
         state.scheduler.step()
-        total = total.to(loss.device) + loss.detach().double()
-        shares += objective.scored_share
+        n_cells = len(cells.cells)  # the last minibatch has others than the rest
+        total = total.to(loss.device) + n_cells * loss.detach().double()
+        shares += n_cells * objective.scored_share
     objective.network.eval()
     training_loss = float(total) / shares
     if math.isfinite(training_loss):
@@ -245,9 +246,10 @@ class TrainingState:
         """Note a finished epoch, and its weights if they are the best."""
         epoch, shown = len(self.history) + 1, math.nan if validation is None else validation
         rate = self.optimizer.param_groups[0]["lr"]
-        self.history.append(EpochRecord(epoch, training, shown, rate, seconds))
-        _refuse_divergence(self.history[-1])
-        self.best.consider(epoch, validation)
+        record = EpochRecord(epoch, training, shown, rate, seconds)
+        _refuse_divergence(record)
+        self.best.consider(epoch, validation)  # first: Ctrl-C may come at any line
+        self.history.append(record)
 
     def patience_ended(self, patience: int) -> bool:
         """Whether the last ``patience`` epochs brought nothing; 0 is endless patience."""

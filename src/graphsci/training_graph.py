@@ -72,9 +72,11 @@ def _computed_graph(
     limits: dict[str, Any] = {"top_k": config.graph_top_k or None}
     if config.graph != "pidc":  # its confidences are no correlations, and have a threshold apart
         limits["threshold"] = config.graph_threshold
-    if config.graph == "none" or int((counts.getnnz(axis=1) > 0).sum()) < _FEWEST_GRAPH_CELLS:
+    n_cells = int((counts.getnnz(axis=1) > 0).sum())
+    if config.graph == "none" or n_cells < _FEWEST_GRAPH_CELLS:
         empty = sparse.csr_matrix((len(names), len(names)), dtype=np.float32)
-        return GeneGraph(empty, names, "none", {})
+        few = f"gene graph: none, as {n_cells} cells with counts are too few for correlations"
+        return GeneGraph(empty, names, "none", {}, () if config.graph == "none" else (few,))
     median = fit_median_library_size(counts)
     if config.graph == "noise":
         factors = size_factors(counts, median_library_size=median)

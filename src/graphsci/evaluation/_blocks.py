@@ -68,6 +68,9 @@ def as_csr(counts: Matrix, *, name: str = "counts") -> sp.csr_matrix:
             f"{name} has {np.ndim(counts)} dimensions, expected a matrix (cells, genes); "
             "pass a two-dimensional array or a sparse matrix."
         )
+    if not matrix.has_canonical_format:
+        matrix = matrix.copy()  # it may share the caller's arrays
+        matrix.sum_duplicates()
     if not np.isfinite(matrix.data).all() or (matrix.data < 0).any():
         raise ValueError(
             f"{name} holds negative or non-finite values, expected counts of at least 0; "

@@ -4,7 +4,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from graphsci.evaluation import detection, metrics
 from graphsci.evaluation._blocks import Floats, Matrix, as_dense
@@ -225,6 +224,8 @@ def _spearman(estimate: ArrayLike, truth: ArrayLike) -> float:
             f"got values of {a.shape} and {b.shape} genes, expected one of each per gene and a "
             "truth that is not the same for all."
         )
+    from scipy.stats import rankdata  # takes long to import
+
     pair = (rankdata(values)[:, None] for values in (a, b))
     return float(metrics.pearson_per_gene(**dict(zip(("estimate", "truth"), pair, strict=True)))[0])
 

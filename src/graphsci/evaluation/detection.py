@@ -83,7 +83,7 @@ def edge_scores(
     weights
         (genes, genes), symmetric, at least 0; zero or absent means no edge.
     known
-        (genes, genes), symmetric; non-zero means a known edge.
+        (genes, genes), symmetric; non-zero means a known edge, whatever its sign.
     universe
         Genes (genes,) that the known network could have spoken about; by default those with at
         least one known edge, for a gene that no one studied is not known to lack edges.
@@ -99,7 +99,7 @@ def edge_scores(
     Saito & Rehmsmeier 2015, doi:10.1371/journal.pone.0118432.
     """
     predicted, true = _checked_graphs(weights, known)
-    keep = np.asarray(true.sum(1)).ravel() > 0 if universe is None else np.asarray(universe)
+    keep = np.diff(true.indptr) > 0 if universe is None else np.asarray(universe)
     predicted, true = (_upper_pairs(graph[keep][:, keep]) for graph in (predicted, true))
     n_genes, n_known = predicted.shape[0], true.nnz
     if not n_known:
@@ -177,7 +177,10 @@ def _checked_scores(
 
 def _checked_graphs(weights: Matrix, known: Matrix) -> tuple[sp.csr_matrix, sp.csr_matrix]:
     """Return both networks as CSR, or refuse them."""
-    graphs = [sp.csr_matrix(graph, dtype=np.float64) for graph in (weights, known)]
+    graphs = [sp.csr_matrix(graph, dtype=np.float64, copy=True) for graph in (weights, known)]
+    for graph in graphs:
+        graph.sum_duplicates()
+        graph.eliminate_zeros()
     n_genes = graphs[0].shape[0]
     for name, graph in zip(("weights", "known"), graphs, strict=True):
         if graph.shape != (n_genes, n_genes) or abs(graph - graph.T).max() > 1e-8:

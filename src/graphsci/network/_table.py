@@ -102,7 +102,8 @@ class GeneNetwork(NamedTuple):
             If a gene is not in the network.
         """
         wanted = [genes] if isinstance(genes, str) else list(genes)
-        unknown = [gene for gene in wanted if gene not in set(self.gene_names)]
+        known = set(self.gene_names)
+        unknown = [gene for gene in wanted if gene not in known]
         if unknown or not wanted:
             raise ValueError(
                 f"genes: {', '.join(map(repr, unknown[:5])) or 'none given'} not among the "
@@ -166,7 +167,7 @@ def annotate_network(
         From :func:`~graphsci.network.refine_network`.
     modules
         From :func:`~graphsci.network.find_modules`; written to ``var[key_added + "_module"]``,
-        -1 outside of modules.
+        -1 outside of modules; None removes those of an earlier network.
     model
         That the network is of. What it learned of genes, its gene graph included, is written as
         ``graphsci.tl.impute`` does, unless ``adata`` has a run of this name.
@@ -183,6 +184,7 @@ def annotate_network(
         "parameters": network.parameters,
         "notes": list(network.notes),
     }
+    adata.var.drop(columns=_module_column(key_added), errors="ignore", inplace=True)
     if modules is not None:
         module = modules.set_index("gene")["module"]
         values = module.reindex(adata.var_names).fillna(-1).to_numpy(dtype=np.int64)

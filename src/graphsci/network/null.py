@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from graphsci.fitting import Log, ModelSpec
+    from graphsci.training import Progress
 
 DECOY_SHARE = 0.2  #: shuffled copies, as a share of the genes
 DECOY_RANGE = (50, 1000)  #: but at least and at most so many
@@ -45,6 +46,7 @@ def train_control(
     allow_fractional: bool = False,
     n_decoys: int | None = None,
     seed: int | None = None,
+    progress: Progress | None = None,
     log: Log = lambda message: None,
 ) -> Control:
     """Train ``model``'s twin on the same cells with decoys: genes in an order of their own.
@@ -62,8 +64,8 @@ def train_control(
         Default a fifth of the genes, between 50 and 1000.
     seed
         Of decoys and training; default the model's seed + 1.
-    log
-        Called with one line before every stage.
+    progress, log
+        Called after every epoch, and with one line before every stage.
 
     Raises
     ------
@@ -106,6 +108,7 @@ def train_control(
         batch_key=batch_key,
         allow_fractional=allow_fractional,
         gene_graph=graph,
+        progress=progress,
         log=log,
     )
     return Control(trained, twin, frozenset(decoys), batch_key)

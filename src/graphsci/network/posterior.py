@@ -81,19 +81,16 @@ def posterior_correlation(
         If a gene is unknown or repeated, or fewer than three cells have counts.
     """
     wanted = [genes] if isinstance(genes, str) else list(genes)
-    absent = [g for g in wanted if g not in set(model.gene_names) & set(adata.var_names)]
+    both = set(model.gene_names) & set(adata.var_names)
+    absent = [gene for gene in wanted if gene not in both]
     if absent or len(set(wanted)) < max(2, len(wanted)):
         said = f"{', '.join(absent[:5])} not in model and data" if absent else f"got {wanted[:5]}"
         raise ValueError(f"genes: {said}; expected two or more different genes that both have.")
     if scale not in ("log1p", "rate"):
         raise ValueError(f"scale: got {scale!r}, expected 'log1p' or 'rate'.")
     where = {"layer": layer, "batch_key": batch_key, "allow_fractional": allow_fractional}
-    chosen = _Chosen.of(model, adata, max_cells, seed, where)
-    if chosen.filled.sum() < 3:
-        raise ValueError(
-            f"a correlation needs at least 3 cells with counts, adata has {chosen.filled.sum()}."
-        )
-    scores = _scores(model, chosen, wanted, scale).astype(np.float64)
+    chosen = SampledCells.of(model, adata, max_cells, seed, where)
+    scores = chosen.posterior_scores(wanted, scale).astype(np.float64)
     correlation = scores @ scores.T
     np.fill_diagonal(correlation, 1.0)
     return pd.DataFrame(correlation, index=wanted, columns=wanted)
@@ -105,19 +102,19 @@ def denoised_correlation(
     rows: Indices,
     columns: Indices,
     *,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    allow_fractional: bool = False,
     max_cells: int = DENOISED_CELLS,
     seed: int = 0,
-    **where: Any,
 ) -> NDArray[np.float64]:
     """:func:`posterior_correlation` of pairs of the model's genes, by position; (pairs,).
 
-    NaN where ``adata`` lacks a gene.
+    NaN where ``adata`` lacks a gene. Other parameters and errors as there.
     """
-    genes = [str(gene) for gene in model.gene_names if gene in adata.var_names]
-    position = pd.Index(genes).get_indexer(pd.Index(model.gene_names))
-    chosen = _Chosen.of(model, adata, max_cells, seed, where)
-    scores = _scores(model, chosen, genes, "log1p")
-    return _products(scores, position[rows], position[columns])
+    where = {"layer": layer, "batch_key": batch_key, "allow_fractional": allow_fractional}
+    chosen = SampledCells.of(model, adata, max_cells, seed, where)
+    return chosen.denoised_correlation(rows, columns)
 
 
 def raw_correlation(
@@ -126,41 +123,28 @@ def raw_correlation(
     rows: Indices,
     columns: Indices,
     *,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    allow_fractional: bool = False,
     max_cells: int = DENOISED_CELLS,
     seed: int = 0,
-    **where: Any,
 ) -> NDArray[np.float64]:
     """Pearson correlation of log-normalised counts, for pairs of the model's genes; (pairs,).
 
-    Cells as for :func:`denoised_correlation`. NaN where ``adata`` lacks a gene, or a gene does
-    not vary.
+    Cells, other parameters and errors as for :func:`denoised_correlation`. NaN where ``adata``
+    lacks a gene, or a gene does not vary.
     """
-    _, cells, filled = _Chosen.of(model, adata, max_cells, seed, where)
-    depth = model.fitted.spec.common_depth
-    values = log_normalize(cells.counts[filled], median_library_size=depth)
-    scores = values.toarray().T.astype(np.float32)
-    scores -= scores.mean(1, keepdims=True)
-    norm = np.sqrt(np.square(scores, dtype=np.float64).sum(1))
-    scores /= np.maximum(norm, 1e-12)[:, None]
-    position = np.where((cells.match.positions >= 0) & (norm > 1e-6), np.arange(len(norm)), -1)
-    return _products(scores, position[rows], position[columns])
+    where = {"layer": layer, "batch_key": batch_key, "allow_fractional": allow_fractional}
+    return SampledCells.of(model, adata, max_cells, seed, where).raw_correlation(rows, columns)
 
 
-def _products(scores: Floats, left: Indices, right: Indices) -> NDArray[np.float64]:
-    """Inner products of rows of ``scores``; NaN where a position is negative."""
-    found = np.empty(len(left))
-    for part in blocks(len(left), EDGE_BLOCK):
-        pair = scores[left[part]], scores[right[part]]
-        found[part] = np.einsum("ij,ij->i", *pair)
-    return np.where((left < 0) | (right < 0), np.nan, found)
-
-
-class _Chosen(NamedTuple):
+class SampledCells(NamedTuple):
     """The cells of a correlation, prepared for the model."""
 
+    model: GraphSCI
     adata: AnnData
     cells: Cells
-    filled: NDArray[np.bool_]  # (cells,) those with counts
+    filled: NDArray[np.bool_]  #: (cells,) those with counts
 
     @classmethod
     def of(
@@ -170,31 +154,64 @@ class _Chosen(NamedTuple):
         max_cells: int | None,
         seed: int,
         where: dict[str, Any],
-    ) -> _Chosen:
-        """At most ``max_cells`` cells, by chance."""
+    ) -> SampledCells:
+        """At most ``max_cells`` cells, by chance; fewer than three with counts are refused."""
         if max_cells is not None and adata.n_obs > max_cells:
             rng = np.random.default_rng(seed)
             adata = adata[np.sort(rng.choice(adata.n_obs, max_cells, replace=False))].to_memory()
         cells = model.prepare(adata, **where)
-        return cls(adata, cells, cells.library > 0)
+        filled = cells.library > 0
+        if filled.sum() < 3:
+            raise ValueError(
+                f"a correlation needs at least 3 cells with counts, adata has {filled.sum()}."
+            )
+        return cls(model, adata, cells, filled)
+
+    def raw_correlation(self, rows: Indices, columns: Indices) -> NDArray[np.float64]:
+        """:func:`raw_correlation` over these cells."""
+        depth = self.model.fitted.spec.common_depth
+        values = log_normalize(self.cells.counts[self.filled], median_library_size=depth)
+        scores = values.toarray().T.astype(np.float32)
+        scores -= scores.mean(1, keepdims=True)
+        norm = np.sqrt(np.square(scores, dtype=np.float64).sum(1))
+        scores /= np.maximum(norm, 1e-12)[:, None]
+        known = (self.cells.match.positions >= 0) & (norm > 1e-6)
+        position = np.where(known, np.arange(len(norm)), -1)
+        return _products(scores, position[rows], position[columns])
+
+    def denoised_correlation(self, rows: Indices, columns: Indices) -> NDArray[np.float64]:
+        """:func:`denoised_correlation` over these cells."""
+        names, present = self.model.gene_names, set(self.adata.var_names)
+        genes = [str(gene) for gene in names if gene in present]
+        position = pd.Index(genes).get_indexer(pd.Index(names))
+        scores = self.posterior_scores(genes, "log1p")
+        return _products(scores, position[rows], position[columns])
+
+    def posterior_scores(self, genes: list[str], scale: Scale) -> Floats:
+        """Scores (genes, cells) whose products between different genes are the correlations.
+
+        Cells without counts are left out: they have no state, and their estimates, all 0, would
+        make all genes look related.
+        """
+        means, variance = [], np.zeros(len(genes))
+        request = Request.of(self.adata, ("denoised",), genes, depth="common")
+        for block in estimate_blocks(self.model.fitted, self.cells, request):
+            rate, sd = block.values["denoised"], block.values["denoised_sd"]
+            if scale == "log1p":
+                rate, sd = np.log1p(rate), sd / (1 + rate)
+            means.append(rate)
+            variance += np.square(sd, dtype=np.float64).sum(0)
+        values = np.concatenate(means)[self.filled]
+        values -= values.mean(0)
+        total = np.sqrt(np.square(values, dtype=np.float64).sum(0) + variance)
+        values /= np.maximum(total, 1e-12)
+        return np.ascontiguousarray(values.T)
 
 
-def _scores(model: GraphSCI, chosen: _Chosen, genes: list[str], scale: Scale) -> Floats:
-    """Scores (genes, cells) whose products between different genes are the correlations.
-
-    Cells without counts are left out: they have no state, and their estimates, all 0, would make
-    all genes look related.
-    """
-    means, variance = [], np.zeros(len(genes))
-    request = Request.of(chosen.adata, ("denoised",), genes, depth="common")
-    for block in estimate_blocks(model.fitted, chosen.cells, request):
-        rate, sd = block.values["denoised"], block.values["denoised_sd"]
-        if scale == "log1p":
-            rate, sd = np.log1p(rate), sd / (1 + rate)
-        means.append(rate)
-        variance += np.square(sd, dtype=np.float64).sum(0)
-    values = np.concatenate(means)[chosen.filled]
-    values -= values.mean(0)
-    total = np.sqrt(np.square(values, dtype=np.float64).sum(0) + variance)
-    values /= np.maximum(total, 1e-12)
-    return np.ascontiguousarray(values.T)
+def _products(scores: Floats, left: Indices, right: Indices) -> NDArray[np.float64]:
+    """Inner products of rows of ``scores``; NaN where a position is negative."""
+    found = np.empty(len(left))
+    for part in blocks(len(left), EDGE_BLOCK):
+        pair = scores[left[part]], scores[right[part]]
+        found[part] = np.einsum("ij,ij->i", *pair)
+    return np.where((left < 0) | (right < 0), np.nan, found)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, special
 
 from graphsci._labels import known_labels
@@ -18,7 +18,7 @@ from graphsci.imputer import GraphSCI
 from graphsci.network._arrays import Indices, lookup
 from graphsci.network._table import EDGE_COLUMNS, GeneNetwork
 from graphsci.network.null import Control, decoy_relations, has_given_graph, q_values
-from graphsci.network.posterior import denoised_correlation, raw_correlation
+from graphsci.network.posterior import DENOISED_CELLS, SampledCells
 from graphsci.network.strength import (
     Coordinates,
     ensemble,
@@ -84,8 +84,8 @@ def refine_network(
     Raises
     ------
     ValueError
-        If models disagree in their genes, options are out of range, or the prior names none
-        of the genes.
+        If models disagree in their genes, options are out of range, the prior names none of the
+        genes, there is a control and no cells, or fewer than three cells have counts.
 
     Notes
     -----
@@ -114,11 +114,14 @@ def refine_network(
     edges["initial_correlation"] = lookup(initial, rows, columns, absent=np.nan)
     edges["raw_correlation"] = edges["denoised_correlation"] = np.nan
     if chosen is not None and denoised:
-        sample = {"seed": seed, **where}
-        edges["raw_correlation"] = raw_correlation(model, chosen, rows, columns, **sample)
-        edges["denoised_correlation"] = denoised_correlation(model, chosen, rows, columns, **sample)
+        sample = SampledCells.of(model, chosen, DENOISED_CELLS, seed, where)
+        edges["raw_correlation"] = sample.raw_correlation(rows, columns)
+        edges["denoised_correlation"] = sample.denoised_correlation(rows, columns)
     edges["sign"] = _signs(edges, coordinates)
-    edges["prior_weight"], notes = _prior_weights(prior, names, rows, columns)
+    known, notes = prior_graph(prior, names)
+    edges["prior_weight"] = np.nan
+    if known is not None:
+        edges["prior_weight"] = np.abs(lookup(known.adjacency, rows, columns, absent=0.0))
     edges["stability"] = _stability(members, rows, columns, size, strength)
     edges["q_value"] = np.nan
     if control is not None and null is not None:
@@ -183,6 +186,12 @@ def large_groups(adata: AnnData, label_key: str) -> list[str]:
     return kept
 
 
+def check_neighbors(n_neighbors: int) -> None:
+    """Refuse a number of partners below 0."""
+    if n_neighbors < 0:
+        raise ValueError(f"n_neighbors must not be negative, got {n_neighbors}.")
+
+
 def _check_request(
     model: GraphSCI,
     adata: AnnData | None,
@@ -191,8 +200,12 @@ def _check_request(
     cells: NDArray[np.bool_] | None,
     n_neighbors: int,
 ) -> None:
-    if n_neighbors < 0:
-        raise ValueError(f"n_neighbors must not be negative, got {n_neighbors}.")
+    check_neighbors(n_neighbors)
+    if control is not None and adata is None:
+        raise ValueError(
+            "control: sizes of relations are compared with those of shuffled genes over the same "
+            "cells, so give adata; or leave the control out, and edges have no confidence."
+        )
     for other in models:
         if not np.array_equal(other.gene_names, model.gene_names):
             raise ValueError(
@@ -213,29 +226,31 @@ def _candidates(
     """Strongest partners and initial edges, each pair once; which are initial edges only."""
     initial = sparse.triu(graph.adjacency, k=1, format="coo")
     n_genes = graph.n_genes
-    strongest = np.zeros(0, np.int64)
-    if n_neighbors and n_genes > 1:
-        first, second = nearest_pairs(coordinates, n_neighbors)
-        strongest = first * n_genes + second
+    first, second = nearest_pairs(coordinates, n_neighbors)
+    strongest = first * n_genes + second
     keys = np.union1d(initial.row.astype(np.int64) * n_genes + initial.col, strongest)
     first, second = np.divmod(keys, n_genes)
     return first, second, ~np.isin(keys, strongest)
 
 
-def _prior_weights(
-    prior: pd.DataFrame | GeneGraph | None, names: NDArray[np.str_], rows: Indices, columns: Indices
-) -> tuple[NDArray[np.float64] | float, list[str]]:
-    """Weight of each pair in the prior network, 0 if it has no such edge; NaN without one."""
+def prior_graph(
+    prior: pd.DataFrame | GeneGraph | None, names: ArrayLike
+) -> tuple[GeneGraph | None, list[str]]:
+    """Return a known network over the genes ``names``, and notes; None and nothing of none.
+
+    Raises
+    ------
+    ValueError
+        If it names none of the genes.
+    """
     if prior is None:
-        return np.nan, []
+        return None, []
     if isinstance(prior, GeneGraph):
         known = graph_from_edges(prior.edge_table(), gene_names=names)
-        weights = np.abs(lookup(known.adjacency, rows, columns, absent=0.0))
-        return weights, [f"prior: {note}" for note in prior.notes]
+        return known, [f"prior: {note}" for note in prior.notes]
     matched = match_symbols(prior, names)
     known = graph_from_edges(matched.edges, gene_names=names)
-    weights = np.abs(lookup(known.adjacency, rows, columns, absent=0.0))
-    return weights, [f"prior: {note}" for note in (*prior.attrs.get("notes", ()), *matched.notes)]
+    return known, [f"prior: {note}" for note in (*prior.attrs.get("notes", ()), *matched.notes)]
 
 
 def _signs(edges: pd.DataFrame, coordinates: Coordinates) -> NDArray[np.int64]:

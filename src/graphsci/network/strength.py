@@ -163,7 +163,7 @@ def nearest_pairs(coordinates: Coordinates, n_neighbors: int) -> tuple[Indices, 
     n_genes = len(coordinates.vectors)
     n_neighbors = min(n_neighbors, n_genes - 1)
     keys = [np.zeros(0, np.int64)]
-    for part, strengths in strength_blocks(coordinates):
+    for part, strengths in strength_blocks(coordinates) if n_neighbors > 0 else ():
         size = coordinates.size(strengths)
         gene = np.arange(part.start, part.stop)
         size[gene - part.start, gene] = -1

@@ -18,7 +18,6 @@ from graphsci.preprocessing.counts import CountData, Counts, extract_counts, ope
 from graphsci.preprocessing.matching import GeneMatch, align_counts, match_genes
 from graphsci.preprocessing.names import checked_names, positions_of
 from graphsci.preprocessing.normalization import (
-    detected_cells,
     detected_genes,
     fit_median_library_size,
     library_sizes,
@@ -38,7 +37,6 @@ __all__ = [
     "align_counts",
     "check_is_anndata",
     "checked_names",
-    "detected_cells",
     "detected_genes",
     "extract_batch",
     "extract_counts",

@@ -28,24 +28,6 @@ def detected_genes(counts: sparse.csr_matrix, *, min_cells: int = 1) -> Mask:
     return np.bincount(columns, minlength=counts.shape[1]) >= min_cells
 
 
-def detected_cells(counts: sparse.csr_matrix, *, min_counts: float = 1) -> Mask:
-    """Mark non-empty cells that have a library size of at least ``min_counts``.
-
-    Parameters
-    ----------
-    counts
-        (cells, genes) sparse CSR.
-    min_counts
-        Smallest library size; an empty cell is never marked.
-
-    Returns
-    -------
-    (cells,) bool
-    """
-    sizes = library_sizes(counts)
-    return (sizes >= min_counts) & (sizes > 0)
-
-
 def library_sizes(counts: sparse.csr_matrix) -> NDArray[np.float64]:
     """Return the total count of each cell, summed in float64.
 

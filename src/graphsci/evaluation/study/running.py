@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from graphsci.evaluation import metrics
 from graphsci.evaluation._blocks import Floats
@@ -173,6 +172,8 @@ def predictive_coverage(
     """
     theta = (expected / sd) ** 2
     probability = theta / (theta + expected)
+    from scipy import stats  # takes long to import
+
     below = stats.nbinom.cdf(held_out - 1, theta, probability)
     upto = stats.nbinom.cdf(held_out, theta, probability)
     pit = below + rng.random(np.shape(held_out)) * (upto - below)

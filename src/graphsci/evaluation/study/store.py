@@ -16,8 +16,10 @@ from graphsci.files import atomic_path, write_json
 def fingerprint(counts: sp.csr_matrix) -> str:
     """Return a digest of a matrix: the same for the same numbers in the same places."""
     matrix = sp.csr_matrix(counts, dtype=np.float64)
-    if not matrix.has_sorted_indices:  # on a copy: the indices are the caller's own array
-        matrix = matrix.sorted_indices()
+    if not matrix.has_canonical_format or not matrix.data.all():
+        matrix = matrix.copy()  # it may share the caller's arrays
+        matrix.sum_duplicates()
+        matrix.eliminate_zeros()
     digest = hashlib.sha256(repr(matrix.shape).encode())
     for part in (matrix.indptr, matrix.indices):
         digest.update(np.ascontiguousarray(part, dtype=np.int64).tobytes())
