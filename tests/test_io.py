@@ -508,6 +508,32 @@ def test_atomic_path_replaces_a_file(tmp_path):
     assert os.listdir(tmp_path) == ["a.tsv.gz"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_takes_a_place_has_reached_the_disk(tmp_path, monkeypatch, kind):
+    """Each file first, then the name: or a power failure could leave a new name without content."""
+    done = []
+
+    def fsync(descriptor):
+        done.append(("flushed", os.readlink(f"/proc/self/fd/{descriptor}")))
+
+    def replace(source, target, real=os.replace):
+        done.append(("moved", str(source)))
+        real(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    with atomic_path(tmp_path / "out") as temporary:
+        written = temporary if kind == "file" else temporary / "part"
+        written.parent.mkdir(exist_ok=True)
+        written.write_text("new")
+    assert done == [
+        ("flushed", str(written)),
+        ("moved", str(temporary)),
+        ("flushed", str(tmp_path)),
+    ]
+
+
 def test_atomic_path_replaces_a_store(tmp_path, adata):
     target = tmp_path / "a.zarr"
     io.write_anndata(adata, target)

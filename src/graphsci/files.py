@@ -23,6 +23,7 @@ import numpy as np
 ANNDATA_SUFFIXES = (".h5ad", ".zarr")
 _unfinished: set[Path] = set()  # temporary files and folders of this process
 _TRIES = 20  # to remove them before it ends
+_MOST_FLUSHED = 64  # files of a folder that are waited for
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 
 
@@ -154,7 +155,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
                 "Write to the path that atomic_path yields."
             )
         _unfinished.discard(temporary)  # it is finished: from here on it is not to be lost
+        _flush(temporary)
         _move(temporary, target)
+        _flush_folder(target.parent)
     finally:
         _remove(temporary)
         _unfinished.discard(temporary)
@@ -169,6 +172,30 @@ def remove_unfinished() -> None:
         time.sleep(0.1)  # zarr's threads write what they have begun
         if not any(map(Path.exists, _unfinished)):
             return
+
+
+def _flush(path: Path) -> None:
+    """Have what was written reach the disk, so that no power failure leaves an empty file.
+
+    Stores of more than :data:`_MOST_FLUSHED` files are left to the system: they are written
+    again from a model, and so many waits would take longer than writing them.
+    """
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    if len(files) > _MOST_FLUSHED:
+        return
+    for file in files:
+        with file.open("rb+") as handle:
+            os.fsync(handle.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """The same for the names in a folder, where the system can."""
+    with suppress(OSError):  # Windows opens no folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _move(source: Path, target: Path) -> None:
