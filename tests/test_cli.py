@@ -587,7 +587,7 @@ def test_the_readme_has_the_two_commands():
     commands = "".join(blocks("bash")).splitlines()
     start = "python3 -m venv .venv && .venv/bin/pip install -q torch==2.13.0 "
     assert sum(line == start + ". && .venv/bin/graphsci demo" for line in commands) == 1
-    assert sum(line.startswith(start) and line.endswith("pytest -q") for line in commands) == 1
+    assert sum(line.startswith(start) and line.endswith("pytest -q -n 2") for line in commands) == 1
 
 
 # --- info -------------------------------------------------------------------------------
@@ -605,6 +605,23 @@ def test_info_of_counts_of_results_and_of_a_model(finished):
     assert "model" in said
     assert "59 (gene0, gene1" in said
     assert "Poisson deviance" in said
+
+
+def test_info_tells_runs_apart(tmp_path, toy, trained):
+    """Each run with its own estimates and verdict, in the order they were written."""
+    trained("nb").impute(toy)
+    trained("zinb").impute(toy, key_added="other", prefix="o_", depth="common", scale="log1p")
+    toy.uns["other"]["verdict"] = {}
+    assert toy.uns["graphsci"]["verdict"]
+    toy.write_h5ad(tmp_path / "two.h5ad")
+    _, said = run("info", tmp_path / "two.h5ad")
+    first, second = said.split("run 'graphsci'")[1].split("run 'other'")
+    assert "verdict On the training data" in first
+    assert "at each cell's own library size" in first
+    assert "log(1 + " not in first
+    assert "verdict not checked" in second
+    assert "o_denoised" in second
+    assert "log(1 + " in second
 
 
 def test_info_says_why_values_are_no_counts(tmp_path, draw):

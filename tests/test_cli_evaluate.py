@@ -238,6 +238,18 @@ def test_another_programs_estimate_of_the_kept_counts_is_scored(source, tmp_path
     assert "Nothing to do" in said
 
 
+@pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csr_matrix.toarray])
+def test_a_layer_of_the_whole_counts_is_refused(source, tmp_path, form):
+    split = tmp_path / "split.h5ad"
+    run(source, "--write-split", split)
+    adata = anndata.read_h5ad(split)
+    adata.layers["whole"] = form(sparse.csr_matrix(adata.X + adata.layers["held_out"]))
+    adata.write_h5ad(split)
+    given = ("--held-out", "held_out", "--method", "whole", *CHEAP)
+    _, said = run(split, *given, exit_code=cli.BAD_INPUT)
+    assert "it has seen the answer. Run the method on X of this file" in said
+
+
 @pytest.mark.parametrize("design", ["molecules", "cells"])
 def test_batches_are_told_to_the_method(source, design):
     """The batches of the toy differ by a factor of two a gene: who knows them predicts better."""

@@ -76,6 +76,41 @@ def test_from_counts_to_every_file(folder, tmp_path):
     assert (tmp_path / "net.png").stat().st_size > 10_000
 
 
+def test_genes_are_chosen_in_every_network_and_small_groups_are_named(folder, tmp_path):
+    adata = anndata.read_h5ad(folder / "counts.h5ad")
+    adata.obs["group"] = np.where(np.arange(adata.n_obs) < 40, "few", "many")
+    adata.write_h5ad(tmp_path / "grouped.h5ad")
+    said = run(
+        *(tmp_path / "grouped.h5ad", "-o", tmp_path / "edges.tsv", *SHORT, "--no-control"),
+        *("--label-key", "group", "--label-edges", tmp_path / "labels.tsv"),
+        *("--genes", "g0,g20", "--max-genes", "8"),
+    )
+    assert "groups of fewer than 50 cells are in no network: few (40)" in said
+    labels = pd.read_csv(tmp_path / "labels.tsv", sep="\t")
+    assert set(labels["label"]) == {"many"}
+    assert len(set(labels["gene_a"]) | set(labels["gene_b"])) <= 8
+
+
+@pytest.mark.parametrize(
+    ("cells", "options", "message"),
+    [
+        (200, ("--gene-sets", "human.gmt", "--enrichment", "e.tsv"), "none of 1 gene sets holds"),
+        (8, (), "control: got 8 cells, expected at least 10 .* --no-control"),
+    ],
+)
+def test_what_would_fail_at_the_end_is_refused_before_training(
+    folder, tmp_path, monkeypatch, cells, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "human.gmt").write_text("set\t-\tTP53\tMYC\n")
+    anndata.read_h5ad(folder / "counts.h5ad")[:cells].write_h5ad("counts.h5ad")
+    monkeypatch.setattr("graphsci.imputer.GraphSCI.fit", None)
+    more = ("--modules", "m.tsv") if options else ()
+    said = run("counts.h5ad", "-o", "x.tsv", *SHORT, *options, *more, exit_code=cli.BAD_INPUT)
+    assert re.search(message, said)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.h5ad", "human.gmt"]
+
+
 def test_from_a_model_around_genes(folder, tmp_path):
     out = tmp_path / "edges.csv"
     run(folder / "model", "-o", out, "--genes", "g0,g20", "--max-genes", "12")

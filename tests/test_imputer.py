@@ -8,7 +8,7 @@ from anndata import AnnData
 from scipy import sparse, stats
 
 from conftest import EMPTY_CELL, UNDETECTED_GENE
-from graphsci import Config, GraphSCI, tl
+from graphsci import Config, GraphSCI, pl, tl
 from graphsci.estimates import ESTIMATES, MEANINGS
 from graphsci.gene_graph import GeneGraph
 from graphsci.model_io import RECORD
@@ -120,6 +120,19 @@ def test_key_and_prefix_keep_two_runs_apart(trained, toy):
     assert toy.uns["first"]["config"]["preset"] == "default"
     assert toy.uns["second"]["config"]["preset"] == "paper"
     assert "first_inverse_dispersion" in toy.var
+
+
+def test_a_run_does_not_describe_what_another_replaced(trained, toy):
+    """Pictures trust the record: it must not say 'counts' of what is now on a log scale."""
+    trained("nb").impute(toy, estimates=["mean", "denoised"])
+    before = toy.uns["graphsci"]
+    with pytest.warns(UserWarning, match="are replaced, which no run 'log' wrote"):
+        trained("nb").impute(toy, key_added="log", scale="log1p", depth="common")
+    assert set(toy.uns["graphsci"]["estimates"]) == {"mean"}
+    assert set(toy.uns["log"]["estimates"]) == {"denoised", "denoised_sd"}
+    assert set(before["estimates"]) == {"mean", "denoised", "denoised_sd"}  # a copy was changed
+    with pytest.raises(ValueError, match="record does not describe the layer 'denoised'"):
+        pl.expression(toy, ["gene1"], groupby="group")
 
 
 @pytest.mark.parametrize("name", ["denoised", "denoised_sd"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from graphsci import _estimating
 from graphsci import estimates as es
 from graphsci._edges import spread
 from graphsci._estimating import Cells
-from graphsci._keys import Keys
+from graphsci._keys import Keys, is_run_record
 from graphsci._request import Request
 from graphsci._versions import versions
 from graphsci.preprocessing import match_genes
@@ -131,6 +131,20 @@ def record_of_data(
         if name in present:
             record["estimates"].setdefault(name, said)
     return record
+
+
+def without_replaced(adata: AnnData, replaced: Iterable[str], slots: Keys) -> dict[str, Any]:
+    """Records of other runs, by their keys, that described estimates now ``replaced``.
+
+    Each without these: what it says of them would be read as if it were of the new ones.
+    """
+    replaced, found = set(replaced), {}
+    for key, record in adata.uns.items():
+        if key != slots.uns and is_run_record(record) and replaced & set(record["estimates"]):
+            described = record["estimates"]
+            left = {name: described[name] for name in described if name not in replaced}
+            found[key] = {**record, "estimates": left}
+    return found
 
 
 def earlier_estimates(adata: AnnData, slots: Keys) -> Mapping[str, Any]:

@@ -68,7 +68,8 @@ class Files:
         typer.Option(metavar="FILE.tsv|csv", help="Where the tests of --gene-sets go."),
     ] = None
     label_key: Annotated[
-        str | None, typer.Option(help="Column of obs: one more network for each group of cells.")
+        str | None,
+        typer.Option(help="Column of obs: one more network for each group of 50 cells or more."),
     ] = None
     label_edges: Annotated[
         Path | None,

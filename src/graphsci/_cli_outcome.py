@@ -45,7 +45,7 @@ def tell(
     for note in outcome.summary["notes"]:
         if note not in said and note not in of_training:
             console.print(f"note: {note}", soft_wrap=True)
-    console.print(table_of_facts(_facts(outcome.summary, matched=not trained_here)))
+    console.print(table_of_facts(_facts(outcome.summary, matched=not trained_here).items()))
     line = verdict.get("line", "No verdict: these estimates were not checked.")
     if not trained_here:
         line = f"Checked on the model's training data: {line}"

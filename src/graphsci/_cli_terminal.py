@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -27,12 +27,12 @@ def plain_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, quiet=quiet)
 
 
-def table_of_facts(facts: Mapping[str, str]) -> Table:
-    """Return a table with a line for each name and what is said of it."""
+def table_of_facts(facts: Iterable[tuple[str, str]]) -> Table:
+    """Return a table with a line for each name and what is said of it; names may be repeated."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, words in facts.items():
+    for name, words in facts:
         table.add_row(name, words)
     return table
 

@@ -321,6 +321,8 @@ def read_data(job: Job) -> Data:
         if name not in BUILT_IN:
             layers[name] = _layer(job, adata, name)
     batch, _, notes = extract_batch(adata, job.batch_key)
+    if held_out is not None:
+        _refuse_whole_counts(layers, counts, held_out)
     return Data(counts, held_out, _labels(job, adata), batch, tuple(notes), layers)
 
 
@@ -409,6 +411,18 @@ def _layer(job: Job, adata: AnnData, name: str) -> Any:
             "each cell's own depth; undo any logarithm and scaling first."
         )
     return values
+
+
+def _refuse_whole_counts(
+    layers: dict[str, Any], kept: sparse.csr_matrix, held_out: sparse.csr_matrix
+) -> None:
+    """Refuse the very counts that were divided: a layer of them has every answer."""
+    for name, values in layers.items():
+        if abs(sparse.csr_matrix(values) - (kept + held_out)).max() < 1e-6:
+            raise ValueError(
+                f"method: layers[{name!r}] holds the kept counts and the held-out ones together, "
+                "so it has seen the answer. Run the method on X of this file, the kept counts."
+            )
 
 
 def _labels(job: Job, adata: AnnData) -> np.ndarray | None:

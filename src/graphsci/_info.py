@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci import io
+from graphsci._keys import is_run_record
 from graphsci._words import epochs_in_words
 from graphsci.files import ANNDATA_SUFFIXES, is_zarr
 from graphsci.preprocessing import extract_counts, open_counts
@@ -43,11 +44,7 @@ def describe(
     for slot in ("layers", "obsm", "varm", "varp"):
         found[slot] = list(getattr(adata, slot))
     found["obs"] = list(adata.obs.columns)
-    found["runs"] = {
-        key: value
-        for key, value in adata.uns.items()
-        if isinstance(value, dict) and {"estimates", "config", "versions"} <= set(value)
-    }
+    found["runs"] = {key: value for key, value in adata.uns.items() if is_run_record(value)}
     return found
 
 
@@ -83,8 +80,8 @@ def _describe_model(path: Path) -> dict[str, Any]:
     }
 
 
-def describe_in_words(found: dict[str, Any]) -> dict[str, str]:
-    """Turn the values of :func:`describe` into lines of a table."""
+def describe_in_words(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Turn the values of :func:`describe` into lines of a table: a name, and what is said of it."""
     words = {"file": f"{found['path']} ({found['kind']})"}
     if "data" in found:
         data, depth = found["data"], found["data"]["depth"]
@@ -110,9 +107,8 @@ def describe_in_words(found: dict[str, Any]) -> dict[str, str]:
     for slot in ("obs", "layers", "obsm", "varm", "varp"):
         if found.get(slot):
             words[slot] = ", ".join(found[slot])
-    for key, record in found["runs"].items():
-        words |= _run_in_words(key, record)
-    return words
+    of_runs = (_run_in_words(key, record) for key, record in found["runs"].items())
+    return [*words.items(), *(line for words in of_runs for line in words.items())]
 
 
 def _run_in_words(key: str, record: dict[str, Any]) -> dict[str, str]:

@@ -13,7 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from graphsci import io
-from graphsci._annotation import annotate_cells, annotate_genes, record_of_data
+from graphsci._annotation import (
+    annotate_cells,
+    annotate_genes,
+    record_of_data,
+    without_replaced,
+)
 from graphsci._estimating import ALL, Cells, cell_certainty, cell_embedding, estimate_blocks
 from graphsci._keys import Keys
 from graphsci._request import Request
@@ -55,6 +60,7 @@ def write_estimates(
         return
     annotate_cells(model, adata, cells, slots, cell_embedding(model.fitted.network, cells))
     annotate_genes(model, adata, slots)
+    adata.uns.update(without_replaced(adata, map(job.stored, job.names), slots))
     adata.uns[slots.uns] = _record(model, adata, cells, job)
     old = getattr(adata, job.place)
     for name in map(job.stored, job.names):  # replaced: the check before training allowed it
@@ -87,6 +93,8 @@ def _extend_copy(
         f"varp/{slots.gene_graph}": genes.varp[slots.gene_graph],
         f"uns/{slots.uns}": record,
     }
+    others = without_replaced(adata, map(job.stored, job.names), slots)
+    elements |= {f"uns/{key}": other for key, other in others.items()}
     own = [slots.library, slots.certainty]
     if job.make_names_unique or adata.obs.columns.isin(own).any():
         elements["obs"] = adata.obs.drop(columns=own, errors="ignore")

@@ -4,7 +4,8 @@ All of them hang on ``key_added`` (default ``"graphsci"``), so that two runs can
 live in one object.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 DEFAULT_KEY = "graphsci"
 
@@ -102,3 +103,8 @@ def keys(key_added: str = DEFAULT_KEY, *, prefix: str = "") -> Keys:
                 "'/', which no slot of an AnnData file may have. Use '_' instead."
             )
     return Keys(key_added, prefix)
+
+
+def is_run_record(value: Any) -> bool:
+    """Whether an entry of ``uns`` is what a run said of itself."""
+    return isinstance(value, Mapping) and {"estimates", "config", "versions"} <= set(value)

@@ -22,7 +22,9 @@ from graphsci.gene_sets import read_gene_sets
 from graphsci.imputer import GraphSCI
 from graphsci.model_io import RECORD
 from graphsci.network.files import write_table
-from graphsci.network.modules import leiden, trusted
+from graphsci.network.modules import leiden, sets_inside, trusted
+from graphsci.network.null import check_control
+from graphsci.network.ranking import small_groups_note
 from graphsci.preprocessing import detected_genes, find_matrix
 
 if TYPE_CHECKING:
@@ -131,7 +133,11 @@ def run(
     known, prior = (job.read_known(paths, names, log) for paths in (job.networks, job.priors))
     if job.genes is not None:
         _check_genes(job, _genes_of_network(job, loaded, adata))
-    _check_labels(job, adata)
+    if sets is not None:
+        sets_inside(sets, set(map(str, names)))
+    if job.control and adata is not None:
+        check_control(adata)
+    _check_labels(job, adata, log)
     model = loaded if loaded is not None else _train(job, config, adata, known, ears)
     options = _evidence(job, config, model, adata, known, prior, ears)
     log("ranking edges")
@@ -146,11 +152,17 @@ def run(
                 label: network.confident(job.min_confidence) for label, network in by_label.items()
             }
     modules = _modules(job, found, config.seed)
-    _write(job, Findings(found, modules, by_label), adata, sets, model)
-    shown = found if job.genes is None else found.around(job.genes, max_genes=job.max_genes)
+    shown = found
+    if job.genes is not None:
+        shown = found.around(job.genes, max_genes=job.max_genes)
+        by_label = {
+            label: network.around(job.genes, max_genes=job.max_genes)
+            for label, network in by_label.items()
+        }
     for name in ("output", "graphml", "cx2", "cyjs", "sif"):
         if name in job.paths:
             nw.write_network(shown, job.paths[name], modules=modules)
+    _write(job, Findings(found, modules, by_label), adata, sets, model)
     if job.picture is not None:
         _draw(shown, modules, job.genes or (), job.picture)
     return Findings(shown, modules, by_label)
@@ -210,10 +222,12 @@ def _check_genes(job: NetworkJob, names: pd.Index) -> None:
         )
 
 
-def _check_labels(job: NetworkJob, adata: AnnData | None) -> None:
-    """Refuse a column that gives no network, before training."""
+def _check_labels(job: NetworkJob, adata: AnnData | None, log: Log) -> None:
+    """Refuse a column that gives no network, before training; say which groups are left out."""
     if job.label_key is not None and adata is not None:
         nw.large_groups(adata, job.label_key)
+        for note in small_groups_note(adata, job.label_key):
+            log(note)
 
 
 # --- reading and training ---------------------------------------------------------------

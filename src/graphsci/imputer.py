@@ -361,6 +361,8 @@ class GraphSCI:
         embedding = values[slots.latent]
         _annotation.annotate_cells(self, adata, cells, slots, embedding)
         _annotation.annotate_genes(self, adata, slots)
+        written = [stored(name) for name in names]
+        adata.uns.update(_annotation.without_replaced(adata, written, slots))
         adata.uns[slots.uns] = _annotation.record_of_data(
             self, adata, cells, request, slots, stored=stored, layer=layer
         )

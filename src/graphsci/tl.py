@@ -162,7 +162,8 @@ def gene_network(
     ValueError
         Before training, if ``model`` comes with what is for a training (``gene_graph``,
         ``config``, ``**options``), ``min_confidence`` is no share or has no control,
-        ``n_neighbors`` is negative, or the prior names none of the genes.
+        ``n_neighbors`` is negative, the prior names none of the genes, or there are fewer than
+        ten cells for a control.
     ImportError
         Before training, if modules need a package.
 
@@ -183,6 +184,7 @@ def gene_network(
     """
     from graphsci import network as nw
     from graphsci.network.modules import leiden, trusted
+    from graphsci.network.null import check_control
     from graphsci.network.ranking import N_NEIGHBORS, check_neighbors, prior_graph
 
     keys(key_added)  # refuses what is no name
@@ -194,6 +196,8 @@ def gene_network(
             raise ValueError("min_confidence needs a control: leave control=True.")
     n_neighbors = N_NEIGHBORS if n_neighbors is None else n_neighbors
     check_neighbors(n_neighbors)
+    if control:
+        check_control(adata)
     prior_graph(prior, adata.var_names)
     if modules:
         leiden()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,20 @@ def _describe_modules(
     return table
 
 
+def sets_inside(gene_sets: Mapping[str, Iterable[str]], universe: set[str]) -> dict[str, set[str]]:
+    """Gene sets within the genes of the data, of two genes or more; refuse if there are none."""
+    sets = {name: universe.intersection(genes) for name, genes in gene_sets.items()}
+    sets = {name: genes for name, genes in sets.items() if len(genes) >= 2}
+    if not sets:
+        example = next((gene for genes in gene_sets.values() for gene in genes), None)
+        raise ValueError(
+            f"none of {len(gene_sets)} gene sets holds two of the {len(universe)} genes of the "
+            f"data (sets: {example!r}; data: {min(universe, default=None)!r}). Check that both "
+            "are of the same species and use the same identifiers."
+        )
+    return sets
+
+
 def enrich_modules(
     modules: pd.DataFrame,
     gene_sets: Mapping[str, Sequence[str]],
@@ -135,15 +149,7 @@ def enrich_modules(
         If no set holds two genes of the background: wrong species or identifiers.
     """
     universe = set(map(str, background))
-    sets = {name: universe.intersection(genes) for name, genes in gene_sets.items()}
-    sets = {name: genes for name, genes in sets.items() if len(genes) >= 2}
-    if not sets:
-        example = next((gene for genes in gene_sets.values() for gene in genes), None)
-        raise ValueError(
-            f"none of {len(gene_sets)} gene sets holds two of the {len(universe)} genes of the "
-            f"data (sets: {example!r}; data: {min(universe, default=None)!r}). Check that both "
-            "are of the same species and use the same identifiers."
-        )
+    sets = sets_inside(gene_sets, universe)
     from scipy import stats  # takes long to import
 
     rows = [

@@ -28,6 +28,18 @@ DECOY_RANGE = (50, 1000)  #: but at least and at most so many
 DECOY_MIN_CELLS = 10  #: a decoy seen in fewer cells could not correlate with anything
 
 
+_WITHOUT = "Leave the control out (control=False, --no-control): edges then have no confidence."
+
+
+def check_control(adata: AnnData) -> None:
+    """Refuse too few cells for a control, before any training."""
+    if adata.n_obs < DECOY_MIN_CELLS:
+        raise ValueError(
+            f"control: got {adata.n_obs} cells, expected at least {DECOY_MIN_CELLS} to tell "
+            f"relations from chance. {_WITHOUT}"
+        )
+
+
 class Control(NamedTuple):
     """A model trained like another, with shuffled copies of genes among the real ones."""
 
@@ -70,10 +82,11 @@ def train_control(
     Raises
     ------
     ValueError
-        If too few genes are seen often enough to make decoys of.
+        If there are too few cells, or genes that are seen often enough to make decoys of.
     """
     from anndata import AnnData
 
+    check_control(adata)
     spec = model.fitted.spec
     seed = later_seed(spec.config.seed, 1) if seed is None else seed
     data = extract_counts(
@@ -86,6 +99,11 @@ def train_control(
         eligible = int((counts.getnnz(axis=0) >= DECOY_MIN_CELLS).sum())
         n_decoys = min(eligible, max(DECOY_RANGE[0], round(DECOY_SHARE * len(names))))
         n_decoys = min(n_decoys, DECOY_RANGE[1])
+    if n_decoys < 2:
+        raise ValueError(
+            f"control: {n_decoys} genes are seen in at least {DECOY_MIN_CELLS} cells, expected 2 "
+            f"or more to make decoys of. {_WITHOUT}"
+        )
     rng = np.random.default_rng(seed)
     mixed = append_shuffled_genes(counts, n_copies=n_decoys, min_cells=DECOY_MIN_CELLS, rng=rng)
     decoys = _unused_names(n_decoys, set(names))

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, special
 
 from graphsci._labels import known_labels
-from graphsci._words import check_column
+from graphsci._words import check_column, few
 from graphsci.gene_graph import GeneGraph, graph_from_edges
 from graphsci.gene_sets import match_symbols
 from graphsci.imputer import GraphSCI
@@ -158,12 +158,13 @@ def networks_by_label(
     groups = large_groups(adata, label_key)
     labels = known_labels(adata.obs[label_key])
     n_missing = int(np.sum(labels == None))  # noqa: E711 (each element)
-    note = f"{n_missing:,} cells without a label in {label_key!r} are in no network"
+    notes = small_groups_note(adata, label_key)
+    if n_missing:
+        notes.append(f"{n_missing:,} cells without a label in {label_key!r} are in no network")
     found = {}
     for label in groups:
         network = refine_network(model, adata, cells=labels == label, **options)
-        notes = (*network.notes, note) if n_missing else network.notes
-        found[label] = network._replace(notes=notes)
+        found[label] = network._replace(notes=(*network.notes, *notes))
     return found
 
 
@@ -176,7 +177,7 @@ def large_groups(adata: AnnData, label_key: str) -> list[str]:
         If ``obs`` has no such column, or no group is large enough.
     """
     check_column(adata.obs, label_key, option="label_key")
-    sizes = pd.Series(known_labels(adata.obs[label_key]), dtype=object).value_counts()
+    sizes = _group_sizes(adata, label_key)
     kept = sorted(sizes.index[sizes >= FEWEST_LABEL_CELLS])
     if not kept:
         raise ValueError(
@@ -184,6 +185,20 @@ def large_groups(adata: AnnData, label_key: str) -> list[str]:
             f"has {max(sizes, default=0)}."
         )
     return kept
+
+
+def small_groups_note(adata: AnnData, label_key: str) -> list[str]:
+    """Say which groups are too small for a network; nothing if none is."""
+    sizes = _group_sizes(adata, label_key)
+    small = sizes[sizes < FEWEST_LABEL_CELLS]
+    if not len(small):
+        return []
+    named = few([f"{label} ({size})" for label, size in small.items()])
+    return [f"groups of fewer than {FEWEST_LABEL_CELLS} cells are in no network: {named}"]
+
+
+def _group_sizes(adata: AnnData, label_key: str) -> pd.Series:
+    return pd.Series(known_labels(adata.obs[label_key]), dtype=object).value_counts()
 
 
 def check_neighbors(n_neighbors: int) -> None:
