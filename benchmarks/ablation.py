@@ -19,7 +19,7 @@ from anndata import AnnData
 
 import graphsci
 from graphsci import objectives
-from graphsci._evaluate import expected_counts
+from graphsci._evaluate_ours import expected_counts
 from graphsci.evaluation import false_signal, study
 from graphsci.loading_prior import updated_covariance
 from graphsci.model import CountNetwork

@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 from typer.testing import CliRunner
 
-from graphsci import GraphSCI, _evaluate, cli
+from graphsci import GraphSCI, _evaluate, _evaluate_ours, cli
 from graphsci.config import Config
 from graphsci.evaluation import study
 
@@ -133,9 +133,9 @@ def test_our_method_is_the_posterior_of_a_model_of_the_kept_counts(draw):
     counts = sparse.csr_matrix(draw().X)
     case = study.make_case(counts, seed=2)
     config = Config(max_epochs=3, likelihood="nb", graph="none", seed=1)
-    fits = _evaluate.Fits(config)
-    blocks = list(_evaluate.graphsci_method(fits, estimate="denoised")(case.task))
-    means = list(_evaluate.graphsci_method(fits, estimate="mean")(case.task))
+    fits = _evaluate_ours.Fits(config)
+    blocks = list(_evaluate_ours.graphsci_method(fits, estimate="denoised")(case.task))
+    means = list(_evaluate_ours.graphsci_method(fits, estimate="mean")(case.task))
     adata = anndata.AnnData(sparse.csr_matrix(case.task.kept, dtype=np.float32))
     GraphSCI(config.replace(check=False, seed=3)).fit(adata).impute(
         adata, estimates=["denoised", "mean"]

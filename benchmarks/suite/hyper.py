@@ -16,7 +16,7 @@ import torch
 from anndata import AnnData
 
 import graphsci
-from graphsci._evaluate import expected_counts
+from graphsci._evaluate_ours import expected_counts
 from graphsci.evaluation import evaluate_clustering, study
 from graphsci.gene_sets import match_symbols, read_network
 from suite import cases, tables, truth

@@ -15,7 +15,8 @@ import pandas as pd
 from rich.table import Table
 
 from graphsci._cli_terminal import plain_console
-from graphsci._evaluate import OUR_MEAN, OURS, Job, Outcome
+from graphsci._evaluate import Job, Outcome
+from graphsci._evaluate_ours import OUR_MEAN, OURS
 from graphsci.evaluation import study
 from graphsci.files import (
     atomic_path,
