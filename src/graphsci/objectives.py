@@ -27,6 +27,9 @@ from graphsci.training import Pooled, alone
 #: theta starts at 1 for every gene and has far to go (a Poisson-like gene to 100 or more)
 #: in logarithmic steps, so it learns faster than the weights. Measured in benchmarks/lab.
 THETA_RATE = 5.0
+#: Standard deviation a priori of what a batch adds to a gene's logarithm: an e-fold change is
+#: nothing out of the way. Measured in benchmarks/lab.
+BATCH_SCALE = 1.0
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
@@ -105,14 +108,14 @@ class ThinningObjective:
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Weights with a prior of fixed width, others, and what learns faster: theta, the curve."""
         fast = ("log_theta", "dropout_curve", "log_scale", "smoothing.gate")
-        regular = ("batch_offset", "input_weight")
+        scales = {"input_weight": self.scale, "batch_offset": BATCH_SCALE}
         named = dict(self.network.named_parameters())
-        rest = [p for name, p in named.items() if name not in (*fast, *regular)]
+        rest = [p for name, p in named.items() if name not in (*fast, *scales)]
         return [
-            {
-                "params": [named[name] for name in regular],
-                "precision": 1 / (self.scale**2 * self.n_cells),
-            },
+            *(
+                {"params": [named[name]], "precision": 1 / (scale**2 * self.n_cells)}
+                for name, scale in scales.items()
+            ),
             {"params": rest},
             {"params": [p for name, p in named.items() if name in fast], "rate": THETA_RATE},
         ]
