@@ -250,6 +250,14 @@ def test_a_layer_of_the_whole_counts_is_refused(source, tmp_path, form):
     assert "it has seen the answer. Run the method on X of this file" in said
 
 
+def test_controls_are_not_run_again_for_batches(source, tmp_path):
+    args = (source, "-o", tmp_path / "out", "--method", "graphsci", *CHEAP, *SHORT)
+    run(*args)
+    _, said = run(*args, "--batch-key", "batch")
+    assert "graphsci, seed 0" in said
+    assert "gene_mean, seed 0" not in said
+
+
 @pytest.mark.parametrize("design", ["molecules", "cells"])
 def test_batches_are_told_to_the_method(source, design):
     """The batches of the toy differ by a factor of two a gene: who knows them predicts better."""

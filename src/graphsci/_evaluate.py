@@ -398,15 +398,14 @@ def _decisive(job: Job, data: Data) -> dict[str, Any]:
     if data.labels is not None:
         found["labels"] = digest([data.labels.astype(str)])
         found |= {"protocol": job.protocol, "clustering_seeds": job.clustering_seeds}
-    if data.batch is not None:
-        found["batch"] = digest([data.batch])
     return found
 
 
 def _described(name: str, config: Config, data: Data) -> dict[str, Any]:
     """Return what decides a method's answer."""
     if name in (OURS, OUR_MEAN):
-        return {"name": name, "config": config.to_dict(), "versions": versions()}
+        batches = {} if data.batch is None else {"batch": digest([data.batch])}
+        return {"name": name, "config": config.to_dict(), "versions": versions(), **batches}
     if name in data.layers:
         values = sparse.csr_matrix(data.layers[name])
         return {"name": name, "values": study.fingerprint(values)}
