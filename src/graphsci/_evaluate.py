@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Methods that need no layer.
 BUILT_IN = (OURS, OUR_MEAN, *CONTROLS, study.CEILING)
+#: Cells in which a layer is compared with the counts that were divided.
+_LOOKED_AT = 100
 #: Where ``--write-split`` puts the held-out molecules.
 HELD_OUT_LAYER = "held_out"
 
@@ -309,9 +311,14 @@ def _layer(job: Job, adata: AnnData, name: str) -> Any:
 def _refuse_whole_counts(
     layers: dict[str, Any], kept: sparse.csr_matrix, held_out: sparse.csr_matrix
 ) -> None:
-    """Refuse the very counts that were divided: a layer of them has every answer."""
+    """Refuse the very counts that were divided: a layer of them has every answer.
+
+    Some cells are looked at: an estimate of whole numbers that are right in all of them is none.
+    """
+    some = np.flatnonzero(held_out.getnnz(axis=1))[:_LOOKED_AT]
+    whole = kept[some] + held_out[some]
     for name, values in layers.items():
-        if abs(sparse.csr_matrix(values) - (kept + held_out)).max() < 1e-6:
+        if abs(sparse.csr_matrix(values[some]) - whole).max() < 1e-6:
             raise ValueError(
                 f"method: layers[{name!r}] holds the kept counts and the held-out ones together, "
                 "so it has seen the answer. Run the method on X of this file, the kept counts."
