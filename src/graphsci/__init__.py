@@ -7,8 +7,9 @@
 Heavy libraries are imported when they are first needed, so that this import is quick.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from graphsci._lazy import lazy_names
 
 if TYPE_CHECKING:
     from graphsci.checkpoint import Checkpoint
@@ -23,21 +24,13 @@ __all__ = ["Checkpoint", "Config", "GraphSCI", "__version__", "pl", "preset", "r
 
 _MODULES = ("demo", "evaluation", "io", "network", "pl", "tl")
 _HOMES = {
-    "Checkpoint": "graphsci.checkpoint",
-    "Config": "graphsci.config",
-    "preset": "graphsci.config",
-    "GraphSCI": "graphsci.imputer",
-    "read_counts": "graphsci.io",
+    "Checkpoint": "checkpoint",
+    "Config": "config",
+    "preset": "config",
+    "GraphSCI": "imputer",
+    "read_counts": "io",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module on first use."""
-    if name in _MODULES:
-        return importlib.import_module(f"graphsci.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'graphsci' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, modules=_MODULES, homes=_HOMES)
 
 
 def __dir__() -> list[str]:

@@ -141,24 +141,14 @@ def run(
     model = loaded if loaded is not None else _train(job, config, adata, known, ears)
     options = _evidence(job, config, model, adata, known, prior, ears)
     log("ranking edges")
-    found = nw.refine_network(model, adata, **options)
-    if job.min_confidence is not None:
-        found = found.confident(job.min_confidence)
+    found = _confident(job, nw.refine_network(model, adata, **options))
     by_label: dict[str, nw.GeneNetwork] = {}
     if job.label_key is not None and adata is not None:
-        by_label = nw.networks_by_label(model, adata, label_key=job.label_key, **options)
-        if job.min_confidence is not None:
-            by_label = {
-                label: network.confident(job.min_confidence) for label, network in by_label.items()
-            }
+        networks = nw.networks_by_label(model, adata, label_key=job.label_key, **options)
+        by_label = {label: _confident(job, network) for label, network in networks.items()}
     modules = _modules(job, found, config.seed)
-    shown = found
-    if job.genes is not None:
-        shown = found.around(job.genes, max_genes=job.max_genes)
-        by_label = {
-            label: network.around(job.genes, max_genes=job.max_genes)
-            for label, network in by_label.items()
-        }
+    shown = _shown(job, found)
+    by_label = {label: _shown(job, network) for label, network in by_label.items()}
     for name in ("output", "graphml", "cx2", "cyjs", "sif"):
         if name in job.paths:
             nw.write_network(shown, job.paths[name], modules=modules)
@@ -276,6 +266,19 @@ def _evidence(
         "n_neighbors": job.n_neighbors,
         "seed": config.seed,
     }
+
+
+# --- what of a network is wanted --------------------------------------------------------
+
+
+def _confident(job: NetworkJob, network: nw.GeneNetwork) -> nw.GeneNetwork:
+    """Edges of the confidence asked for."""
+    return network if job.min_confidence is None else network.confident(job.min_confidence)
+
+
+def _shown(job: NetworkJob, network: nw.GeneNetwork) -> nw.GeneNetwork:
+    """Edges around the genes asked for."""
+    return network if job.genes is None else network.around(job.genes, max_genes=job.max_genes)
 
 
 # --- writing ----------------------------------------------------------------------------

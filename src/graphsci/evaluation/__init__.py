@@ -8,8 +8,9 @@ proteins, deeper sequencing), ``bulk`` (bulk RNA-seq as truth, the paper's bulk 
 ``registry`` (what each score is). Names are imported from them when they are first needed.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from graphsci._lazy import lazy_names
 
 if TYPE_CHECKING:
     from graphsci.evaluation._blocks import Prediction
@@ -48,15 +49,7 @@ _MODULES = (
     "registry",
     "study",
 )
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module on first use."""
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, modules=_MODULES, homes=_HOMES)
 
 
 def __dir__() -> list[str]:

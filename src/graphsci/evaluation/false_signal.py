@@ -173,11 +173,9 @@ def false_de_fraction(*, log_values: Matrix, halves: RandomHalves, fdr: float = 
     ValueError
         If ``fdr`` is not between 0 and 1.
     """
-    both = log_values[halves.first], log_values[halves.second]
-    p = welch_p_values(first=both[0], second=both[1])
-    values = np.concatenate([as_dense(half) for half in both])
-    varying = np.ptp(values, axis=0) > 0
-    return float(called_different(p_values=p[varying], fdr=fdr).sum() / len(p))
+    first, second = as_dense(log_values[halves.first]), as_dense(log_values[halves.second])
+    p = welch_p_values(first=first, second=second)
+    return float(called_different(p_values=p[_varying(first, second)], fdr=fdr).sum() / len(p))
 
 
 def false_positive_rate(*, first: Matrix, second: Matrix, level: float = 0.05) -> float:
@@ -203,7 +201,7 @@ def false_positive_rate(*, first: Matrix, second: Matrix, level: float = 0.05) -
     if not 0 < level < 1:
         raise ValueError(f"level is {level}, expected a number between 0 and 1, such as 0.05.")
     one, two = as_dense(first), as_dense(second)
-    varying = np.maximum(one.max(0), two.max(0)) > np.minimum(one.min(0), two.min(0))
+    varying = _varying(one, two)
     if not varying.any():
         raise ValueError(
             "no gene varies, expected at least one; an estimate that is the same in all cells "
@@ -299,6 +297,12 @@ def _welch(first: Matrix, second: Matrix) -> tuple[Floats, Floats]:
     test = ttest_ind_from_stats(mean1, sd1, n1, mean2, sd2, n2, equal_var=False)
     t[varying], p[varying] = test.statistic, test.pvalue
     return t, p
+
+
+def _varying(one: Floats, two: Floats) -> NDArray[np.bool_]:
+    """Which genes differ between any two cells of either group, (genes,)."""
+    varying: NDArray[np.bool_] = (one != one[0]).any(0) | (two != one[0]).any(0)
+    return varying
 
 
 def called_different(*, p_values: Floats, fdr: float = 0.05) -> NDArray[np.bool_]:

@@ -88,30 +88,35 @@ def make_case(
             f"depth: got {depth} with the design {design!r}; the design 'depth' needs the median "
             "library size to thin to, the others take none."
         )
+    hidden = _hidden(counts, design, fraction, depth, seed)
+    return _with_batches(hidden, batch)
+
+
+def _hidden(
+    counts: sp.csr_matrix, design: Design, fraction: float, depth: float | None, seed: int
+) -> Case:
+    """Hide a part of the counts as a design says."""
     rng = np.random.default_rng(seed)
     everyone = np.arange(counts.shape[0])
     if design == "cells":
         split = hold_out_cells(counts.shape[0], fraction=TEST_CELLS, rng=rng)
         part = hold_out_molecules(counts[split.test], fraction=fraction, rng=rng)
         training = sp.csr_matrix(counts[split.train])
-        case = _case(training, part.kept, part.held_out, part.ratio, seed, split.test, counts)
-        return _with_batches(case, batch, split.train)
+        return _case(training, part.kept, part.held_out, part.ratio, seed, split.test, counts)
     if depth is not None:
         thinned = thin_to_depth(counts, median_library_size=depth, rng=rng)
         ratio = (1.0 - thinned.fraction) / thinned.fraction
         shallow = thinned.shallow
-        case = _case(shallow, shallow, thinned.rest, ratio, seed, everyone, counts)
-        return _with_batches(case, batch, everyone)
+        return _case(shallow, shallow, thinned.rest, ratio, seed, everyone, counts)
     if design == "entries":
         hidden = hold_out_entries(counts, fraction=fraction, rng=rng)
         entries = (hidden.values, (hidden.cells, hidden.genes))
         held_out = sp.csr_matrix(entries, shape=counts.shape)
         masked = hidden.masked
         case = _case(masked, masked, held_out, 1.0, seed, everyone, counts)
-        return _with_batches(case._replace(hidden_entries=True), batch, everyone)
+        return case._replace(hidden_entries=True)
     part = hold_out_molecules(counts, fraction=fraction, rng=rng)
-    case = _case(part.kept, part.kept, part.held_out, part.ratio, seed, everyone, counts)
-    return _with_batches(case, batch, everyone)
+    return _case(part.kept, part.kept, part.held_out, part.ratio, seed, everyone, counts)
 
 
 def given_case(
@@ -136,7 +141,7 @@ def given_case(
         )
     ratio = float(held_out.sum() / kept.sum())
     everyone = np.arange(kept.shape[0])
-    return _with_batches(_case(kept, kept, held_out, ratio, seed, everyone, kept), batch, everyone)
+    return _with_batches(_case(kept, kept, held_out, ratio, seed, everyone, kept), batch)
 
 
 def _case(
@@ -156,15 +161,17 @@ def _case(
     return Case(task, sp.csr_matrix(held_out[:, genes]), cells, genes, counts.shape[0])
 
 
-def _with_batches(case: Case, batch: NDArray[np.int64] | None, training: NDArray[np.int64]) -> Case:
+def _with_batches(case: Case, batch: NDArray[np.int64] | None) -> Case:
     """Tell the batch (cells of the data,) of the judged cells and of those to learn from."""
     if batch is None:
         return case
-    unknown = ~np.isin(batch[case.cells], batch[training])
-    if unknown.any():
-        raise ValueError(
-            f"batch: {unknown.sum():,} judged cells are of batches that no cell to learn from has, "
-            "expected some of every batch. Merge small batches, or use another design."
-        )
-    task = case.task._replace(training_batch=batch[training], batch=batch[case.cells])
-    return case._replace(task=task)
+    judged = training = batch[case.cells]
+    if case.task.new_cells:
+        training = np.delete(batch, case.cells)
+        unknown = ~np.isin(judged, training)
+        if unknown.any():
+            raise ValueError(
+                f"batch: {unknown.sum():,} judged cells are of batches that no cell to learn from "
+                "has, expected some of every batch. Merge small batches, or use another design."
+            )
+    return case._replace(task=case.task._replace(training_batch=training, batch=judged))
