@@ -151,7 +151,7 @@ def impute(
     config
         Hyper-parameters.
     adata
-        The input, if it is in memory already; results are added to it.
+        The input, if it is in memory already; it is changed.
     progress, log
         Called after every epoch; called with one line before every stage.
     team

@@ -13,13 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from graphsci import io
-from graphsci._annotation import (
-    annotate_cells,
-    annotate_genes,
-    record_of_data,
-    without_replaced,
-)
-from graphsci._estimating import ALL, Cells, cell_certainty, cell_embedding, estimate_blocks
+from graphsci._annotation import annotate_genes, record_of_data, without_replaced
+from graphsci._estimating import ALL, Cells, cell_certainty, estimate_blocks
 from graphsci._keys import Keys
 from graphsci._request import Request
 from graphsci.files import atomic_path, is_store
@@ -58,17 +53,20 @@ def write_estimates(
     if isinstance(cells.source, DiskCounts):
         _extend_copy(model, adata, cells, job, team)
         return
-    annotate_cells(model, adata, cells, slots, cell_embedding(model.fitted.network, cells))
     annotate_genes(model, adata, slots)
     adata.uns.update(without_replaced(adata, map(job.stored, job.names), slots))
     adata.uns[slots.uns] = _record(model, adata, cells, job)
-    old = getattr(adata, job.place)
-    for name in map(job.stored, job.names):  # replaced: the check before training allowed it
-        if name in old:
-            del old[name]
+    adata.obs = adata.obs.drop(columns=_own_columns(slots), errors="ignore")
+    # replaced: the check before training allowed it
+    for place, name in (("obsm", slots.latent), *((job.place, job.stored(n)) for n in job.names)):
+        getattr(adata, place).pop(name, None)
     with atomic_path(job.output) as temporary:
         io.write_anndata(adata, temporary)
-        _stream_and_tell(model, adata, cells, job, temporary, team)
+        _stream_all(model, adata, cells, job, temporary, team)
+
+
+def _own_columns(slots: Keys) -> list[str]:
+    return [slots.library, slots.certainty]
 
 
 def _record(model: GraphSCI, adata: AnnData, cells: Cells, job: Job) -> dict[str, Any]:
@@ -95,7 +93,7 @@ def _extend_copy(
     }
     others = without_replaced(adata, map(job.stored, job.names), slots)
     elements |= {f"uns/{key}": other for key, other in others.items()}
-    own = [slots.library, slots.certainty]
+    own = _own_columns(slots)
     if job.make_names_unique or adata.obs.columns.isin(own).any():
         elements["obs"] = adata.obs.drop(columns=own, errors="ignore")
     matrices = {f"{job.place}/{job.stored(name)}" for name in job.names}
@@ -103,8 +101,7 @@ def _extend_copy(
         copy_anndata(job.source, temporary, without=matrices | {f"obsm/{slots.latent}", *elements})
         adata.uns[slots.uns] = record
         add_elements(temporary, elements)
-        _stream_and_tell(model, adata, cells, job, temporary, team)
-        _add_columns(model, cells, slots, temporary)
+        _stream_all(model, adata, cells, job, temporary, team)
 
 
 def _add_columns(model: GraphSCI, cells: Cells, slots: Keys, path: Path) -> None:
@@ -117,10 +114,10 @@ def _add_columns(model: GraphSCI, cells: Cells, slots: Keys, path: Path) -> None
     add_column(path, "obs", slots.certainty, cell_certainty(model.count_network, embedding))
 
 
-def _stream_and_tell(
+def _stream_all(
     model: GraphSCI, adata: AnnData, cells: Cells, job: Job, path: Path, team: Team | None
 ) -> None:
-    """Write estimates, and into the run record what could not be stored of them."""
+    """Write what is told of cells, and into the run record what of it could not be stored."""
     lost = _stream(model, adata, cells, job, path, team)
     if lost:
         record = adata.uns[job.slots.uns]
@@ -128,6 +125,7 @@ def _stream_and_tell(
             record["estimates"][job.stored(name)]["dropped"] = dropped
         record |= lost
         add_elements(path, {f"uns/{job.slots.uns}": record})
+    _add_columns(model, cells, job.slots, path)
 
 
 def _stream(
@@ -140,9 +138,8 @@ def _stream(
     layers, dense = {name: job.slots.layer(name) for name in job.names}, _dense_layers(job)
     shared = team if is_shared(job) else None
     with contextlib.ExitStack() as stack:
-        writer, sink = None, None
-        if dense or _streamed_latent(cells, job):
-            writer = stack.enter_context(_layer_writer(model, cells, job, path, shared))
+        writer = stack.enter_context(_layer_writer(model, cells, job, path, shared))
+        sink = None
         if not dense:
             root = stack.enter_context(open_store(path, "r+"))
             sink = _sparse_or_table(root, layers, job)
@@ -157,7 +154,7 @@ def _stream(
 
 
 def _write_own_blocks(
-    model: GraphSCI, adata: AnnData, cells: Cells, job: Job, writer: LayerWriter | None, team: Team
+    model: GraphSCI, adata: AnnData, cells: Cells, job: Job, writer: LayerWriter, team: Team
 ) -> int:
     """Write this process's share of the estimates; return what all of them clipped."""
     own = team.together(lambda: _write_blocks(model, adata, cells, job, writer, team=team))
@@ -170,21 +167,20 @@ def _write_blocks(
     adata: AnnData,
     cells: Cells,
     job: Job,
-    writer: LayerWriter | None,
+    writer: LayerWriter,
     sink: SparseLayers | TableWriter | None = None,
     team: Team | None = None,
 ) -> int:
     """Write all blocks of estimates, or this process's share; return how many values it clips."""
     layers = {name: job.slots.layer(name) for name in job.names}
     n_clipped = 0
-    request, latent = Request.of(adata, **job.request), _streamed_latent(cells, job)
+    request, latent = Request.of(adata, **job.request), job.slots.latent
     own = ALL if team is None else team.share(len(cells.starts()))
     for block in estimate_blocks(model.fitted, cells, request, latent=latent, chunks=own):
         if job.dtype == "float16":
             n_clipped += _clip(block.values[name] for name in layers)
         values = {layers.get(name, name): part for name, part in block.values.items()}
-        if writer is not None:
-            writer.write(block.start, {name: values[name] for name in writer.slots})
+        writer.write(block.start, {name: values[name] for name in writer.slots})
         if sink is not None:
             sink.append({name: values[layer] for name, layer in layers.items()})
     return n_clipped
@@ -199,23 +195,17 @@ def _clip(blocks: Iterable[NDArray[np.floating]]) -> int:
     return n_clipped
 
 
-def _streamed_latent(cells: Cells, job: Job) -> str | None:
-    """Name of the cell embedding if it is streamed too: in memory it is with the data already."""
-    return job.slots.latent if isinstance(cells.source, DiskCounts) else None
-
-
 def _layer_writer(
     model: GraphSCI, cells: Cells, job: Job, path: Path, team: Team | None
 ) -> LayerWriter:
     """Open the output for dense layers and embedding: all rows, or this process's."""
-    latent = _streamed_latent(cells, job)
     return stream_layers(
         path,
         cells.source.shape,
         _dense_layers(job),
         dtype=job.dtype,
         compression=job.compression,
-        embeddings={} if latent is None else {latent: model.fitted.spec.config.n_latent},
+        embeddings={job.slots.latent: model.fitted.spec.config.n_latent},
         rows=None if team is None else _own_rows(cells, team),
         begun=team is not None and team.rank > 0,
     )
