@@ -33,11 +33,13 @@ from scipy import sparse
 
 from graphsci import GraphSCI, network
 from graphsci.evaluation.false_signal import append_shuffled_genes
-from graphsci.gene_graph import correlation_graph, graph_from_edges, noise_corrected_graph
-from graphsci.gene_sets import match_symbols, read_network
+from graphsci.expression_graph import correlation_graph, noise_corrected_graph
+from graphsci.gene_graph import graph_from_edges
+from graphsci.gene_symbols import match_symbols
 from graphsci.network import ranking, strength
 from graphsci.pidc import pidc_scores
 from graphsci.preprocessing import log_normalize, size_factors
+from graphsci.prior_knowledge import read_network
 
 HUMAN = {"pbmc3k", "scmix_sc_celseq2", "pbmc_1k_v3"}
 KNOWN = {

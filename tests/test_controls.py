@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
-from graphsci.evaluation import controls, metrics
+from graphsci.evaluation import controls, count_loss
 from graphsci.evaluation._blocks import Prediction
 from graphsci.preprocessing import thin_counts
 
@@ -111,10 +111,12 @@ def test_an_empty_cell_is_predicted_empty(split):
 def test_controls_rank_as_they_must(rates, split):
     kept, held_out = split
     losses = {
-        name: metrics.poisson_loss(predicted=control(kept, ratio=RATIO), held_out=held_out)
+        name: count_loss.poisson_loss(predicted=control(kept, ratio=RATIO), held_out=held_out)
         for name, control in controls.CONTROLS.items()
     }
-    losses["truth"] = metrics.poisson_loss(predicted=controls.truth(0.1 * rates), held_out=held_out)
+    losses["truth"] = count_loss.poisson_loss(
+        predicted=controls.truth(0.1 * rates), held_out=held_out
+    )
     order = ["truth", "neighbour_pooling_posterior", "gene_mean", "nothing", "empty"]
     assert sorted(order, key=losses.__getitem__) == order
     assert losses["neighbour_pooling"] < losses["gene_mean"]

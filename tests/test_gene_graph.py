@@ -10,13 +10,12 @@ from scipy import sparse, stats
 
 from graphsci import _correlation as kernels
 from graphsci import _edges
+from graphsci.expression_graph import correlation_graph, noise_corrected_graph
 from graphsci.gene_graph import (
     GeneGraph,
     combine_graphs,
-    correlation_graph,
     graph_from_edges,
     graph_from_matrix,
-    noise_corrected_graph,
     normalized_adjacency,
 )
 

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from sklearn import metrics as sklearn_metrics
 
-from graphsci.evaluation import METRICS, bulk, controls, false_signal, outside_truth, study
+from graphsci.evaluation import (
+    METRICS,
+    bulk,
+    controls,
+    count_loss,
+    depth,
+    false_signal,
+    fish,
+    proteins,
+    study,
+)
 from graphsci.evaluation import detection as det
 from graphsci.evaluation import labels as lab
 from graphsci.evaluation import metrics as m
@@ -35,7 +45,9 @@ def counted() -> tuple[np.ndarray, np.ndarray]:
 
 def test_poisson_deviance_by_hand():
     """y = 2 at mu = 1: 2 (2 log 2 - 1); y = 0 at mu = 3: 2 * 3."""
-    sums = m.poisson_deviance_sums(predicted=np.array([[1.0, 3.0]]), held_out=np.array([[2, 0]]))
+    sums = count_loss.poisson_deviance_sums(
+        predicted=np.array([[1.0, 3.0]]), held_out=np.array([[2, 0]])
+    )
     assert sums.per_gene == pytest.approx([2 * (2 * np.log(2) - 1), 6.0])
     assert sums.total == pytest.approx(sums.per_gene.sum()) == sums.per_cell.sum()
     assert sums.mean == pytest.approx(sums.total / 2)
@@ -43,7 +55,7 @@ def test_poisson_deviance_by_hand():
 
 def test_poisson_deviance_against_sklearn(counted):
     rates, counts = counted
-    got = m.poisson_deviance(predicted=rates, held_out=counts)
+    got = count_loss.poisson_deviance(predicted=rates, held_out=counts)
     assert got == pytest.approx(
         sklearn_metrics.mean_poisson_deviance(counts.ravel(), rates.ravel())
     )
@@ -52,9 +64,9 @@ def test_poisson_deviance_against_sklearn(counted):
 def test_d2_against_sklearn(counted):
     rates, counts = counted
     mean = np.full(counts.shape, counts.mean())
-    got = m.d2(
-        deviance=m.poisson_deviance(predicted=rates, held_out=counts),
-        reference_deviance=m.poisson_deviance(predicted=mean, held_out=counts),
+    got = count_loss.d2(
+        deviance=count_loss.poisson_deviance(predicted=rates, held_out=counts),
+        reference_deviance=count_loss.poisson_deviance(predicted=mean, held_out=counts),
     )
     judge = sklearn_metrics.d2_tweedie_score(counts.ravel(), rates.ravel(), power=1)
     assert got == pytest.approx(judge)
@@ -63,14 +75,16 @@ def test_d2_against_sklearn(counted):
 def test_poisson_loss_against_scipy(counted):
     rates, counts = counted
     log_pmf = stats.poisson.logpmf(counts, rates) + np.vectorize(_log_factorial)(counts)
-    assert m.poisson_loss(predicted=rates, held_out=counts) == pytest.approx(-log_pmf.mean())
+    assert count_loss.poisson_loss(predicted=rates, held_out=counts) == pytest.approx(
+        -log_pmf.mean()
+    )
 
 
 def test_deviance_differences_are_twice_loss_differences(counted):
     rates, counts = counted
     other = rates * 1.3
-    deviance = [m.poisson_deviance(predicted=p, held_out=counts) for p in (rates, other)]
-    loss = [m.poisson_loss(predicted=p, held_out=counts) for p in (rates, other)]
+    deviance = [count_loss.poisson_deviance(predicted=p, held_out=counts) for p in (rates, other)]
+    loss = [count_loss.poisson_loss(predicted=p, held_out=counts) for p in (rates, other)]
     assert deviance[1] - deviance[0] == pytest.approx(2 * (loss[1] - loss[0]))
 
 
@@ -83,18 +97,22 @@ def test_nb_deviance_against_scipy(counted, theta):
         return stats.nbinom.logpmf(counts, theta, theta / (theta + mu))
 
     judge = 2 * (log_pmf(counts.astype(float)) - log_pmf(rates))
-    sums = m.nb_deviance_sums(predicted=rates, held_out=counts, inverse_dispersion=theta)
+    sums = count_loss.nb_deviance_sums(predicted=rates, held_out=counts, inverse_dispersion=theta)
     assert sums.per_cell == pytest.approx(judge.sum(1))
     assert sums.per_gene == pytest.approx(judge.sum(0))
 
 
 def test_nb_deviance_tends_to_poisson(counted):
     rates, counts = counted
-    nb = m.nb_deviance(predicted=rates, held_out=counts, inverse_dispersion=np.full(12, 1e9))
-    assert nb == pytest.approx(m.poisson_deviance(predicted=rates, held_out=counts), rel=1e-5)
+    nb = count_loss.nb_deviance(
+        predicted=rates, held_out=counts, inverse_dispersion=np.full(12, 1e9)
+    )
+    assert nb == pytest.approx(
+        count_loss.poisson_deviance(predicted=rates, held_out=counts), rel=1e-5
+    )
 
 
-@pytest.mark.parametrize("score", [m.poisson_deviance_sums, m.poisson_loss_sums])
+@pytest.mark.parametrize("score", [count_loss.poisson_deviance_sums, count_loss.poisson_loss_sums])
 def test_dense_sparse_and_blocks_agree(counted, score):
     rates, counts = counted
     whole = score(predicted=rates, held_out=counts)
@@ -109,8 +127,10 @@ def test_dense_sparse_and_blocks_agree(counted, score):
 def test_permuting_genes_permutes_the_sums(counted):
     rates, counts = counted
     order = RNG(0).permutation(12)
-    straight = m.poisson_deviance_sums(predicted=rates, held_out=counts)
-    permuted = m.poisson_deviance_sums(predicted=rates[:, order], held_out=counts[:, order])
+    straight = count_loss.poisson_deviance_sums(predicted=rates, held_out=counts)
+    permuted = count_loss.poisson_deviance_sums(
+        predicted=rates[:, order], held_out=counts[:, order]
+    )
     assert permuted.per_gene == pytest.approx(straight.per_gene[order])
     assert permuted.per_cell == pytest.approx(straight.per_cell)
 
@@ -119,20 +139,22 @@ def test_permuting_genes_permutes_the_sums(counted):
 @given(st.integers(0, 30), st.floats(1e-3, 50.0))
 def test_deviance_is_never_negative_and_least_at_the_count(count, rate):
     y = np.array([[count]])
-    at_rate = m.poisson_deviance(predicted=np.array([[rate]]), held_out=y)
-    at_count = m.poisson_deviance(predicted=np.array([[float(count)]]), held_out=y)
+    at_rate = count_loss.poisson_deviance(predicted=np.array([[rate]]), held_out=y)
+    at_count = count_loss.poisson_deviance(predicted=np.array([[float(count)]]), held_out=y)
     assert at_rate >= -1e-9
-    assert at_count == pytest.approx(0.0, abs=3 * m.FLOOR)
+    assert at_count == pytest.approx(0.0, abs=3 * count_loss.FLOOR)
 
 
 def test_a_zero_prediction_costs_the_floor_not_infinity():
-    loss = m.poisson_loss(predicted=np.array([[0.0]]), held_out=np.array([[1]]))
-    assert loss == pytest.approx(m.FLOOR - np.log(m.FLOOR))
+    loss = count_loss.poisson_loss(predicted=np.array([[0.0]]), held_out=np.array([[1]]))
+    assert loss == pytest.approx(count_loss.FLOOR - np.log(count_loss.FLOOR))
 
 
 def test_explicit_zeros_in_held_out_do_not_matter():
     held_out = sp.csr_matrix(([0.0, 1.0], ([0, 0], [0, 1])), shape=(1, 2))
-    assert m.poisson_loss(predicted=np.ones((1, 2)), held_out=held_out) == pytest.approx(1.0)
+    assert count_loss.poisson_loss(predicted=np.ones((1, 2)), held_out=held_out) == pytest.approx(
+        1.0
+    )
 
 
 @pytest.mark.parametrize("positive_only", [False, True])
@@ -142,7 +164,7 @@ def test_explicit_zeros_count_as_zeros_and_stay_where_they_are(positive_only):
     clean, before = held_out.copy(), held_out.copy()
     clean.eliminate_zeros()
     found, expected = (
-        m.poisson_deviance_sums(
+        count_loss.poisson_deviance_sums(
             predicted=np.full((2, 3), 0.7), held_out=counts, positive_only=positive_only
         )
         for counts in (held_out, clean)
@@ -153,21 +175,21 @@ def test_explicit_zeros_count_as_zeros_and_stay_where_they_are(positive_only):
 
 
 def test_paired_difference_by_hand():
-    candidate = m.DevianceSums(9.0, np.array([2.0, 3.0, 4.0]), np.ones(1))
-    reference = m.DevianceSums(12.0, np.array([3.0, 5.0, 4.0]), np.ones(1))
-    got = m.paired_difference(candidate=candidate, reference=reference)
+    candidate = count_loss.DevianceSums(9.0, np.array([2.0, 3.0, 4.0]), np.ones(1))
+    reference = count_loss.DevianceSums(12.0, np.array([3.0, 5.0, 4.0]), np.ones(1))
+    got = count_loss.paired_difference(candidate=candidate, reference=reference)
     assert got.difference == pytest.approx(-1.0)
     assert got.standard_error == pytest.approx(1 / np.sqrt(3))
     assert got.z == pytest.approx(stats.ttest_rel([2, 3, 4], [3, 5, 4]).statistic)
 
 
 def test_paired_difference_of_one_prediction_with_itself_is_nothing():
-    sums = m.DevianceSums(5.0, np.array([2.0, 3.0]), np.ones(1))
-    assert m.paired_difference(candidate=sums, reference=sums) == (0.0, 0.0, 0.0, 2)
+    sums = count_loss.DevianceSums(5.0, np.array([2.0, 3.0]), np.ones(1))
+    assert count_loss.paired_difference(candidate=sums, reference=sums) == (0.0, 0.0, 0.0, 2)
 
 
 def test_a_difference_that_is_the_same_in_all_cells_counts():
-    gap = m.mean_difference(np.full(3, -1.0))
+    gap = count_loss.mean_difference(np.full(3, -1.0))
     assert gap.z < -gap.significant
 
 
@@ -175,9 +197,11 @@ def test_a_difference_that_is_the_same_in_all_cells_counts():
 def test_chance_exceeds_the_bound_as_often_as_stated(n_cells):
     """The judge is scipy's t-test of a sample whose statistic is the bound."""
     sample = np.random.default_rng(0).normal(size=n_cells)
-    bound = m.significant_z(n_cells)
+    bound = count_loss.significant_z(n_cells)
     sample += bound * sample.std(ddof=1) / np.sqrt(n_cells) - sample.mean()
-    assert stats.ttest_1samp(sample, 0, alternative="greater").pvalue == pytest.approx(m.CHANCE)
+    assert stats.ttest_1samp(sample, 0, alternative="greater").pvalue == pytest.approx(
+        count_loss.CHANCE
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,22 +218,22 @@ def test_chance_exceeds_the_bound_as_often_as_stated(n_cells):
 )
 def test_bad_predictions_are_refused(predicted, message):
     with pytest.raises(ValueError, match=message):
-        m.poisson_deviance(predicted=predicted, held_out=np.ones((2, 2)))
+        count_loss.poisson_deviance(predicted=predicted, held_out=np.ones((2, 2)))
 
 
 def test_bad_held_out_theta_and_reference_are_refused():
     ones = np.ones((2, 2))
     with pytest.raises(ValueError, match="held_out holds negative"):
-        m.poisson_loss(predicted=ones, held_out=-ones)
+        count_loss.poisson_loss(predicted=ones, held_out=-ones)
     with pytest.raises(ValueError, match="held_out has 1 dimensions"):
-        m.poisson_loss(predicted=ones, held_out=np.ones(2))
+        count_loss.poisson_loss(predicted=ones, held_out=np.ones(2))
     with pytest.raises(ValueError, match="one positive number or 2, one per gene"):
-        m.nb_deviance(predicted=ones, held_out=ones, inverse_dispersion=np.ones(3))
+        count_loss.nb_deviance(predicted=ones, held_out=ones, inverse_dispersion=np.ones(3))
     with pytest.raises(ValueError, match="reference deviance is 0"):
-        m.d2(deviance=1.0, reference_deviance=0.0)
-    one_cell = m.DevianceSums(1.0, np.ones(1), np.ones(1))
+        count_loss.d2(deviance=1.0, reference_deviance=0.0)
+    one_cell = count_loss.DevianceSums(1.0, np.ones(1), np.ones(1))
     with pytest.raises(ValueError, match="the same two or more cells"):
-        m.paired_difference(candidate=one_cell, reference=one_cell)
+        count_loss.paired_difference(candidate=one_cell, reference=one_cell)
 
 
 # --- errors, correlations, intervals ---------------------------------------------------------
@@ -690,7 +714,7 @@ def test_a_count_in_two_entries_is_one_count():
     parts = sp.csr_matrix((np.ones(3), np.array([0, 0, 1]), np.array([0, 2, 3])), shape=(2, 2))
     assert parts.nnz == 3
     got, judge = (
-        m.poisson_deviance(predicted=np.full((2, 2), 0.5), held_out=held_out)
+        count_loss.poisson_deviance(predicted=np.full((2, 2), 0.5), held_out=held_out)
         for held_out in (parts, split.toarray())
     )
     assert got == pytest.approx(judge)
@@ -842,18 +866,18 @@ def _count_score(compute: Callable[..., float]) -> Score:
 
 def _d2(w: World, kept_rates: np.ndarray) -> float:
     mean = controls.gene_mean(w.kept, ratio=RATIO)
-    return m.d2(
-        deviance=m.poisson_deviance(predicted=RATIO * kept_rates, held_out=w.held_out),
-        reference_deviance=m.poisson_deviance(predicted=mean, held_out=w.held_out),
+    return count_loss.d2(
+        deviance=count_loss.poisson_deviance(predicted=RATIO * kept_rates, held_out=w.held_out),
+        reference_deviance=count_loss.poisson_deviance(predicted=mean, held_out=w.held_out),
     )
 
 
 def _nb_d2(w: World, kept_rates: np.ndarray) -> float:
     common = {"held_out": w.held_out, "inverse_dispersion": 10.0}
     mean = controls.gene_mean(w.kept, ratio=RATIO)
-    return m.d2(
-        deviance=m.nb_deviance(predicted=RATIO * kept_rates, **common),
-        reference_deviance=m.nb_deviance(predicted=mean, **common),
+    return count_loss.d2(
+        deviance=count_loss.nb_deviance(predicted=RATIO * kept_rates, **common),
+        reference_deviance=count_loss.nb_deviance(predicted=mean, **common),
     )
 
 
@@ -925,10 +949,10 @@ def _openproblems(compute: Callable[..., float]) -> Score:
 
 
 SCORES: dict[str, Score] = {
-    "poisson_loss": _count_score(m.poisson_loss),
-    "poisson_deviance": _count_score(m.poisson_deviance),
+    "poisson_loss": _count_score(count_loss.poisson_loss),
+    "poisson_deviance": _count_score(count_loss.poisson_deviance),
     "d2": _d2,
-    "nb_deviance": lambda w, kept_rates: m.nb_deviance(
+    "nb_deviance": lambda w, kept_rates: count_loss.nb_deviance(
         predicted=RATIO * kept_rates, held_out=w.held_out, inverse_dispersion=10.0
     ),
     "mean_absolute_error": _against_rates(m.mean_absolute_error),
@@ -950,19 +974,19 @@ SCORES: dict[str, Score] = {
     "edge_auprc": _edge_score(det.edge_auprc),
     "openproblems_poisson": _openproblems(op.openproblems_poisson),
     "nb_d2": _nb_d2,
-    "cv_error": lambda w, kept_rates: outside_truth.cv_error(
-        estimated=outside_truth.moments(values=kept_rates).cv,
-        truth=outside_truth.moments(values=w.rates).cv,
+    "cv_error": lambda w, kept_rates: fish.cv_error(
+        estimated=fish.moments(values=kept_rates).cv,
+        truth=fish.moments(values=w.rates).cv,
     ),
-    "correlation_error": lambda w, kept_rates: outside_truth.correlation_error(
-        estimated=outside_truth.moments(values=kept_rates).correlation[w.network],
-        truth=outside_truth.moments(values=w.rates).correlation[w.network],
+    "correlation_error": lambda w, kept_rates: fish.correlation_error(
+        estimated=fish.moments(values=kept_rates).correlation[w.network],
+        truth=fish.moments(values=w.rates).correlation[w.network],
     ),
     "protein_rna_correlation": lambda w, kept_rates: np.nanmean(
-        outside_truth.protein_rna_correlation(expression=kept_rates, proteins=w.rates**2)
+        proteins.protein_rna_correlation(expression=kept_rates, proteins=w.rates**2)
     ),
-    "log_error_per_gene": _against_rates(outside_truth.log_error_per_gene),
-    "log_error_per_cell": _against_rates(outside_truth.log_error_per_cell),
+    "log_error_per_gene": _against_rates(depth.log_error_per_gene),
+    "log_error_per_cell": _against_rates(depth.log_error_per_cell),
     "level_correlation": lambda w, kept_rates: bulk.level_correlation(
         profile=kept_rates.mean(0), bulk=w.rates.mean(0)
     ),

@@ -16,7 +16,8 @@ from graphsci import GraphSCI, pl, tl
 from graphsci import network as nw
 from graphsci.config import Config
 from graphsci.evaluation.false_signal import append_shuffled_genes
-from graphsci.gene_graph import correlation_graph, graph_from_edges
+from graphsci.expression_graph import correlation_graph
+from graphsci.gene_graph import graph_from_edges
 from graphsci.network import null as shuffling
 from graphsci.network import posterior, strength, to_networkx, write_network
 from graphsci.predictability import UNPROVEN

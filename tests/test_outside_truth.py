@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse as sp
 from scipy import stats
 
-from graphsci.evaluation import outside_truth as ot
+from graphsci.evaluation import depth, fish, proteins
 
 RNG = np.random.default_rng
 
@@ -21,7 +21,7 @@ def table(first, second, area=None) -> pd.DataFrame:
 
 def test_fish_truth_by_hand():
     """Sizes divide: 2/1, 8/2, 18/3 = 2, 4, 6; the second gene falls as the first rises."""
-    found = ot.fish_truth(tables=[table([2, 8, 18], [6, 8, 6], [1, 2, 3])])
+    found = fish.fish_truth(tables=[table([2, 8, 18], [6, 8, 6], [1, 2, 3])])
     assert found.genes == ("A", "B")
     assert found.pairs == (("A", "B"),)
     assert found.cv == pytest.approx([2 / 4, 2 / 4])
@@ -31,7 +31,7 @@ def test_fish_truth_by_hand():
 
 def test_a_gene_of_several_tables_has_the_mean_of_its_squared_cvs():
     one, two = table([1, 2, 3], [1, 1, 2]), table([2, 2, 8], [1, 3, 5]).rename(columns={"B": "C"})
-    found = ot.fish_truth(tables=[one, two], size=None)
+    found = fish.fish_truth(tables=[one, two], size=None)
     squares = [np.var(t["A"], ddof=1) / t["A"].mean() ** 2 for t in (one, two)]
     assert found.genes == ("A", "B", "C")
     assert found.cv[0] == pytest.approx(np.sqrt(np.mean(squares)))
@@ -40,7 +40,7 @@ def test_a_gene_of_several_tables_has_the_mean_of_its_squared_cvs():
 def test_moments_against_numpy_and_of_a_constant_gene():
     values = RNG(0).gamma(2.0, size=(50, 4))
     values[:, 3] = 0.1
-    found = ot.moments(values=sp.csr_matrix(values))
+    found = fish.moments(values=sp.csr_matrix(values))
     assert found.cv[:3] == pytest.approx(stats.variation(values[:, :3], ddof=1))
     assert found.correlation[:3, :3] == pytest.approx(np.corrcoef(values[:, :3].T))
     assert found.cv[3] == 0
@@ -54,8 +54,8 @@ def test_moments_without_counting_noise_are_those_of_the_rates():
     rates = common * rng.gamma(8.0, 1 / 8, size=(n, 2)) * [1.0, 3.0]
     sizes = rng.lognormal(0, 0.3, n)
     counts = rng.poisson(rates * sizes[:, None])
-    true, raw = ot.moments(values=rates), ot.moments(values=counts / sizes[:, None])
-    found = ot.moments_without_counting_noise(counts=counts, size_factors=sizes)
+    true, raw = fish.moments(values=rates), fish.moments(values=counts / sizes[:, None])
+    found = fish.moments_without_counting_noise(counts=counts, size_factors=sizes)
     assert found.cv == pytest.approx(true.cv, rel=0.03)
     assert found.correlation[0, 1] == pytest.approx(true.correlation[0, 1], abs=0.03)
     assert (raw.cv > 1.1 * true.cv).all()
@@ -64,24 +64,24 @@ def test_moments_without_counting_noise_are_those_of_the_rates():
 
 def test_noise_alone_has_no_variation_left():
     counts = np.tile([[1], [1], [1], [2]], (10, 2))  # variance below the mean
-    found = ot.moments_without_counting_noise(counts=counts, size_factors=np.ones(40))
+    found = fish.moments_without_counting_noise(counts=counts, size_factors=np.ones(40))
     assert not found.cv.any()
     assert not found.correlation.any()
 
 
 def test_fish_errors_by_hand():
-    assert ot.cv_error(estimated=[1.0, 2.0, 0.0], truth=[1.0, 1.0, 3.0]) == pytest.approx(4 / 9)
-    assert ot.cv_error(estimated=[0.0], truth=[0.0]) == 0
-    assert ot.correlation_error(estimated=[0.5, 0.0], truth=[0.2, 0.1]) == pytest.approx(0.2)
+    assert fish.cv_error(estimated=[1.0, 2.0, 0.0], truth=[1.0, 1.0, 3.0]) == pytest.approx(4 / 9)
+    assert fish.cv_error(estimated=[0.0], truth=[0.0]) == 0
+    assert fish.correlation_error(estimated=[0.5, 0.0], truth=[0.2, 0.1]) == pytest.approx(0.2)
 
 
 def test_scores_are_of_the_genes_that_both_have():
-    truth = ot.fish_truth(
+    truth = fish.fish_truth(
         tables=[table([1, 2, 3], [1, 2, 3]), table([1, 2, 3], [3, 1, 2]).add_suffix("x")], size=None
     )
     values = np.array([[3, 5, 1], [2, 5, 2], [1, 5, 3]])
-    found = ot.score_against_fish(
-        moments=ot.moments(values=values), genes=["A", "other", "B"], truth=truth
+    found = fish.score_against_fish(
+        moments=fish.moments(values=values), genes=["A", "other", "B"], truth=truth
     )
     assert found.genes == ("A", "B")
     assert found.pairs == (("A", "B"),)
@@ -91,23 +91,25 @@ def test_scores_are_of_the_genes_that_both_have():
 
 def test_bad_fish_input_is_refused():
     with pytest.raises(ValueError, match="expected two genes and 'Area'"):
-        ot.fish_truth(tables=[table([1, 2, 3], [1, 2, 3])])
+        fish.fish_truth(tables=[table([1, 2, 3], [1, 2, 3])])
     with pytest.raises(ValueError, match="missing or negative molecules or sizes"):
-        ot.fish_truth(tables=[table([1, 2, np.nan], [1, 2, 3])], size=None)
+        fish.fish_truth(tables=[table([1, 2, np.nan], [1, 2, 3])], size=None)
     with pytest.raises(ValueError, match="expected 3 positive numbers, one per cell"):
-        ot.moments_without_counting_noise(counts=np.ones((3, 2)), size_factors=[1, 0, 1])
-    truth = ot.fish_truth(tables=[table([1, 2, 3], [1, 2, 3])], size=None)
+        fish.moments_without_counting_noise(counts=np.ones((3, 2)), size_factors=[1, 0, 1])
+    truth = fish.fish_truth(tables=[table([1, 2, 3], [1, 2, 3])], size=None)
     with pytest.raises(ValueError, match="none of the 1 pairs of the truth is among 1 genes"):
-        ot.score_against_fish(moments=ot.moments(values=np.ones((3, 1))), genes=["A"], truth=truth)
+        fish.score_against_fish(
+            moments=fish.moments(values=np.ones((3, 1))), genes=["A"], truth=truth
+        )
     with pytest.raises(ValueError, match="the same genes or pairs"):
-        ot.cv_error(estimated=[1.0], truth=[1.0, 2.0])
+        fish.cv_error(estimated=[1.0], truth=[1.0, 2.0])
 
 
 # --- proteins ---------------------------------------------------------------------------
 
 
 def test_antibodies_are_matched_to_genes():
-    found = ot.match_proteins(
+    found = proteins.match_proteins(
         proteins=["CD15_TotalSeqB", "CD3_TotalSeqB", "PD-1_TotalSeqB", "CD45RA", "CD8a"],
         genes=["CD8A", "PDCD1", "CD3E", "FUT4"],
     )
@@ -115,20 +117,22 @@ def test_antibodies_are_matched_to_genes():
     assert found.proteins.tolist() == [1, 2, 4]
     assert found.genes.tolist() == [2, 1, 0]
     with pytest.raises(ValueError, match="none of 1 antibodies could be matched"):
-        ot.match_proteins(proteins=["IgG1"], genes=["CD4"])
+        proteins.match_proteins(proteins=["IgG1"], genes=["CD4"])
 
 
 def test_centred_log_ratio_does_not_see_a_cells_number_of_antibodies():
     counts = np.array([[1e4, 1e5, 1e6]])
-    assert ot.centred_log_ratio(counts) == pytest.approx(np.log([[0.1, 1, 10]]), abs=1e-3)
-    assert ot.centred_log_ratio(7 * counts) == pytest.approx(ot.centred_log_ratio(counts), abs=1e-3)
+    assert proteins.centred_log_ratio(counts) == pytest.approx(np.log([[0.1, 1, 10]]), abs=1e-3)
+    assert proteins.centred_log_ratio(7 * counts) == pytest.approx(
+        proteins.centred_log_ratio(counts), abs=1e-3
+    )
 
 
 def test_protein_correlation_against_scipy():
     rng = RNG(0)
-    expression, proteins = rng.poisson(1.0, size=(30, 2)), rng.normal(size=(30, 2))
-    found = ot.protein_rna_correlation(expression=expression, proteins=proteins)
-    judge = [stats.spearmanr(expression[:, j], proteins[:, j]).statistic for j in range(2)]
+    expression, measured = rng.poisson(1.0, size=(30, 2)), rng.normal(size=(30, 2))
+    found = proteins.protein_rna_correlation(expression=expression, proteins=measured)
+    judge = [stats.spearmanr(expression[:, j], measured[:, j]).statistic for j in range(2)]
     assert found == pytest.approx(judge)
 
 
@@ -140,21 +144,21 @@ def test_log_errors_by_hand_and_without_depth():
     logs = np.log1p([[1, 3], [4, 0]]), np.log1p([[2, 2], [4, 0]])
     expected = np.abs(logs[0] - logs[1])
     common = {"estimate": estimate, "truth": truth, "library_size": 4}
-    assert ot.log_error_per_gene(**common) == pytest.approx(expected.mean(0))
-    assert ot.log_error_per_cell(**common) == pytest.approx(expected.mean(1))
+    assert depth.log_error_per_gene(**common) == pytest.approx(expected.mean(0))
+    assert depth.log_error_per_cell(**common) == pytest.approx(expected.mean(1))
     deeper = common | {"truth": 9 * truth}
-    assert ot.log_error_per_gene(**deeper) == pytest.approx(expected.mean(0))
+    assert depth.log_error_per_gene(**deeper) == pytest.approx(expected.mean(0))
 
 
 def test_deep_scores_by_kind_of_entry():
     deep = np.array([[4.0, 4.0, 0.0], [4.0, 0.0, 0.0], [2.0, 2.0, 0.0]])
     observed = np.array([[1, 0, 0], [1, 0, 0], [1, 1, 0]])
-    perfect = ot.score_against_deep(estimate=deep / 4, deep=deep, observed=observed, min_cells=2)
+    perfect = depth.score_against_deep(estimate=deep / 4, deep=deep, observed=observed, min_cells=2)
     assert perfect.n_genes == 2
     assert perfect.pearson_gene == perfect.pearson_cell == pytest.approx(1)
     assert perfect.log_error == perfect.log_error_dropped == perfect.log_error_absent == 0
     same = np.ones((3, 3))
-    invented = ot.score_against_deep(
+    invented = depth.score_against_deep(
         estimate=same, deep=deep, observed=observed, min_cells=2, library_size=3
     )
     assert invented.log_error_absent == pytest.approx(np.log1p(1))
@@ -167,7 +171,7 @@ def test_a_thinned_profile_is_closer_to_its_own_cells_than_to_others():
     deep = rng.poisson(rng.gamma(1.0, 20.0, size=(40, 60)))
     observed = rng.binomial(deep, 0.2)
     own, other = (
-        ot.score_against_deep(estimate=observed[order], deep=deep, observed=observed)
+        depth.score_against_deep(estimate=observed[order], deep=deep, observed=observed)
         for order in (np.arange(40), np.roll(np.arange(40), 1))
     )
     assert own.log_error < other.log_error
@@ -177,15 +181,15 @@ def test_a_thinned_profile_is_closer_to_its_own_cells_than_to_others():
 
 def test_profiles_of_groups_are_means_of_shares():
     counts = np.array([[1, 1], [0, 8], [5, 0], [0, 0]])
-    found = ot.profiles_of_groups(counts=counts, groups=["a", "a", "b", "b"], wanted=["b", "a"])
+    found = depth.profiles_of_groups(counts=counts, groups=["a", "a", "b", "b"], wanted=["b", "a"])
     assert found == pytest.approx(np.array([[1.0, 0.0], [0.25, 0.75]]))
 
 
 def test_bad_deep_input_is_refused():
     ones = np.ones((3, 2))
     with pytest.raises(ValueError, match="0 genes have deep expression in at least 9 cells"):
-        ot.score_against_deep(estimate=ones, deep=ones, observed=ones, min_cells=9)
+        depth.score_against_deep(estimate=ones, deep=ones, observed=ones, min_cells=9)
     with pytest.raises(ValueError, match="estimate has shape"):
-        ot.log_error_per_gene(estimate=ones[:2], truth=ones)
+        depth.log_error_per_gene(estimate=ones[:2], truth=ones)
     with pytest.raises(ValueError, match="1 of 2 wanted groups are among them"):
-        ot.profiles_of_groups(counts=ones, groups=[1, 2, 3], wanted=[1, 4])
+        depth.profiles_of_groups(counts=ones, groups=[1, 2, 3], wanted=[1, 4])

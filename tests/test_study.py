@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
-from graphsci.evaluation import metrics, study
+from graphsci.evaluation import count_loss, study
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_scores_are_those_of_the_metrics(case):
     run = study.run_method("pooling", study.control("neighbour_pooling"), case)
     blocks = list(study.control("neighbour_pooling")(case.task))
     predicted = np.concatenate([block.counts for block in blocks])
-    deviance = metrics.poisson_deviance(predicted=predicted, held_out=case.held_out)
+    deviance = count_loss.poisson_deviance(predicted=predicted, held_out=case.held_out)
     assert run.scores["deviance"] == pytest.approx(deviance)
     assert np.nanmean(run.per_cell) == pytest.approx(deviance)
     assert "coverage" not in run.scores
@@ -178,7 +178,7 @@ def test_scores_are_those_of_the_metrics(case):
 def test_the_negative_binomial_deviance_has_one_theta_for_all(case):
     theta = study.judging_theta(case)
     run = study.run_method("flat", constant(0.3), case)
-    judge = metrics.nb_deviance(
+    judge = count_loss.nb_deviance(
         predicted=np.full(case.held_out.shape, 0.3),
         held_out=case.held_out,
         inverse_dispersion=theta,

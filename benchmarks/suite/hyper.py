@@ -18,7 +18,8 @@ from anndata import AnnData
 import graphsci
 from graphsci._evaluate_ours import expected_counts
 from graphsci.evaluation import evaluate_clustering, study
-from graphsci.gene_sets import match_symbols, read_network
+from graphsci.gene_symbols import match_symbols
+from graphsci.prior_knowledge import read_network
 from suite import cases, tables, truth
 from suite.cases import Case
 from suite.methods import HERE, METHODS, source_digest

@@ -16,7 +16,15 @@ from scipy import sparse
 
 from graphsci.evaluation import bulk as bulk_truth
 from graphsci.evaluation import clustering as clusters
-from graphsci.evaluation import evaluate_clustering, metrics, outside_truth, study
+from graphsci.evaluation import (
+    count_loss,
+    depth,
+    evaluate_clustering,
+    fish,
+    metrics,
+    proteins,
+    study,
+)
 from graphsci.evaluation import false_signal as false
 from suite.cases import Case
 from suite.running import Estimate
@@ -102,16 +110,16 @@ def held_out(case: Case, estimate: Estimate) -> Judged:
     ratio, rare = known.task.ratio, study.rare_genes(known)
     reference = _reference(case)
     found = {
-        chance: metrics.poisson_deviance_sums(
+        chance: count_loss.poisson_deviance_sums(
             predicted=((start, block * ratio) for start, block in _blocks(values)),
             held_out=known.held_out,
         )
         for chance, values in chances(estimate.arrays["estimate"], case.counts).items()
     }
 
-    def explained(sums: metrics.DevianceSums, genes: np.ndarray | slice) -> float:
+    def explained(sums: count_loss.DevianceSums, genes: np.ndarray | slice) -> float:
         of_means = reference.per_gene[genes].sum()
-        return metrics.d2(deviance=sums.per_gene[genes].sum(), reference_deviance=of_means)
+        return count_loss.d2(deviance=sums.per_gene[genes].sum(), reference_deviance=of_means)
 
     best = min(found, key=lambda chance: found[chance].total)
     scores = {"deviance": found[best].mean, "d2": explained(found[best], slice(None))}
@@ -124,7 +132,7 @@ def held_out(case: Case, estimate: Estimate) -> Judged:
     return Judged(scores, found[best].per_cell / found[best].per_gene.size)
 
 
-def _reference(case: Case) -> metrics.DevianceSums:
+def _reference(case: Case) -> count_loss.DevianceSums:
     """Return the deviance of the gene means, computed once for each case."""
     if "reference" not in case.truth:
         case.truth["reference"] = study.reference_sums(case.truth["case"])
@@ -208,12 +216,12 @@ def against_bulk(case: Case, estimate: Estimate) -> Judged:
 
 def against_proteins(case: Case, estimate: Estimate) -> Judged:
     """Correlation over cells of genes with their surface proteins, median over pairs."""
-    pairs = outside_truth.match_proteins(
+    pairs = proteins.match_proteins(
         proteins=case.truth["protein_names"], genes=list(case.truth["genes"])
     )
-    proteins = outside_truth.centred_log_ratio(case.truth["proteins"])[:, pairs.proteins]
-    found = outside_truth.protein_rna_correlation(
-        expression=log_values(case, estimate)[:, pairs.genes], proteins=proteins
+    measured = proteins.centred_log_ratio(case.truth["proteins"])[:, pairs.proteins]
+    found = proteins.protein_rna_correlation(
+        expression=log_values(case, estimate)[:, pairs.genes], proteins=measured
     )
     return Judged({"protein_rna": float(np.nanmedian(found)), "protein_pairs": float(len(found))})
 
@@ -221,11 +229,11 @@ def against_proteins(case: Case, estimate: Estimate) -> Judged:
 def against_fish(case: Case, estimate: Estimate) -> Judged:
     """CVs and correlations of a few genes against single-molecule FISH of the same culture."""
     tables = [pd.read_csv(path) for path in case.truth["files"]]
-    truth = outside_truth.fish_truth(tables=tables)
+    truth = fish.fish_truth(tables=tables)
     names = list(case.truth["genes"])
     chosen = [names.index(gene) for gene in truth.genes if gene in names]
-    moments = outside_truth.moments(values=at_common_depth(case, estimate)[:, chosen])
-    found = outside_truth.score_against_fish(
+    moments = fish.moments(values=at_common_depth(case, estimate)[:, chosen])
+    found = fish.score_against_fish(
         moments=moments, genes=[names[gene] for gene in chosen], truth=truth
     )
     return Judged(
@@ -241,7 +249,7 @@ def against_deep(case: Case, estimate: Estimate) -> Judged:
     """Log error and correlation against deeper profiles of the same libraries."""
     cells, arrays = case.truth["cells"], estimate.arrays
     name = next(n for n in ("common", "before_dropout", "estimate") if n in arrays)
-    found = outside_truth.score_against_deep(
+    found = depth.score_against_deep(
         estimate=arrays[name][cells], deep=case.truth["deep"], observed=case.counts[cells]
     )
     return Judged({f"deep_{name}": float(value) for name, value in found._asdict().items()})
@@ -351,17 +359,17 @@ _CLUSTERING = (
     *(clusters._one_run, clusters.embed_cells, clusters.cluster_cells),
 )
 _HELD_OUT = (
-    *(chances, metrics._count_loss_sums, metrics.poisson_deviance_sums, metrics.d2),
+    *(chances, count_loss._count_loss_sums, count_loss.poisson_deviance_sums, count_loss.d2),
     *(study.make_case, study.rare_genes, study.predictive_coverage),
 )
 _FALSE = (*_LOG, false.false_positive_rate, false.welch_p_values)
-_DEEP = (outside_truth.score_against_deep, metrics.on_scale, metrics.pearson_per_gene)
+_DEEP = (depth.score_against_deep, metrics.on_scale, metrics.pearson_per_gene)
 _FISH = (
-    *(at_common_depth, outside_truth.fish_truth, outside_truth.moments),
-    outside_truth.score_against_fish,
+    *(at_common_depth, fish.fish_truth, fish.moments),
+    fish.score_against_fish,
 )
 _BULK = (*_LOG, bulk_truth.bulk_differential, bulk_truth.score_against_bulk)
-_PROTEINS = (*_LOG, outside_truth.match_proteins, outside_truth.protein_rna_correlation)
+_PROTEINS = (*_LOG, proteins.match_proteins, proteins.protein_rna_correlation)
 JUDGES = (
     Judge("held_out", held_out, _is("held-out"), _HELD_OUT),
     Judge("clustering", clustering, _has("labels"), _CLUSTERING),

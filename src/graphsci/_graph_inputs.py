@@ -111,7 +111,7 @@ def no_overlap_message(
         f"None of the {len(gene_a)} edges joins two of the {len(names)} genes of the data "
         f"(network: {examples(unknown)}; data: {examples(names)}). "
         "Check that both are of the same species and use the same identifiers; "
-        "gene_sets.match_symbols tells what differs."
+        "gene_symbols.match_symbols tells what differs."
     )
 
 

@@ -18,7 +18,6 @@ from graphsci._optional import networkx
 from graphsci.config import Config, later_seed
 from graphsci.files import atomic_path
 from graphsci.gene_graph import GeneGraph
-from graphsci.gene_sets import read_gene_sets
 from graphsci.imputer import GraphSCI
 from graphsci.model_io import RECORD
 from graphsci.network.files import write_table
@@ -26,6 +25,7 @@ from graphsci.network.modules import leiden, sets_inside, trusted
 from graphsci.network.null import check_control
 from graphsci.network.ranking import small_groups_note
 from graphsci.preprocessing import detected_genes, find_matrix
+from graphsci.prior_knowledge import read_gene_sets
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -18,7 +18,8 @@ from graphsci.gene_graph import (
     graph_from_matrix,
     relative_to_strongest,
 )
-from graphsci.gene_sets import detect_format, match_symbols, read_network
+from graphsci.gene_symbols import match_symbols
+from graphsci.prior_knowledge import detect_format, read_network
 
 
 def read_known_networks(
@@ -33,7 +34,7 @@ def read_known_networks(
     Parameters
     ----------
     paths
-        Files that ``gene_sets.read_network`` knows: STRING, GMT, TRRUST, a regulon, or edges.
+        Files that ``prior_knowledge.read_network`` knows: STRING, GMT, TRRUST, a regulon, or edges.
     gene_names
         (genes,): the genes of the data.
     symbols

@@ -12,13 +12,8 @@ from scipy import sparse
 
 from graphsci._edges import spread
 from graphsci.config import Config
-from graphsci.gene_graph import (
-    GeneGraph,
-    combine_graphs,
-    correlation_graph,
-    noise_corrected_graph,
-    relative_to_strongest,
-)
+from graphsci.expression_graph import correlation_graph, noise_corrected_graph
+from graphsci.gene_graph import GeneGraph, combine_graphs, relative_to_strongest
 from graphsci.io import refuse_more_than_memory
 from graphsci.pidc import pidc_graph
 from graphsci.preprocessing import (

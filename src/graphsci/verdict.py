@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from graphsci.evaluation.metrics import (
+from graphsci.evaluation.count_loss import (
     DevianceSums,
     d2,
     paired_difference,
@@ -52,7 +52,7 @@ class Verdict(NamedTuple):
 
     @property
     def significant(self) -> float:
-        """Standard errors from 0 that count (:func:`graphsci.evaluation.metrics.significant_z`)."""
+        """Standard errors from 0 that count: those of :func:`.count_loss.significant_z`."""
         return significant_z(self.n_cells)
 
     @property

@@ -2,8 +2,8 @@
 
 Nothing here knows the model: counts and predictions go in, numbers come out. The modules are
 ``designs`` (what is hidden), ``controls`` (what must be beaten), ``metrics``, ``labels``,
-``detection``, ``openproblems`` and ``false_signal`` (scores), ``outside_truth`` (smFISH, surface
-proteins, deeper sequencing), ``bulk`` (bulk RNA-seq as truth, the paper's bulk experiment),
+``detection``, ``openproblems`` and ``false_signal`` (scores), ``fish``, ``proteins``, ``depth`` and
+``bulk`` (truth from elsewhere: smFISH, surface proteins, deeper sequencing, bulk RNA-seq),
 ``clustering`` (the paper's protocols), ``study`` (many methods and seeds on one data set) and
 ``registry`` (what each score is). Names are imported from them when they are first needed.
 """
@@ -39,13 +39,16 @@ _MODULES = (
     "bulk",
     "clustering",
     "controls",
+    "count_loss",
+    "depth",
     "designs",
     "detection",
     "false_signal",
+    "fish",
     "labels",
     "metrics",
     "openproblems",
-    "outside_truth",
+    "proteins",
     "registry",
     "study",
 )

@@ -7,12 +7,15 @@ import numpy as np
 
 from graphsci.evaluation import (
     bulk,
+    count_loss,
+    depth,
     detection,
     false_signal,
+    fish,
     labels,
     metrics,
     openproblems,
-    outside_truth,
+    proteins,
 )
 
 Direction = Literal["higher", "lower", "nominal"]
@@ -45,7 +48,7 @@ _OP = "github.com/openproblems-bio/task_denoising; doi:10.1038/s41587-025-02694-
 #: All metrics by name, in the order of the tables.
 METRICS: dict[str, Metric] = {
     "poisson_loss": Metric(
-        "Poisson loss", "lower", (-_INF, _INF), _COUNTS, _MCV, metrics.poisson_loss
+        "Poisson loss", "lower", (-_INF, _INF), _COUNTS, _MCV, count_loss.poisson_loss
     ),
     "poisson_deviance": Metric(
         "Poisson deviance",
@@ -53,7 +56,7 @@ METRICS: dict[str, Metric] = {
         (0, _INF),
         _COUNTS,
         "McCullagh & Nelder 1989, 2.3",
-        metrics.poisson_deviance,
+        count_loss.poisson_deviance,
     ),
     "d2": Metric(
         "D² against the gene means",
@@ -61,7 +64,7 @@ METRICS: dict[str, Metric] = {
         (-_INF, 1),
         "fraction of deviance",
         "Cameron & Windmeijer 1997, doi:10.1016/S0304-4076(96)01818-0",
-        metrics.d2,
+        count_loss.d2,
     ),
     "nb_deviance": Metric(
         "Negative binomial deviance",
@@ -69,7 +72,7 @@ METRICS: dict[str, Metric] = {
         (0, _INF),
         _COUNTS,
         "doi:10.1017/CBO9780511973420",
-        metrics.nb_deviance,
+        count_loss.nb_deviance,
     ),
     "nb_d2": Metric(
         "D² of the NB deviance against the gene means",
@@ -77,7 +80,7 @@ METRICS: dict[str, Metric] = {
         (-_INF, 1),
         "fraction of deviance",
         "Cameron & Windmeijer 1997, doi:10.1016/S0304-4076(96)01818-0",
-        metrics.d2,
+        count_loss.d2,
     ),
     "mean_absolute_error": Metric(
         "Mean absolute error",
@@ -263,7 +266,7 @@ METRICS: dict[str, Metric] = {
         (0, 1),
         "|a - b| / (a + b) of CVs, counts at one depth",
         "doi:10.1038/nmeth.2930",
-        outside_truth.cv_error,
+        fish.cv_error,
     ),
     "correlation_error": Metric(
         "Gene-gene correlation against smFISH",
@@ -271,7 +274,7 @@ METRICS: dict[str, Metric] = {
         (0, 2),
         "difference of Pearson's r, counts at one depth",
         "doi:10.1038/nmeth.2930",
-        outside_truth.correlation_error,
+        fish.correlation_error,
     ),
     "protein_rna_correlation": Metric(
         "Spearman of genes with their proteins",
@@ -279,7 +282,7 @@ METRICS: dict[str, Metric] = {
         (-1, 1),
         "ranks",
         "doi:10.1038/nmeth.4380",
-        outside_truth.protein_rna_correlation,
+        proteins.protein_rna_correlation,
     ),
     "log_error_per_gene": Metric(
         "Log error per gene against a deep profile",
@@ -287,7 +290,7 @@ METRICS: dict[str, Metric] = {
         (0, _INF),
         "log1p of counts per 10,000",
         "the same libraries sequenced deeper, doi:10.1038/nbt.2967",
-        outside_truth.log_error_per_gene,
+        depth.log_error_per_gene,
     ),
     "log_error_per_cell": Metric(
         "Log error per cell against a deep profile",
@@ -295,7 +298,7 @@ METRICS: dict[str, Metric] = {
         (0, _INF),
         "log1p of counts per 10,000",
         "the same libraries sequenced deeper, doi:10.1038/nbt.2967",
-        outside_truth.log_error_per_cell,
+        depth.log_error_per_cell,
     ),
     "level_correlation": Metric(
         "Spearman of mean levels with bulk",

@@ -131,7 +131,7 @@ def enrich_modules(
     modules
         From :func:`find_modules`.
     gene_sets
-        Name to genes, e.g. from ``gene_sets.read_gene_sets``.
+        Name to genes, e.g. from ``prior_knowledge.read_gene_sets``.
     background
         Genes that could have been in a module: those of the model.
     min_overlap

@@ -13,7 +13,7 @@ from scipy import sparse, special
 from graphsci._labels import known_labels
 from graphsci._words import check_column, few
 from graphsci.gene_graph import GeneGraph, graph_from_edges
-from graphsci.gene_sets import match_symbols
+from graphsci.gene_symbols import match_symbols
 from graphsci.imputer import GraphSCI
 from graphsci.network._arrays import Indices, lookup
 from graphsci.network._table import EDGE_COLUMNS, GeneNetwork
@@ -67,7 +67,7 @@ def refine_network(
         and ``stability`` says how many of them agree.
     prior
         A known network: a graph, or a table of ``gene_a``, ``gene_b`` and optionally ``weight``,
-        as ``gene_sets.read_network`` returns. Only reported, beside the other evidence.
+        as ``prior_knowledge.read_network`` returns. Only reported, beside the other evidence.
     n_neighbors
         New edges: so many strongest partners of every gene.
     denoised

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from graphsci.evaluation import metrics
+from graphsci.evaluation import count_loss
 from graphsci.evaluation._blocks import Floats
 from graphsci.evaluation.study.methods import CEILING
 from graphsci.evaluation.study.running import Run
@@ -20,7 +20,7 @@ class Summary(NamedTuple):
     method: str
     scores: dict[str, float]  #: means over seeds
     spread: dict[str, float]  #: standard deviations over seeds (n - 1), 0 for one seed
-    against: dict[str, metrics.PairedDifference]  #: deviance, this method - another one
+    against: dict[str, count_loss.PairedDifference]  #: deviance, this method - another one
     n_seeds: int
 
 
@@ -60,7 +60,7 @@ def _summary(name: str, runs: list[Run], losses: dict[str, list[Floats]]) -> Sum
     return Summary(name, mean, spread, against, len(runs))
 
 
-def paired(candidate: Sequence[Floats], reference: Sequence[Floats]) -> metrics.PairedDifference:
+def paired(candidate: Sequence[Floats], reference: Sequence[Floats]) -> count_loss.PairedDifference:
     """Compare losses per cell, one array a seed with NaN for cells that it did not judge."""
     differences = np.stack(candidate) - np.stack(reference)  # (seeds, cells)
     judged = np.isfinite(differences)
@@ -70,7 +70,7 @@ def paired(candidate: Sequence[Floats], reference: Sequence[Floats]) -> metrics.
         raise ValueError(
             f"{per_cell.size} cells were judged, expected at least two: their spread is the error."
         )
-    return metrics.mean_difference(per_cell)
+    return count_loss.mean_difference(per_cell)
 
 
 def without_ceiling(summaries: Sequence[Summary]) -> list[Summary]:

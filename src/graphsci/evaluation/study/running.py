@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsci.evaluation import metrics
+from graphsci.evaluation import count_loss, metrics
 from graphsci.evaluation._blocks import Floats
 from graphsci.evaluation.controls import gene_mean, theta_by_moments
 from graphsci.evaluation.study._estimates import Gathered
@@ -23,7 +23,7 @@ COVERAGE_FROM = 0.5
 class Reference(NamedTuple):
     """What every method on a case is measured against; see :func:`reference_of`."""
 
-    sums: metrics.DevianceSums  #: Poisson deviance of the gene means
+    sums: count_loss.DevianceSums  #: Poisson deviance of the gene means
     theta: Floats  #: (genes,) inverse dispersion of the NB deviance
     nb: float  #: NB deviance of the gene means, summed; 0 if entries were hidden
 
@@ -74,21 +74,21 @@ def run_method(
     per_cell[case.cells] = _per_entry(sums.per_cell, case)
     scores = {
         "deviance": float(np.nanmean(per_cell)),
-        "d2": metrics.d2(deviance=sums.total, reference_deviance=of_means.total),
+        "d2": count_loss.d2(deviance=sums.total, reference_deviance=of_means.total),
         "seconds": clock.seconds,
     }
     if of_means.per_gene[rare].sum() > 0:
         own, theirs = sums.per_gene[rare].sum(), of_means.per_gene[rare].sum()
-        scores["d2_rare"] = metrics.d2(deviance=own, reference_deviance=theirs)
+        scores["d2_rare"] = count_loss.d2(deviance=own, reference_deviance=theirs)
     scores |= extra.scores()
     if judge is not None:
         scores |= judge(gathered.values())
     return Run(name, case.task.seed, scores, per_cell)
 
 
-def _deviances(blocks: Iterable[tuple[int, Floats]], case: Case) -> metrics.DevianceSums:
+def _deviances(blocks: Iterable[tuple[int, Floats]], case: Case) -> count_loss.DevianceSums:
     """Return the Poisson deviance of the judged entries."""
-    return metrics.poisson_deviance_sums(
+    return count_loss.poisson_deviance_sums(
         predicted=blocks, held_out=case.held_out, positive_only=case.hidden_entries
     )
 
@@ -110,14 +110,14 @@ def reference_of(case: Case) -> Reference:
 
 def _nb_sum(case: Case, theta: Floats, start: int, counts: Floats) -> float:
     """Return the NB deviance of a block of consecutive cells, summed."""
-    return metrics.nb_deviance_sums(
+    return count_loss.nb_deviance_sums(
         predicted=np.asarray(counts, dtype=float),
         held_out=case.held_out[start : start + len(counts)],
         inverse_dispersion=theta,
     ).total
 
 
-def reference_sums(case: Case) -> metrics.DevianceSums:
+def reference_sums(case: Case) -> count_loss.DevianceSums:
     """Return the deviance of the gene means, which see what every method sees."""
     return _deviances(
         ((start, counts) for start, counts, _ in control("gene_mean")(case.task)), case
@@ -214,7 +214,7 @@ class _Uncertain:
     def scores(self) -> dict[str, float]:
         found = {
             "nb_deviance": self.nb / float(np.prod(self.case.held_out.shape)),
-            "nb_d2": metrics.d2(deviance=self.nb, reference_deviance=self.reference.nb),
+            "nb_d2": count_loss.d2(deviance=self.nb, reference_deviance=self.reference.nb),
         }
         if self.n_entries:
             share = self.n_covered / self.n_entries

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from graphsci.gene_graph import graph_from_edges
-from graphsci.gene_sets import match_symbols, read_gene_sets, read_network
+from graphsci.gene_symbols import match_symbols
+from graphsci.prior_knowledge import read_gene_sets, read_network
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_string_as_downloaded(write, naming):
 
 
 def test_string_in_chunks_and_other_columns(write, monkeypatch):
-    monkeypatch.setattr("graphsci.gene_sets.CHUNK_ROWS", 2)
+    monkeypatch.setattr("graphsci.prior_knowledge.CHUNK_ROWS", 2)
     detailed = "\n".join(
         " ".join([*line.split()[:2], "12" if i else "neighborhood", line.split()[2]])
         for i, line in enumerate(LINKS.splitlines())
