@@ -197,21 +197,21 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(s, "_append", fail)
+    monkeypatch.setattr(s.SparseWriter, "append", fail)
     with pytest.raises(OSError, match="disk full"):
         s.simulate_to_disk(tmp_path / "sim.h5ad", SMALL, seed=0)
     assert not list(tmp_path.iterdir())
 
 
 def test_two_runs_do_not_share_a_temporary_file(tmp_path, monkeypatch):
-    other, real = tmp_path / "sim.h5ad.partial", s._append
+    other, real = tmp_path / "sim.h5ad.partial", s.SparseWriter.append
     other.write_text("another run's")
 
     def append(*args: object, **kwargs: object) -> None:
         assert len(list(tmp_path.glob(".tmp-*sim.h5ad"))) == 1
         real(*args, **kwargs)
 
-    monkeypatch.setattr(s, "_append", append)
+    monkeypatch.setattr(s.SparseWriter, "append", append)
     path = s.simulate_to_disk(tmp_path / "sim.h5ad", SMALL, seed=0)
     assert other.read_text() == "another run's"
     assert {entry.name for entry in tmp_path.iterdir()} == {path.name, other.name}

@@ -28,13 +28,14 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
-from anndata.io import sparse_dataset, write_elem
+from anndata.io import write_elem
 from numpy.typing import NDArray
 from scipy.special import expit
 
 from graphsci._splat_params import PRESETS as PRESETS
 from graphsci._splat_params import SplatParams as SplatParams
 from graphsci.files import atomic_path, check_writable
+from graphsci.streams import SparseWriter
 
 Floats = NDArray[np.float64]
 
@@ -386,28 +387,17 @@ def _write_file(
 ) -> None:
     """Write an AnnData file, the matrices block by block."""
     genes, cells, streams = _draw_design(params, seed)
-    for index, block in enumerate(_blocks(genes, cells, params, streams)):
-        layers = {"layers/TrueCounts": block.true_counts} if true_counts else {}
-        if index == 0:
-            first = AnnData(sp.csr_matrix((1, 1)))  # for the groups that a file must have
-            write_elem(file, "/", first)
-            file.pop("raw", None)  # anndata writes an empty one for None
-            write_elem(file, "obs", _obs(cells, params))
-            write_elem(file, "var", _var(genes, params))
-            write_elem(file, "uns", _uns(params, seed))
-        for name, counts in ({"X": block.counts} | layers).items():
-            _append(file, name, _to_csr(counts), first=index == 0, compression=compression)
-
-
-def _append(
-    file: h5py.File, name: str, block: sp.csr_matrix, *, first: bool, compression: str | None
-) -> None:
-    """Write the first block of a matrix, or add another below it."""
-    if first:
-        block.indptr = block.indptr.astype(np.int64)  # a large file has more than 2^31 values
-        write_elem(file, name, block, dataset_kwargs={"compression": compression})
-    else:
-        sparse_dataset(file[name]).append(block)
+    write_elem(file, "/", AnnData(sp.csr_matrix((1, 1))))  # for the groups that a file must have
+    file.pop("raw", None)  # anndata writes an empty one for None
+    del file["X"]
+    write_elem(file, "obs", _obs(cells, params))
+    write_elem(file, "var", _var(genes, params))
+    write_elem(file, "uns", _uns(params, seed))
+    names = ["X", "layers/TrueCounts"] if true_counts else ["X"]
+    writers = [SparseWriter(file, name, compression=compression) for name in names]
+    for block in _blocks(genes, cells, params, streams):
+        for writer, counts in zip(writers, (block.counts, block.true_counts), strict=False):
+            writer.append(_to_csr(counts))
 
 
 def _noise_mean(values: Floats, zero_fraction: float) -> Floats:
