@@ -232,7 +232,7 @@ def profile(adata: anndata.AnnData, path: Path, **options: object) -> None:
         GraphSCI(seed=SEED, likelihood="nb", check=False, max_epochs=2, **options).fit(adata)
     finally:
         training._epoch = original
-    path.write_text("\n".join(tables))
+    path.write_text("\n".join(tables), encoding="utf-8")
 
 
 def simulated(n_cells: int, n_genes: int = 2_000) -> anndata.AnnData:

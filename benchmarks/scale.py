@@ -104,8 +104,8 @@ def watch(arguments: list[str]) -> Run:
 def _sample(pid: int, started: float, line: str = "") -> Sample:
     wall = time.perf_counter() - started
     try:
-        numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        numbers = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1])
     except (OSError, IndexError):  # it has just ended
         return Sample(wall, float("nan"), float("nan"), line)
     cpu = (int(numbers[11]) + int(numbers[12])) / TICK
@@ -178,7 +178,7 @@ def _markdown(rows: list[dict]) -> str:
 
 def _processor() -> str:
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return platform.processor()
     return re.search(r"model name\s*:\s*(.*)", text)[1]  # type: ignore[index]

@@ -158,7 +158,9 @@ def write_golden(path: Path, tables: list[pd.DataFrame]) -> None:
             lines.append(f"# {name}: {call}")
     lines.append("# sd: between seeds of graphsci's own simulator")
     values = pd.concat(tables)[["R", "sd"]].reset_index()
-    path.write_text("\n".join(lines) + "\n" + values.to_csv(index=False, float_format="%.8g"))
+    path.write_text(
+        "\n".join(lines) + "\n" + values.to_csv(index=False, float_format="%.8g"), encoding="utf-8"
+    )
 
 
 def main() -> int:

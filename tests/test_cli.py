@@ -67,6 +67,27 @@ def finished(tmp_path_factory, draw):
 # --- from file to report ----------------------------------------------------------------
 
 
+def test_a_model_survives_a_full_disk(counts, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(_job, "write_estimates", full)
+    options = ("-o", tmp_path / "out.h5ad", "--save-model", tmp_path / "model", *SHORT)
+    run("impute", counts, *options, "--no-check", exit_code=2)
+    assert graphsci.GraphSCI.load(tmp_path / "model").fitted.best_epoch
+    assert not (tmp_path / "out.h5ad").exists()
+
+
+def test_text_files_of_windows(counts, tmp_path):
+    """Written with a mark of the byte order, as some editors do."""
+    for name, text in (("genes.txt", "gene3\r\ngene10\r\n"), ("config.toml", "max_epochs = 1")):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    out, genes = tmp_path / "out.h5ad", ("--genes", tmp_path / "genes.txt")
+    run("impute", counts, "-o", out, *genes, "--config", tmp_path / "config.toml", "--no-check")
+    tables = anndata.read_h5ad(out).obsm
+    assert list(tables["graphsci_denoised"].columns) == ["gene3", "gene10"]
+
+
 def test_a_run_keeps_its_promises(finished):
     folder, said = finished
     before = anndata.read_h5ad(folder / "counts.h5ad")

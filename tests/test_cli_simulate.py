@@ -84,7 +84,7 @@ def test_what_was_simulated_can_be_imputed(tmp_path):
 def test_outputs_are_checked_before_the_work(tmp_path):
     said = run("sim-t2", "-o", tmp_path / "sim.csv", exit_code=cli.BAD_INPUT)
     assert ".h5ad" in said
-    Path(tmp_path / "sim.h5ad").write_text("mine")
+    Path(tmp_path / "sim.h5ad").write_text("mine", encoding="utf-8")
     run("sim-t2", "-o", tmp_path / "sim.h5ad", *SMALL, exit_code=cli.BAD_INPUT)
     assert (tmp_path / "sim.h5ad").read_text() == "mine"
     run("sim-t2", "-o", tmp_path / "sim.h5ad", *SMALL, "--overwrite")

@@ -621,6 +621,9 @@ def test_too_many_edges(monkeypatch, log_normalized):
     monkeypatch.setattr(_edges, "MAX_EDGES", 100)
     with pytest.raises(ValueError, match=r"More than 100 gene pairs .* raise threshold, set top_k"):
         correlation_graph(log_normalized, gene_names=names_of(60), threshold=0)
+    options = {"threshold": 0, "false_discovery_rate": 0.9, "top_k": 1}
+    with pytest.raises(ValueError, match=r"raise threshold, lower false_discovery_rate \(0.9\)"):
+        correlation_graph(log_normalized, gene_names=names_of(60), **options)
 
 
 def test_candidates_in_blocks_do_not_count_against_the_limit(monkeypatch, log_normalized):

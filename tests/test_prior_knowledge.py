@@ -145,6 +145,11 @@ def test_trrust(write, header):
     assert graph.adjacency[2, 0] == 1
 
 
+def test_trrust_with_commas(write):
+    table = read_network(write("trrust.csv", "TF,target,mode,pmid\nAHR,CYP1A1,Activation,1\n"))
+    assert rows(table) == [("AHR", "CYP1A1", 1.0, 1.0)]
+
+
 def test_trrust_of_unknown_mode(write):
     with pytest.raises(ValueError, match=r"modes \['Maybe'\]; TRRUST's are"):
         read_network(write("t.tsv", TRRUST + "A\tB\tMaybe\t1\n"), format="trrust")
@@ -155,6 +160,8 @@ def test_trrust_of_unknown_mode(write):
     [
         "tf\ttarget\tconfidence\tmor\nAHR\tCYP1A1\tA\t1.0\nAHR\tMYC\tC\t-0.5\n",
         "source,confidence,target,weight\nAHR,A,CYP1A1,1\nAHR,C,MYC,-0.5\n",
+        "TF;Target;MOR;Confidence\nAHR;CYP1A1;1;A\nAHR;MYC;-0.5;C\n",
+        "\ufefftf\ttarget\tmor\tconfidence\nAHR\tCYP1A1\t1\tA\nAHR\tMYC\t-0.5\tC\n",
     ],
 )
 def test_regulon(write, text):

@@ -270,6 +270,17 @@ def test_available_memory_is_told():
     assert found is None or 2**20 < found < 2**50
 
 
+def test_a_container_has_what_is_left_of_its_limit(tmp_path, monkeypatch):
+    """3 of 16 MiB are taken; 1 of these is a copy of a file that can be dropped."""
+    monkeypatch.setattr(io._memory, "_GROUPS", tmp_path)
+    for name, text in (("max", 16 * 2**20), ("current", 3 * 2**20)):
+        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {2**20}\n")
+    assert io.available_memory() == 14 * 2**20
+    (tmp_path / "memory.max").write_text("max\n")
+    assert io.available_memory() != 14 * 2**20
+
+
 def test_chunks_of_cells_fit_into_each_other():
     """Blocks of estimates begin where chunks of the counts and of the output do."""
     assert CHUNK_CELLS % cell_blocks.EVALUATION_CELLS == 0

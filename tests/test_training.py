@@ -166,14 +166,20 @@ def test_training_loss_is_per_cell_when_minibatches_differ():
 
 
 def test_ctrl_c_while_an_epoch_is_noted(monkeypatch):
-    """Weights are taken before the record: a record without them would be of no use."""
+    """In the middle of the copy of its weights: that epoch never was."""
+    objective = Scripted([5.0, 4.0, 3.0, 2.0])
+    whole, calls = objective.network.state_dict, []
 
-    def interrupted(self, epoch, loss):
-        raise KeyboardInterrupt
+    def interrupted():
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole()
 
-    monkeypatch.setattr(training._BestWeights, "consider", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(Scripted([1.0] * 6))
+    monkeypatch.setattr(objective.network, "state_dict", interrupted)
+    result = run(objective)
+    assert (result.best_epoch, len(result.history), result.stopped) == (2, 2, "interrupted")
+    assert objective.network.weight.item() == objective.after_epoch[1]
 
 
 def test_patience_stops_and_keeps_the_best():
@@ -281,23 +287,10 @@ def test_ctrl_c_after_the_first_epoch_keeps_it():
     assert objective.network.weight.item() == objective.after_epoch[0]
 
 
-def test_best_weights_know_a_nan_from_no_validation():
-    network = nn.Linear(1, 1, bias=False)
-    best = training._BestWeights(network)
-    for epoch, (weight, loss) in enumerate(
-        [(1.0, 3.0), (2.0, 2.0), (3.0, math.nan), (4.0, 2.0)], 1
-    ):
-        nn.init.constant_(network.weight, weight)
-        best.consider(epoch, loss)
-    assert (best.epoch, best.loss) == (2, 2.0)
-    best.restore()
-    assert network.weight.item() == 2.0
-    last = training._BestWeights(network)
-    for epoch in (1, 2):
-        nn.init.constant_(network.weight, 10.0 * epoch)
-        last.consider(epoch, None)
-    last.restore()
-    assert (last.epoch, network.weight.item()) == (2, 20.0)
+def test_a_validation_loss_that_is_not_finite_is_never_the_best():
+    objective = Scripted([3.0, 2.0, math.nan, 2.0, 5.0, 4.0])
+    assert run(objective).best_epoch == 2
+    assert objective.network.weight.item() == objective.after_epoch[1]
 
 
 def test_progress_hears_of_every_epoch():

@@ -97,7 +97,7 @@ def _normalization(package: Path) -> Path:
 
 def _functions(path: Path, names: tuple[str, ...]) -> list[str]:
     """Return the source of some functions of a module."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     found = {
         node.name: ast.get_source_segment(text, node) or ""
         for node in ast.parse(text).body

@@ -86,5 +86,5 @@ def today() -> str:
 
 
 def _load(path: Path) -> Record:
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     return Record(**{**found, "shape": tuple(found["shape"])})

@@ -126,7 +126,7 @@ def measured(command: list[str], *, log: Path, limits: Limits, source: Path) -> 
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start, peak = time.perf_counter(), 0
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             command,
             stdout=file,
@@ -154,7 +154,7 @@ def measured(command: list[str], *, log: Path, limits: Limits, source: Path) -> 
             + ("killed by the system, most likely out of memory" if within else reason)
         )
     if process.returncode:
-        lines = log.read_text().strip().splitlines() or ["no output"]
+        lines = log.read_text(encoding="utf-8").strip().splitlines() or ["no output"]
         raise Failed(f"exit code {process.returncode}: {lines[-1][:300]}")
     return Cost(wall, cpu, peak / 2**20)
 
@@ -165,7 +165,7 @@ def tree_memory(pid: int) -> int:
     while waiting:
         found = waiting.pop()
         with contextlib.suppress(OSError, ValueError):  # it may end while we look
-            pages = int(Path(f"/proc/{found}/statm").read_text().split()[1])
+            pages = int(Path(f"/proc/{found}/statm").read_text(encoding="utf-8").split()[1])
             total += pages * os.sysconf("SC_PAGE_SIZE")
             for task in Path(f"/proc/{found}/task").iterdir():
                 waiting += map(int, (task / "children").read_text().split())

@@ -250,7 +250,8 @@ def apply(
     first = rank() == 0
     reporter = Reporter(quiet or not first)
     team = distributed.join(device)
-    outcome = _job.apply(job, model, device=device, log=reporter.log, team=team)
+    with reporter.listening():
+        outcome = _job.apply(job, model, device=device, log=reporter.log, team=team)
     if first:
         to_stdout = results.json_to == STANDARD_OUTPUT
         tell(

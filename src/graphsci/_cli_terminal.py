@@ -57,8 +57,9 @@ class Reporter:
         self._say(message, message)
 
     def note(self, message: str) -> None:
-        """Say one line that a summary would repeat as a note."""
-        self._say(message, f"note: {message}")
+        """Say one line, once, that a summary would repeat as a note."""
+        if message not in self.said:
+            self._say(message, f"note: {message}")
 
     def _say(self, message: str, line: str) -> None:
         self.close()

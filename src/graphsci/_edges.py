@@ -218,8 +218,13 @@ def canonical(matrix: sparse.spmatrix) -> sparse.csr_matrix:
 
 def _check_edge_count(count: int, rule: EdgeRule) -> None:
     if count > MAX_EDGES:
+        remedy = (
+            "set top_k"
+            if rule.false_discovery_rate is None
+            else f"lower false_discovery_rate ({rule.false_discovery_rate:g})"
+        )
         raise ValueError(
             f"More than {MAX_EDGES:,} gene pairs have abs(r) above {rule.threshold}. A graph this "
-            "dense tells nothing: raise threshold, set top_k, or check that the data are "
+            f"dense tells nothing: raise threshold, {remedy}, or check that the data are "
             "log-normalised at a common depth."
         )

@@ -45,6 +45,7 @@ class Cells(NamedTuple):
     gene_names: NDArray[np.str_]  #: genes of the data
     batch: NDArray[np.int64]  #: (cells,)
     totals: NDArray[np.float64]  #: (cells,) counts in all genes of the data
+    n_detected: int  #: genes of the data with a count in any of the cells
     measured_share: float  #: share of the training molecules in the genes that were measured
     match: GeneMatch
     notes: tuple[str, ...]  #: what the check of the counts has to say
@@ -118,7 +119,10 @@ def prepare(
     if batch_key is not None and not spec.batch_names:
         notes += (no_effect(batch_key),)
     used = batch_key if spec.batch_names else None
-    return Cells(data.counts, data.gene_names, batch, data.totals, share, match, notes, used)
+    n_detected = int(np.count_nonzero(~data.undetected_genes))
+    return Cells(
+        data.counts, data.gene_names, batch, data.totals, n_detected, share, match, notes, used
+    )
 
 
 def no_effect(batch_key: str) -> str:

@@ -27,6 +27,7 @@ from graphsci.evaluation import CONTROLS, PROTOCOLS, study
 from graphsci.evaluation.clustering import require_packages
 from graphsci.files import check_writable
 from graphsci.preprocessing import extract_batch, extract_counts, fit_median_library_size
+from graphsci.sources import to_csr
 
 if TYPE_CHECKING:
     from graphsci.fitting import Log
@@ -318,7 +319,7 @@ def _refuse_whole_counts(
     some = np.flatnonzero(held_out.getnnz(axis=1))[:_LOOKED_AT]
     whole = kept[some] + held_out[some]
     for name, values in layers.items():
-        if abs(sparse.csr_matrix(values[some]) - whole).max() < 1e-6:
+        if abs(to_csr(values[some]) - whole).max() < 1e-6:
             raise ValueError(
                 f"method: layers[{name!r}] holds the kept counts and the held-out ones together, "
                 "so it has seen the answer. Run the method on X of this file, the kept counts."
@@ -414,7 +415,7 @@ def _described(name: str, config: Config, data: Data) -> dict[str, Any]:
         batches = {} if data.batch is None else {"batch": digest([data.batch])}
         return {"name": name, "config": config.to_dict(), "versions": versions(), **batches}
     if name in data.layers:
-        values = sparse.csr_matrix(data.layers[name])
+        values = to_csr(data.layers[name])
         return {"name": name, "values": study.fingerprint(values)}
     return {"name": name, "versions": {"graphsci": versions()["graphsci"]}}
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from anndata.abc import CSCDataset
 from numpy.typing import NDArray
-from scipy import sparse
 
 from graphsci import io
 from graphsci._keys import is_run_record
 from graphsci._words import epochs_in_words
 from graphsci.files import ANNDATA_SUFFIXES, is_zarr
 from graphsci.preprocessing import extract_counts, open_counts
+from graphsci.sources import to_csr
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -135,8 +135,7 @@ def describe_counts(matrix: Any) -> dict[str, Any]:
     seen = np.zeros(n_genes, dtype=bool)
     step = max(1, 2**22 // max(1, n_genes))
     for start in range(0, n_cells, step):
-        block = matrix[start : start + step]
-        block = sparse.csr_matrix(block if sparse.issparse(block) else np.asarray(block))
+        block = to_csr(matrix[start : start + step])
         depth[start : start + step] = np.asarray(block.sum(1), dtype=np.float64).ravel()
         detected[start : start + step] = np.asarray((block != 0).sum(1)).ravel()
         seen |= np.asarray((block != 0).sum(0)).ravel() > 0

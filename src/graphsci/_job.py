@@ -252,7 +252,7 @@ def read_names(text: str, kind: str) -> tuple[str, ...]:
     path, is_file = Path(text), False
     with contextlib.suppress(OSError):  # a long list is too long for a name of a file
         is_file = path.is_file()
-    names = path.read_text(encoding="utf-8").split("\n") if is_file else text.split(",")
+    names = path.read_text(encoding="utf-8-sig").split("\n") if is_file else text.split(",")
     found = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not found:
         raise ValueError(f"{kind}: {text!r} names none; give names or a file with one a line.")
@@ -286,12 +286,12 @@ def _finish(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None
             options = {**job.where, "label_key": job.label_key, "genes": job.markers}
             small = report.sketch(model, adata, **options)
     cells = model.prepare(adata, **job.where)
-    log(f"writing {job.output}")
     with clock.stage("writing"):
-        write_estimates(model, adata, cells, job, team)
-        if job.model is not None:
+        if job.model is not None:  # first: it is small, and takes longest to make again
             log(f"writing {job.model}")
             model.save(job.model, overwrite=job.overwrite)
+        log(f"writing {job.output}")
+        write_estimates(model, adata, cells, job, team)
     summary = summarise(job, model, adata, cells, trained_here=run.trained_here)
     pictures: list[Picture] = []
     if job.report is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import anndata
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -96,9 +97,12 @@ def _extend_copy(
     own = _own_columns(slots)
     if job.make_names_unique or adata.obs.columns.isin(own).any():
         elements["obs"] = adata.obs.drop(columns=own, errors="ignore")
-    matrices = {f"{job.place}/{job.stored(name)}" for name in job.names}
+    replaced = {f"{job.place}/{job.stored(name)}" for name in job.names} | {f"obsm/{slots.latent}"}
+    if job.make_names_unique:
+        tables = _tables(adata)
+        elements = {name: tables[name] for name in tables.keys() - replaced} | elements
     with atomic_path(job.output) as temporary:
-        copy_anndata(job.source, temporary, without=matrices | {f"obsm/{slots.latent}", *elements})
+        copy_anndata(job.source, temporary, without=replaced | elements.keys())
         adata.uns[slots.uns] = record
         add_elements(temporary, elements)
         _stream_all(model, adata, cells, job, temporary, team)
@@ -112,6 +116,16 @@ def _add_columns(model: GraphSCI, cells: Cells, slots: Keys, path: Path) -> None
     with open_store(path, "r") as root:
         embedding = root["obsm"][slots.latent][:]
     add_column(path, "obs", slots.certainty, cell_certainty(model.count_network, embedding))
+
+
+def _tables(adata: AnnData) -> dict[str, pd.DataFrame]:
+    """Tables beside the matrices, by their place in a file; their index is that of adata."""
+    return {
+        f"{slot}/{name}": table
+        for slot in ("obsm", "varm")
+        for name, table in getattr(adata, slot).items()
+        if isinstance(table, pd.DataFrame)
+    }
 
 
 def _stream_all(

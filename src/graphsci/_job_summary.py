@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from graphsci import __version__
-from graphsci._info import depth_and_zeros, describe_counts
+from graphsci._info import depth_and_zeros
 from graphsci._job_output import LARGEST_HALF
-from graphsci.preprocessing import find_matrix
-from graphsci.sources import DiskCounts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,13 +29,13 @@ def summarise(
     """
     record = adata.uns[job.slots.uns]
     graph = model.gene_graph
-    matrix = find_matrix(adata, job.layer)
+    source = cells.source
     return {
         "graphsci": __version__,
         "input": str(job.source),
         "trained_here": trained_here,
         "outputs": {name: str(path) for name, path in job.paths.items()},
-        "data": _describe_data(cells, matrix),
+        "data": depth_and_zeros(source.shape, cells.n_detected, source.n_entries, cells.totals),
         "slots": {name: job.slot(name) for name in job.names},
         "units": {name: record["estimates"][job.stored(name)]["unit"] for name in job.names},
         "key_added": job.key_added,
@@ -71,16 +69,6 @@ def _notes(job: Job, record: dict[str, Any]) -> list[str]:
             "that float16 holds. Use --dtype float32 or --scale log1p."
         )
     return notes
-
-
-def _describe_data(cells: Cells, matrix: Any) -> dict[str, Any]:
-    """Shape, zeros and depth; of a file what its check has found."""
-    if not isinstance(cells.source, DiskCounts):
-        return describe_counts(matrix)
-    source = cells.source
-    return depth_and_zeros(
-        source.shape, int(source.detected.sum()), source.n_entries, source.totals
-    )
 
 
 # --- what it cost -----------------------------------------------------------------------

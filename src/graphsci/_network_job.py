@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pandas as pd
-from scipy import sparse
 
 from graphsci import io
 from graphsci import network as nw
@@ -26,6 +25,7 @@ from graphsci.network.null import check_control
 from graphsci.network.ranking import small_groups_note
 from graphsci.preprocessing import detected_genes, find_matrix
 from graphsci.prior_knowledge import read_gene_sets
+from graphsci.sources import to_csr
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -153,8 +153,10 @@ def run(
         if name in job.paths:
             nw.write_network(shown, job.paths[name], modules=modules)
     _write(job, Findings(found, modules, by_label), adata, sets, model)
-    if job.picture is not None:
+    if job.picture is not None and shown.n_edges:
         _draw(shown, modules, job.genes or (), job.picture)
+    elif job.picture is not None:
+        log("no picture: the network has no edge to draw")
     return Findings(shown, modules, by_label)
 
 
@@ -198,7 +200,7 @@ def _genes_of_network(job: NetworkJob, loaded: GraphSCI | None, adata: AnnData |
     if loaded is not None:
         return pd.Index(loaded.gene_names)
     assert adata is not None
-    counts = sparse.csr_matrix(find_matrix(adata, job.layer))
+    counts = to_csr(find_matrix(adata, job.layer))
     return adata.var_names[detected_genes(counts)]
 
 

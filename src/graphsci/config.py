@@ -278,7 +278,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         If the file is not TOML or names an unknown hyper-parameter.
     """
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}.") from error
     _refuse_unknown(values)

@@ -120,7 +120,7 @@ def _assemble(record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitte
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         version = int(record["schema_version"])
     except (KeyError, TypeError, ValueError) as error:  # JSON and Unicode errors are ValueErrors
         raise ValueError(f"{path} is damaged: {error}.") from error

@@ -267,7 +267,7 @@ def _edges_of_sets(sets: dict[str, tuple[str, ...]], max_set_size: int) -> Table
 
 def _read_trrust(path: Path) -> Table:
     """Read TRRUST: TF, target, mode, PubMed ids. Distributed without a header."""
-    frame = pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False)
+    frame = _read_table(path)
     if frame.shape[1] < 3:
         raise ValueError(
             f"{path.name} has {frame.shape[1]} columns; TRRUST has TF, target, mode and PubMed ids."
@@ -349,8 +349,8 @@ def _has_header(frame: pd.DataFrame) -> bool:
 
 
 def _with_header(frame: pd.DataFrame) -> pd.DataFrame:
-    """Make the first line the names of the columns."""
-    return frame.iloc[1:].set_axis(frame.iloc[0].str.strip().to_list(), axis=1)
+    """Make the first line the names of the columns, in small letters."""
+    return frame.iloc[1:].set_axis(frame.iloc[0].str.strip().str.lower().to_list(), axis=1)
 
 
 # ----------------------------------------------------------------------------
@@ -366,7 +366,7 @@ def _detect(path: Path) -> Format:
         first = list(islice(_filled(lines), 2))
     if not first:
         raise ValueError(f"{path.name} is empty. Expected a gene network.")
-    fields = [field.strip().strip('"').lower() for field in _split(first[0])]
+    fields = [field.strip().strip('"').lower() for field in first[0].split(_separator(first[0]))]
     if {"protein1", "protein2"} <= set(first[0].lower().split()):
         return "string"
     if {"target"} < set(fields) and set(REGULON_SOURCES) & set(fields):
@@ -377,8 +377,9 @@ def _detect(path: Path) -> Format:
     return "edges"
 
 
-def _split(line: str) -> list[str]:
-    return line.rstrip("\r\n").split("\t" if "\t" in line else ",")
+def _separator(line: str) -> str | None:
+    """What separates the fields of a line; None for white space."""
+    return next((mark for mark in ("\t", ",", ";") if mark in line), None)
 
 
 def _filled(lines: Iterable[str]) -> Iterator[str]:
@@ -391,7 +392,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         first = next(_filled(lines), "")
     if not first:
         raise ValueError(f"{path.name} is empty. Expected a gene network.")
-    separator = next((mark for mark in ("\t", ",", ";") if mark in first), r"\s+")
+    separator = _separator(first) or r"\s+"
     # "NA" may be a gene: nothing written in the file counts as missing
     frame = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False)
     needed = frame.iloc[:, :3]  # two genes and a weight
@@ -462,8 +463,8 @@ def _existing(path: str | Path) -> Path:
 
 def _open(path: Path) -> TextIO:
     if path.suffix == ".gz":
-        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8"))
-    return open(path, encoding="utf-8")
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig"))
+    return open(path, encoding="utf-8-sig")
 
 
 def _unused(name: str, taken: dict[str, Any]) -> str:

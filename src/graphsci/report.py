@@ -163,7 +163,7 @@ def _labels(adata: AnnData, label_key: str) -> np.ndarray:
 def figures(
     model: GraphSCI, small: AnnData, *, label_key: str | None = None, genes: Sequence[str] = ()
 ) -> list[Picture]:
-    """Draw what is worth looking at after a run.
+    """Draw what is worth looking at after a run; a map only of four cells or more.
 
     Parameters
     ----------
@@ -184,9 +184,10 @@ def figures(
     if model.verdict is not None:
         figure = _draw((6.6, 2.5), lambda ax: pl.verdict(model, ax=ax))
         add("verdict", "Held-out molecules", _CAPTIONS["verdict"], figure)
-    figure = Figure(figsize=(10.5, 4.4), layout="constrained")
-    pl.embedding(small, color=label_key, library_key=LIBRARY, figure=figure)
-    add("embedding", "Cells before and after", _caption("embedding", small, model), figure)
+    if small.n_obs >= pl.FEWEST_MAPPED:
+        figure = Figure(figsize=(10.5, 4.4), layout="constrained")
+        pl.embedding(small, color=label_key, library_key=LIBRARY, figure=figure)
+        add("embedding", "Cells before and after", _caption("embedding", small, model), figure)
     if label_key is not None and not pl.is_numeric(small.obs[label_key]):
         chosen = [gene for gene in genes if gene in small.var_names] or _most_variable(small, 3)
         size = (10.5, 1.5 * len(chosen) + 1.6)

@@ -115,8 +115,7 @@ class DiskMatrix:
         if self._dense is not None:
             step = max(1, _DENSE_VALUES // self.shape[1])
             parts = [
-                sparse.csr_matrix(storable(np.asarray(self._dense[at : min(at + step, stop)])))
-                for at in range(start, stop, step)
+                to_csr(self._dense[at : min(at + step, stop)]) for at in range(start, stop, step)
             ]
             return sparse.csr_matrix(sparse.vstack(parts, format="csr"))
         first, last = int(self._indptr[start]), int(self._indptr[stop])
@@ -139,11 +138,9 @@ class DiskCounts:
         *,
         n_entries: int,
         totals: NDArray[np.float64],
-        detected: NDArray[np.bool_],
     ) -> None:
         self._matrix, self._n_entries = matrix, n_entries
         self.totals = totals  #: (cells,) all counts of each
-        self.detected = detected  #: (genes,) whether any cell has a count
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -201,12 +198,21 @@ def is_on_disk(matrix: Any) -> bool:
     return type(matrix).__module__.split(".")[0] in ("h5py", "zarr") or hasattr(matrix, "group")
 
 
+def to_csr(matrix: Any) -> sparse.csr_matrix:
+    """Return a matrix in memory, sparse or dense of any dtype, as CSR that scipy computes with."""
+    if not sparse.issparse(matrix):
+        return sparse.csr_matrix(storable(np.asarray(matrix)))
+    csr = sparse.csr_matrix(matrix)
+    csr.data = storable(csr.data)
+    return csr
+
+
 def canonical_csr(matrix: Any) -> sparse.csr_matrix:
     """Return sorted CSR without duplicates and explicit zeros.
 
     The input's dtype is kept, but for integers whose duplicates are summed, in 64 bits.
     """
-    csr = sparse.csr_matrix(matrix if not sparse.issparse(matrix) else matrix.tocsr())
+    csr = to_csr(matrix)
     if csr.has_canonical_format and csr.data.all():
         return csr
     if csr.dtype.kind in "iu" and csr.dtype.itemsize < 8 and _has_duplicates(csr):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci.files import is_store
-from graphsci.io import any_strings
+from graphsci.io import written_as_is
 from graphsci.layers import refresh_summary
 from graphsci.sources import CHUNK_CELLS, DiskMatrix, is_on_disk
 
@@ -68,7 +68,7 @@ def copy_anndata(
         with h5py.File(source, "r") as old, h5py.File(target, "w") as new:
             _copy_h5(old, new, set(without))
     else:
-        with any_strings(), open_store(source, "r") as old, open_store(target, "w") as new:
+        with open_store(source, "r") as old, open_store(target, "w") as new:
             _convert(old, new, set(without))
 
 
@@ -167,26 +167,27 @@ def take_cells(adata: AnnData, cells: NDArray[np.int64]) -> AnnData:
 @contextmanager
 def open_store(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Any]:
     """Open an ``.h5ad`` or ``.zarr`` as h5py's or zarr's root group."""
-    if not is_store(path):
-        with h5py.File(path, mode) as file:
-            yield file
-        return
-    options: dict[str, Any] = {"zarr_format": 2} if mode == "w" else {"use_consolidated": False}
-    yield zarr.open_group(path, mode=mode, **options)
+    with written_as_is():
+        if not is_store(path):
+            with h5py.File(path, mode) as file:
+                yield file
+            return
+        options: dict[str, Any] = {"zarr_format": 2} if mode == "w" else {"use_consolidated": False}
+        yield zarr.open_group(path, mode=mode, **options)
     if mode != "r":
         refresh_summary(path)
 
 
 def add_elements(path: str | os.PathLike[str], elements: Mapping[str, Any]) -> None:
     """Write elements into a file, e.g. ``{"uns/graphsci": {...}}``; those there are replaced."""
-    with any_strings(), open_store(Path(path), "r+") as root:
+    with open_store(Path(path), "r+") as root:
         for name, value in elements.items():
             anndata.io.write_elem(root, name, value)
 
 
 def add_column(path: str | os.PathLike[str], table: str, name: str, values: Any) -> None:
     """Add a column to a table of a file, e.g. ``obs``; the others stay as they are stored."""
-    with any_strings(), open_store(Path(path), "r+") as root:
+    with open_store(Path(path), "r+") as root:
         anndata.io.write_elem(root[table], name, values)
         columns = [str(column) for column in root[table].attrs["column-order"]]
         root[table].attrs["column-order"] = [*(c for c in columns if c != name), name]

@@ -184,14 +184,14 @@ def train(
             raise
         stopped = "interrupted"
     finally:
-        state.best.restore()
+        state.restore_best()
     if state.history and not state.best.epoch:
         raise FloatingPointError(
             f"The validation loss was not finite in any of {len(state.history)} epochs. "
             "Try a smaller learning_rate, or float32 precision."
         )
     objective.network.eval()
-    return TrainingResult(state.history, state.best.epoch, stopped)
+    return TrainingResult(list(state.history), state.best.epoch, stopped)
 
 
 def _epoch(objective: Objective, state: TrainingState, batch_size: int) -> float:
@@ -218,6 +218,21 @@ def _epoch(objective: Objective, state: TrainingState, batch_size: int) -> float
     return training_loss
 
 
+class _Best(NamedTuple):
+    """The best epoch so far; 0 is none."""
+
+    epoch: int = 0
+    loss: float = math.inf
+    weights: dict[str, Tensor] | None = None
+
+
+class _Noted(NamedTuple):
+    """The finished epochs, and the best of them."""
+
+    history: tuple[EpochRecord, ...]
+    best: _Best
+
+
 class TrainingState:
     """Everything that changes while a model is trained.
 
@@ -230,17 +245,26 @@ class TrainingState:
         Optimiser steps so far.
     order
         Shuffles the cells of every epoch.
-    history
-        One record per finished epoch.
+    noted
+        What is known of the finished epochs.
     """
 
     def __init__(self, objective: Objective, config: Config, *, n_steps: int) -> None:
         self.network = objective.network
         self.optimizer, self.scheduler = _optimizer(objective, config, n_steps=n_steps)
         self.order = np.random.default_rng(config.seed)
-        self.best = _BestWeights(objective.network)
-        self.history: list[EpochRecord] = []
+        self.noted = _Noted((), _Best())
         self.step = 0
+
+    @property
+    def history(self) -> tuple[EpochRecord, ...]:
+        """One record per finished epoch."""
+        return self.noted.history
+
+    @property
+    def best(self) -> _Best:
+        """The epoch with the lowest validation loss; the last one without validation."""
+        return self.noted.best
 
     def record(self, training: float, validation: float | None, *, seconds: float) -> None:
         """Note a finished epoch, and its weights if they are the best."""
@@ -248,8 +272,17 @@ class TrainingState:
         rate = self.optimizer.param_groups[0]["lr"]
         record = EpochRecord(epoch, training, shown, rate, seconds)
         _refuse_divergence(record)
-        self.best.consider(epoch, validation)  # first: Ctrl-C may come at any line
-        self.history.append(record)
+        best = self.best
+        if validation is None or validation < best.loss:  # false for nan
+            state = self.network.state_dict()
+            weights = {name: tensor.detach().clone() for name, tensor in state.items()}
+            best = _Best(epoch, math.inf if validation is None else validation, weights)
+        self.noted = _Noted((*self.history, record), best)  # at once: Ctrl-C may come at any line
+
+    def restore_best(self) -> None:
+        """Bring the weights of the best epoch back, if there is one."""
+        if self.best.weights is not None:
+            self.network.load_state_dict(self.best.weights)
 
     def patience_ended(self, patience: int) -> bool:
         """Whether the last ``patience`` epochs brought nothing; 0 is endless patience."""
@@ -261,7 +294,7 @@ class TrainingState:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "best": {name: getattr(self.best, name) for name in _BestWeights.kept},
+            "best": self.best._asdict(),
             "order": self.order.bit_generator.state,
             "history": [list(record) for record in self.history],
             "step": self.step,
@@ -272,31 +305,10 @@ class TrainingState:
         self.network.load_state_dict(saved["network"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
-        for name in _BestWeights.kept:
-            setattr(self.best, name, saved["best"][name])
         self.order.bit_generator.state = saved["order"]
-        self.history = [EpochRecord(*record) for record in saved["history"]]
+        history = tuple(EpochRecord(*record) for record in saved["history"])
+        self.noted = _Noted(history, _Best(**saved["best"]))
         self.step = saved["step"]
-
-
-class _BestWeights:
-    """Keeps a copy of the weights of the best epoch; of the last one without validation."""
-
-    kept = ("epoch", "loss", "weights")
-
-    def __init__(self, network: torch.nn.Module) -> None:
-        self.network, self.epoch, self.loss = network, 0, math.inf
-        self.weights: dict[str, Tensor] | None = None
-
-    def consider(self, epoch: int, validation_loss: float | None) -> None:
-        if validation_loss is None or validation_loss < self.loss:  # false for nan
-            self.epoch, self.loss = epoch, math.inf if validation_loss is None else validation_loss
-            state = self.network.state_dict()
-            self.weights = {name: tensor.detach().clone() for name, tensor in state.items()}
-
-    def restore(self) -> None:
-        if self.weights is not None:
-            self.network.load_state_dict(self.weights)
 
 
 class _Adam(torch.optim.Adam):

@@ -9,7 +9,7 @@ and ``_tables`` (the readers, and the writer of AnnData), over ``_source`` (what
 """
 
 from graphsci.files import ANNDATA_SUFFIXES
-from graphsci.io._anndata import any_strings, write_anndata
+from graphsci.io._anndata import write_anndata, written_as_is
 from graphsci.io._memory import available_memory, refuse_more_than_memory, size_in_memory
 from graphsci.io._reading import read_counts
 from graphsci.io._source import FileFormatError, GenesIn
@@ -20,10 +20,10 @@ __all__ = [
     "TABLE_SUFFIXES",
     "FileFormatError",
     "GenesIn",
-    "any_strings",
     "available_memory",
     "read_counts",
     "refuse_more_than_memory",
     "size_in_memory",
     "write_anndata",
+    "written_as_is",
 ]

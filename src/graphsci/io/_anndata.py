@@ -79,9 +79,14 @@ def _on_disk(element: Any) -> Any:
     return anndata.io.sparse_dataset(element) if is_sparse else element
 
 
-def any_strings() -> AbstractContextManager[None]:
-    """Context in which text columns of pandas' own string type are written as they are."""
-    return anndata.settings.override(allow_write_nullable_strings=True)
+def written_as_is() -> AbstractContextManager[None]:
+    """Context in which anndata writes text of pandas' own type, and zarr without shards.
+
+    Shards are what anndata announces for later; chunks alone are what can be written in blocks.
+    """
+    wanted = {"allow_write_nullable_strings": True, "auto_shard_zarr_v3": False}
+    known = {name: value for name, value in wanted.items() if hasattr(anndata.settings, name)}
+    return anndata.settings.override(**known)
 
 
 def write_anndata(
@@ -101,7 +106,7 @@ def write_anndata(
         Of an ``.h5ad``: "gzip", "lzf" or None. A ``.zarr`` has zarr's default compression.
     """
     path = check_writable(path, suffixes=ANNDATA_SUFFIXES)
-    with atomic_path(path) as temporary, any_strings():
+    with atomic_path(path) as temporary, written_as_is():
         if is_store(path):
             # format 2 is what every anndata that reads zarr can open
             group = zarr.open_group(temporary, mode="w", zarr_format=2)

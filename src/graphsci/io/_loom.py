@@ -14,6 +14,7 @@ from scipy import sparse
 from graphsci._words import few
 from graphsci.io._hdf5 import content_hint
 from graphsci.io._source import VALUES_PER_BLOCK, FileFormatError, GenesIn, Source, compact
+from graphsci.sources import to_csr
 
 _LOOM_GENES = ("Gene", "var_names", "gene_names", "GeneName", "Accession")
 _LOOM_CELLS = ("CellID", "obs_names", "cell_names", "Barcode")
@@ -59,5 +60,5 @@ def _transposed_csr(dataset: h5py.Dataset) -> sparse.csr_matrix:
     """Read a dense dataset in blocks of rows; return its transpose as CSR."""
     step = max(1, VALUES_PER_BLOCK // max(1, dataset.shape[1]))
     starts = range(0, dataset.shape[0], step)
-    blocks = [sparse.csr_matrix(dataset[start : start + step]) for start in starts]
+    blocks = [to_csr(dataset[start : start + step]) for start in starts]
     return compact(sparse.vstack(blocks, format="csr").T)

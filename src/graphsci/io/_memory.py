@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import h5py
 import zarr
 
 from graphsci.files import is_store
+
+#: Where the system shows control groups.
+_GROUPS = Path("/sys/fs/cgroup")
 
 
 def refuse_more_than_memory(n_bytes: int, *, what: str, remedy: str) -> None:
@@ -33,14 +37,30 @@ def available_memory() -> int | None:
     """
     limits = []
     with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         line = next(line for line in lines if line.startswith("MemAvailable"))
         limits.append(int(line.split()[1]) * 1024)
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # "max" is no number: no limit
-        limit = int((group / "memory.max").read_text())
-        limits.append(limit - int((group / "memory.current").read_text()))
-    return min(limits, default=None)
+    return min([*limits, *_left_in_groups()], default=None)
+
+
+def _left_in_groups() -> Iterator[int]:
+    """Yield what is left of the limit of each control group (cgroup 2) that this process is in.
+
+    Copies of files that the system drops when memory is needed do not count as taken.
+    """
+    inner = "/"
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        inner = next(line for line in lines if line.startswith("0::")).removeprefix("0::")
+    group = _GROUPS / inner.lstrip("/")
+    for folder in (group, *group.parents):
+        if folder != _GROUPS and _GROUPS not in folder.parents:
+            return
+        with suppress(OSError, ValueError):  # "max" is no number: no limit
+            limit = int((folder / "memory.max").read_text())
+            stat = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
+            taken = int((folder / "memory.current").read_text())
+            yield limit - taken + int(stat.get("inactive_file", 0))
 
 
 def size_in_memory(path: str | os.PathLike[str]) -> int | None:

@@ -9,7 +9,7 @@ The modules are ``_training``, ``_cells``, ``_genes`` and ``_networks``, over ``
 estimates on one scale) and ``_style``.
 """
 
-from graphsci.pl._cells import Method, embedding, is_numeric  # noqa: F401
+from graphsci.pl._cells import FEWEST_MAPPED, Method, embedding, is_numeric  # noqa: F401
 from graphsci.pl._genes import dispersion, dropout_curve, expression, mean_variance, uncertainty
 from graphsci.pl._networks import gene_graph_degree, gene_network, module_heatmap, network_degree
 from graphsci.pl._scale import Values  # noqa: F401

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Method = Literal["umap", "tsne"]
 _Paint = Callable[["Axes", Values], None]
 
+#: Cells that a map needs: fewer have no neighbours to be placed by.
+FEWEST_MAPPED = 4
 _OTHER = "other"
 _LEGEND_ROWS = 18  #: groups that fit beside a panel
 _LEGEND_POINT = 45  #: area of a point in a legend, however small those of the cells are
@@ -82,6 +84,11 @@ def embedding(
     figure
         Where to draw; a new one if None.
     """
+    if adata.n_obs < FEWEST_MAPPED:
+        raise ValueError(
+            f"{adata.n_obs} cells make no map: expected at least {FEWEST_MAPPED}. Look at genes "
+            "instead: graphsci.pl.expression."
+        )
     common = Common.of(adata, counts_layer, library_key, key)
     genes = variable_genes(common, n_genes)
     sides = common.sides(layer, genes)

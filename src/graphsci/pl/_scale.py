@@ -13,6 +13,7 @@ from scipy import sparse
 from graphsci._keys import keys
 from graphsci._words import check_column
 from graphsci.preprocessing import library_sizes
+from graphsci.sources import to_csr
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -77,7 +78,7 @@ class Common(NamedTuple):
 
     def sparse_counts(self) -> sparse.csr_matrix:
         """Counts of all genes, (cells, genes), at each cell's own depth."""
-        return sparse.csr_matrix(layer_of(self.adata, self.counts_layer))
+        return to_csr(layer_of(self.adata, self.counts_layer))
 
     def gene_means(self, counts: sparse.csr_matrix) -> Values:
         """Mean of each gene, (genes,), with counts of :meth:`sparse_counts` at the same depth."""
@@ -154,7 +155,7 @@ def _library(adata: AnnData, counts_layer: str | None, library_key: str | None, 
 
 def _refuse_changed_counts(counts: Any, library: Values, layer: str | None) -> None:
     """Refuse what are counts no more; some cells are looked at."""
-    some, library = sparse.csr_matrix(counts[:_LOOKED_AT]), library[:_LOOKED_AT]
+    some, library = to_csr(counts[:_LOOKED_AT]), library[:_LOOKED_AT]
     known = np.isfinite(library).all()
     whole = known and (library == np.rint(library)).all()
     fractional = whole and (some.data != np.rint(some.data)).any()

@@ -59,7 +59,8 @@ def training_curve(model: GraphSCI | pd.DataFrame, *, ax: Axes | None = None) ->
     if history["validation_loss"].notna().any():
         twin = ax.twinx()
         twin.spines["right"].set_visible(True)
-        best = history.iloc[int(history["validation_loss"].argmin())]
+        lowest = int(history["validation_loss"].argmin())
+        best = history.iloc[lowest if model is history else model.fitted.best_epoch - 1]
         twin.plot(epochs, history["validation_loss"], color=BLUE, label="withheld molecules")
         twin.plot(
             best["epoch"],

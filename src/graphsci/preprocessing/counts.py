@@ -129,9 +129,7 @@ def open_counts(
     scan = scan_file(matrix)
     first_rows = as_float32(canonical_csr(matrix.rows(0, min(SAMPLE_ROWS, matrix.shape[0]))))
     check_values(scan.found, opened, adata, layer, first_rows, allow_fractional, scan.n_entries)
-    counts = DiskCounts(
-        matrix, n_entries=scan.n_entries, totals=scan.totals, detected=scan.detected
-    )
+    counts = DiskCounts(matrix, n_entries=scan.n_entries, totals=scan.totals)
     return _count_data(opened, counts, scan.found, scan.totals, ~scan.detected, min_cells)
 
 
