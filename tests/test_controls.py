@@ -37,6 +37,20 @@ def test_gene_mean_by_hand():
     assert np.allclose(controls.gene_mean(kept, ratio=0.5).toarray(), np.ones((3, 2)))
 
 
+def test_gene_mean_of_a_batch_by_hand():
+    """Each batch is one cell of 4 molecules; the pseudo-cell has 2 of each gene."""
+    kept = np.array([[3.0, 1.0], [1.0, 3.0]])
+    found = controls.gene_mean(kept, ratio=0.5, batch=np.array([0, 1])).toarray()
+    assert np.allclose(found, [[1.25, 0.75], [0.75, 1.25]])
+
+
+def test_gene_mean_with_own_counts_by_hand():
+    """Mu is 2 everywhere and theta 4 * 2^2 / (4 * (2^2 - 2)) = 2: (x + 2) * 2 / 4."""
+    kept = np.array([[4.0, 0.0], [0.0, 4.0], [4.0, 0.0], [0.0, 4.0]])
+    found = controls.gene_mean_posterior(kept, ratio=0.5).toarray()
+    assert np.allclose(found, np.where(kept > 0, 1.5, 0.5))
+
+
 def test_gene_mean_keeps_both_margins(split):
     kept, _ = split
     predicted = controls.gene_mean(kept, ratio=1.0).toarray()

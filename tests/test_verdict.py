@@ -5,7 +5,17 @@ import pytest
 from scipy import sparse
 from scipy.special import xlogy
 
-from graphsci.verdict import GENE_MEANS, NOTHING, OURS, POOLING, Score, Verdict, judge
+from graphsci.evaluation import controls
+from graphsci.verdict import (
+    GENE_MEANS,
+    MEANS_POSTERIOR,
+    NOTHING,
+    OURS,
+    POOLING,
+    Score,
+    Verdict,
+    judge,
+)
 
 
 def score(method: str, deviance: float, z: float = 0.0) -> Score:
@@ -184,3 +194,44 @@ def test_no_difference_without_a_difference():
     )
     assert found.of(GENE_MEANS).z > 2
     assert found.line().startswith("Do not use")
+
+
+def test_similar_cells_where_there_are_none():
+    """Independent overdispersed genes of one type: own counts help, other cells only add noise."""
+    rng = np.random.default_rng(2)
+    rate = rng.gamma(2.0, 1.0, 80) * rng.gamma(5.0, 0.2, (300, 80))
+    counts = rng.poisson(rate)
+    held_out = rng.binomial(counts, 0.1)
+    kept = sparse.csr_matrix(counts - held_out, dtype=np.float32)
+    pooling = controls.neighbour_pooling_posterior(kept, ratio=1 / 9)
+    ours = np.concatenate([block for _, block in pooling])
+    found = judged(kept, sparse.csr_matrix(held_out, dtype=np.float32), ours)
+    assert found.of(GENE_MEANS).z < -2
+    assert found.of(MEANS_POSTERIOR).z > 2
+    assert found.headline() == (
+        "Do not use this imputation: gene means with own counts predicted these data better."
+    )
+    assert "lower than gene means, " in found.details()
+    assert found.details().endswith("higher than gene means with own counts.")
+
+
+def test_gene_means_are_those_of_a_batch_where_there_are_batches():
+    """A gene is expressed in one batch alone; nothing else differs."""
+    rng = np.random.default_rng(3)
+    batch = np.repeat([0, 1], 100)
+    rate = np.tile(rng.gamma(2.0, 1.0, 40), (200, 1))
+    rate[batch == 1, :10] *= 0.01
+    counts = rng.poisson(rate)
+    held_out = rng.binomial(counts, 0.1)
+    parts = [sparse.csr_matrix(x, dtype=np.float32) for x in (counts - held_out, held_out)]
+    options = {
+        **dict(zip(("kept", "held_out"), parts, strict=True)),
+        "ours": lambda: [(0, 0.1 * rate)],
+        "cells": np.arange(200),
+        "fraction": 0.1,
+        "seed": 0,
+    }
+    assert judge(**options).of(GENE_MEANS).z < -5  # the truth is far better than overall means
+    told = judge(**options, batch=batch)
+    assert abs(told.of(GENE_MEANS).z) < 2
+    assert told.of(GENE_MEANS).deviance < judge(**options).of(GENE_MEANS).deviance

@@ -28,6 +28,9 @@ METHODS = {
     "graphsci-paper": Method("run_graphsci.py", "", "paper", "the published equations", "ours"),
     "nothing": Method("run_control.py", "", "nothing", "control", "control"),
     "gene_mean": Method("run_control.py", "", "gene_mean", "control", "control"),
+    "gene_mean_posterior": Method(
+        "run_control.py", "", "gene_mean_posterior", "control", "control"
+    ),
     "neighbour_pooling": Method("run_control.py", "", "neighbour_pooling", "control", "control"),
     "neighbour_pooling_posterior": Method(
         "run_control.py", "", "neighbour_pooling_posterior", "control", "control"

@@ -31,8 +31,9 @@ Methods = Annotated[
         "--method",
         metavar="NAME",
         help="graphsci, graphsci-mean (the kept count not used again), a control (nothing, "
-        "gene_mean, neighbour_pooling, neighbour_pooling_posterior, empty, truth), or with "
-        "--held-out a layer of the input; may be repeated. Without it: all but layers.",
+        "gene_mean, gene_mean_posterior, neighbour_pooling, neighbour_pooling_posterior, empty, "
+        "truth), or with --held-out a layer of the input; may be repeated. Without it: all but "
+        "layers.",
     ),
 ]
 

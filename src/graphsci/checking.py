@@ -74,6 +74,7 @@ def check(
             cells=judging,
             fraction=fraction,
             seed=config.seed,
+            batch=batch if batch.any() else None,
         )
     except KeyboardInterrupt:
         return None, ("no verdict: the check was interrupted; the trained model is kept",)

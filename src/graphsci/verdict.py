@@ -18,6 +18,7 @@ from graphsci.evaluation.count_loss import (
 
 OURS = "graphsci denoised"
 GENE_MEANS = "gene means"
+MEANS_POSTERIOR = "gene means with own counts"
 POOLING = "neighbour pooling"
 POSTERIOR = "pooling with own counts"
 NOTHING = "doing nothing"
@@ -90,10 +91,15 @@ class Verdict(NamedTuple):
         """The numbers that it rests on, in one sentence."""
         ours, rest = self.scores[0], sorted(self.scores[1:], key=lambda s: s.deviance)
         against = ", ".join(f"{s.deviance:.4f} {s.method}" for s in rest)
-        than_means = f"{abs(ours.d2):.1%} {'lower' if ours.d2 >= 0 else 'higher'} than gene means"
+        than = ", ".join(
+            f"{abs(share):.1%} {'lower' if share >= 0 else 'higher'} than {s.method}"
+            for s in self.scores
+            if s.method in (GENE_MEANS, MEANS_POSTERIOR)
+            for share in (d2(deviance=ours.deviance, reference_deviance=s.deviance),)
+        )
         return (
             f"Poisson deviance of {self.n_molecules:,} held-out molecules {ours.deviance:.4f} "
-            f"('denoised') against {against}; {than_means}."
+            f"('denoised') against {against}; {than}."
         )
 
     def line(self) -> str:
@@ -128,6 +134,7 @@ def judge(
     cells: np.ndarray,
     fraction: float,
     seed: int,
+    batch: np.ndarray | None = None,
 ) -> Verdict:
     """Score ours and the simple methods on the held-out molecules of some cells.
 
@@ -141,6 +148,8 @@ def judge(
         Positions of the cells that are scored: those that did not decide when to stop.
     fraction
         Share of the molecules held out.
+    batch
+        (cells,) of each, where the model knows of batches: gene means are then those of a batch.
     """
     from graphsci.evaluation import controls  # with scikit-learn, which only this needs
 
@@ -149,7 +158,8 @@ def judge(
     predictions = {
         OURS: ours,
         NOTHING: lambda: controls.nothing(kept, ratio=ratio),
-        GENE_MEANS: lambda: controls.gene_mean(kept, ratio=ratio),
+        GENE_MEANS: lambda: controls.gene_mean(kept, ratio=ratio, batch=batch),
+        MEANS_POSTERIOR: lambda: controls.gene_mean_posterior(kept, ratio=ratio, batch=batch),
         POOLING: lambda: controls.pooled(pools, ratio=ratio),
         POSTERIOR: lambda: controls.pooled_posterior(pools, ratio=ratio),
     }

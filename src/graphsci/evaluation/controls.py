@@ -18,6 +18,10 @@ from sklearn.neighbors import NearestNeighbors
 from graphsci.evaluation._blocks import Floats, Matrix, Prediction, as_csr, iterate_blocks
 from graphsci.preprocessing import fit_median_library_size, log_normalize
 
+Codes = NDArray[np.int64]
+#: Expected kept counts of consecutive cells, (stop - start, genes).
+Rows = Callable[[int, int], Floats]
+
 #: Bounds of the moment estimate of theta: below, a gene's counts are all but unpredictable;
 #: above, they are Poisson for any count a cell can hold.
 THETA_BOUNDS = (1e-2, 1e6)
@@ -44,16 +48,33 @@ def nothing(kept: Matrix, *, ratio: float, random_state: int = 0) -> Prediction:
     return Prediction(counts.shape, lambda start, stop: ratio * counts[start:stop].toarray())
 
 
-def gene_mean(kept: Matrix, *, ratio: float, random_state: int = 0) -> Prediction:
+def gene_mean(
+    kept: Matrix, *, ratio: float, batch: Codes | None = None, random_state: int = 0
+) -> Prediction:
     """Predict by the gene's share of all molecules: ``ratio * l_i * sum_i x_ij / sum_ij x_ij``.
 
-    ``l_i`` is the cell's kept library size. The reference of D2.
+    ``l_i`` is the cell's kept library size. The reference of D2. With a ``batch`` of each cell
+    (cells,), the shares are those of its batch and of one pseudo-cell of the mean profile, so that
+    a gene that a small batch does not show is not predicted at exactly zero.
     """
     del random_state
     counts, ratio = as_csr(kept, name="kept"), _checked_ratio(ratio)
-    share = _gene_share(counts)
-    library = np.asarray(counts.sum(1)).ravel()
-    return Prediction(counts.shape, lambda start, stop: ratio * library[start:stop, None] * share)
+    mean = _gene_means(counts, batch)
+    return Prediction(counts.shape, lambda start, stop: ratio * mean(start, stop))
+
+
+def gene_mean_posterior(
+    kept: Matrix, *, ratio: float, batch: Codes | None = None, random_state: int = 0
+) -> Prediction:
+    """Predict by :func:`gene_mean` combined with the cell's own counts.
+
+    ``ratio * (x + theta_j) * mu / (mu + theta_j)`` as :func:`neighbour_pooling_posterior`, with the
+    gene's mean share as ``mu``: nothing is borrowed from other cells but the mean and theta. What a
+    method explains beyond it, it has learned of cells.
+    """
+    del random_state
+    counts, ratio = as_csr(kept, name="kept"), _checked_ratio(ratio)
+    return _with_own_counts(counts, _gene_means(counts, batch), ratio)
 
 
 def neighbour_pooling(
@@ -128,17 +149,7 @@ def neighbour_pooling_posterior(
 
 def pooled_posterior(pools: PooledNeighbours, *, ratio: float) -> Prediction:
     """Predict as :func:`neighbour_pooling_posterior` from pools that are there already."""
-    ratio = _checked_ratio(ratio)
-    theta = theta_by_moments(
-        counts=pools.kept, expected=Prediction(pools.kept.shape, pools.expected_kept)
-    )
-
-    def rows(start: int, stop: int) -> Floats:
-        mu = pools.expected_kept(start, stop)
-        own = pools.kept[start:stop].toarray()
-        return ratio * (own + theta) * mu / (mu + theta)
-
-    return Prediction(pools.kept.shape, rows)
+    return _with_own_counts(pools.kept, pools.expected_kept, _checked_ratio(ratio))
 
 
 def empty(kept: Matrix, *, ratio: float, random_state: int = 0) -> Prediction:
@@ -164,6 +175,7 @@ Control = Callable[..., Prediction]
 CONTROLS: dict[str, Control] = {
     "nothing": nothing,
     "gene_mean": gene_mean,
+    "gene_mean_posterior": gene_mean_posterior,
     "neighbour_pooling": neighbour_pooling,
     "neighbour_pooling_posterior": neighbour_pooling_posterior,
     "empty": empty,
@@ -238,6 +250,31 @@ def theta_by_moments(*, counts: Matrix, expected: Prediction) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         theta = np.where(excess > 0, squares / excess, high)
     return np.clip(theta, low, high)
+
+
+def _with_own_counts(counts: sp.csr_matrix, expected: Rows, ratio: float) -> Prediction:
+    """Return the posterior mean of Poisson rates with a Gamma prior around the expected counts."""
+    theta = theta_by_moments(counts=counts, expected=Prediction(counts.shape, expected))
+
+    def rows(start: int, stop: int) -> Floats:
+        mu = expected(start, stop)
+        own = counts[start:stop].toarray()
+        return ratio * (own + theta) * mu / (mu + theta)
+
+    return Prediction(counts.shape, rows)
+
+
+def _gene_means(counts: sp.csr_matrix, batch: Codes | None) -> Rows:
+    """Return what gives the genes' mean shares at the cells' own depth, (stop - start, genes)."""
+    share = _gene_share(counts)[None]
+    library = np.asarray(counts.sum(1)).ravel()
+    if batch is None:
+        return lambda start, stop: library[start:stop, None] * share
+    names, codes = np.unique(batch, return_inverse=True)
+    of_batch = sp.csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))))
+    totals = (of_batch @ counts).toarray() + library.mean() * share  # (batches, genes)
+    shares = totals / totals.sum(1, keepdims=True)
+    return lambda start, stop: library[start:stop, None] * shares[codes[start:stop]]
 
 
 def _gene_share(counts: sp.csr_matrix) -> Floats:
