@@ -1,7 +1,6 @@
 """The controls of ``graphsci.evaluation``, through the same contract as the peers.
 
-The variant is the control's name: nothing, gene_mean, neighbour_pooling or
-neighbour_pooling_posterior. The ratio of 1 makes a control expect a repetition at the same depth.
+The variant is the name of a control. The ratio of 1 makes it expect a repetition at the same depth.
 """
 
 import numpy as np

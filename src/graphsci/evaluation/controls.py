@@ -270,7 +270,7 @@ def _gene_means(counts: sp.csr_matrix, batch: Codes | None) -> Rows:
     library = np.asarray(counts.sum(1)).ravel()
     if batch is None:
         return lambda start, stop: library[start:stop, None] * share
-    names, codes = np.unique(batch, return_inverse=True)
+    codes = np.unique(batch, return_inverse=True)[1]
     of_batch = sp.csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))))
     totals = (of_batch @ counts).toarray() + library.mean() * share  # (batches, genes)
     shares = totals / totals.sum(1, keepdims=True)
