@@ -189,6 +189,22 @@ def test_permuting_genes_permutes_the_graph(log_normalized, cells):
     np.testing.assert_allclose(*permuted_and_straight(build, log_normalized), atol=1e-5)
 
 
+def test_a_batch_joins_no_genes():
+    """Independent genes, each three times as high in one of two batches."""
+    rng = np.random.default_rng(0)
+    batch = np.repeat([0, 1], 200)
+    factor = np.where((np.arange(40) < 20) == (batch == 1)[:, None], 3.0, 1.0)
+    counts = rng.poisson(rng.gamma(4, 2.0, (400, 40)) * factor)
+    library = counts.sum(1)
+    options = {"size_factors": library / np.median(library), "gene_names": names_of(40)}
+    assert noise_corrected_graph(counts, **options).n_edges > 100
+    assert noise_corrected_graph(counts, batch=batch, **options).n_edges <= 2
+    one = noise_corrected_graph(counts, batch=np.zeros(400), **options)
+    assert (one.adjacency != noise_corrected_graph(counts, **options).adjacency).nnz == 0
+    with pytest.raises(ValueError, match=r"batch has shape \(3,\), expected \(400,\)"):
+        noise_corrected_graph(counts, batch=[0, 0, 1], **options)
+
+
 def test_permuting_genes_permutes_the_noise_corrected_graph(noisy):
     counts, size_factors, _ = noisy
 

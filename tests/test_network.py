@@ -1,5 +1,6 @@
 """The refined network: strengths by hand, laws, the null, modules, files and bad input."""
 
+import copy
 import json
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from anndata import AnnData, concat, read_h5ad
 from matplotlib import pyplot
 from scipy import sparse, stats
+from sklearn.linear_model import LinearRegression
 from sklearn.metrics import average_precision_score
 
 from graphsci import GraphSCI, pl, tl
@@ -22,6 +24,7 @@ from graphsci.network import null as shuffling
 from graphsci.network import posterior, strength, to_networkx, write_network
 from graphsci.predictability import UNPROVEN
 from graphsci.preprocessing import fit_median_library_size, log_normalize
+from graphsci.verdict import Score, Verdict
 
 OPTIONS = {"max_epochs": 25, "likelihood": "nb", "n_latent": 8, "check": False, "seed": 3}
 
@@ -95,13 +98,15 @@ def test_strengths_are_the_formula(model, data):
     v, vectors = (v - v.mean(0))[varying], vectors[varying]
     z = model.latent(data).astype(float)
     depth = np.log(np.asarray(data.X.sum(1)).ravel())
-    joint = np.cov(np.column_stack([z, depth]).T)
-    given_depth = joint[:-1, :-1] - np.outer(joint[:-1, -1], joint[-1, :-1]) / joint[-1, -1]
+    basis = np.vander((depth - depth.mean()) / depth.std(), 4)
+    left_over = z - basis @ np.linalg.lstsq(basis, z, rcond=None)[0]
+    given_depth = left_over.T @ left_over / (len(z) - 4)
     values, directions = np.linalg.eigh(given_depth)
     w = v @ directions @ np.diag(np.sqrt(np.maximum(values, 0)))
     left, s, _ = np.linalg.svd(w, full_matrices=False)
     balanced = left @ np.diag(s**0.25) * np.sqrt((s**2).sum() / (s**0.5).sum())
-    mean = model.fitted.spec.gene_proportions * model.fitted.spec.common_depth
+    total = np.asarray(data.X.sum(0)).ravel()
+    mean = total / total.sum() * model.fitted.spec.common_depth
     own = (1 / model.inverse_dispersion().to_numpy(float) + 0.3 / mean)[varying]
     norm = np.sqrt((balanced**2).sum(1) + own)
     expected = balanced @ balanced.T / np.outer(norm, norm)
@@ -119,8 +124,23 @@ def test_balance_is_the_identity_at_power_1_up_to_rotation(data):
 
 def test_equal_depths_leave_the_covariance_alone():
     z = np.random.default_rng(0).normal(size=(50, 3))
-    found = strength.covariance_given_depth(z, np.full(50, 1000.0))
+    found = strength.covariance_given_depth(z, np.full(50, 1000.0), np.zeros(50, np.int64))
     np.testing.assert_allclose(found, np.cov(z.T))
+
+
+def test_nothing_is_left_of_what_follows_depth_or_batch():
+    """By scikit-learn's regression on batches and a cubic of the log depth."""
+    rng = np.random.default_rng(0)
+    z, library = rng.normal(size=(200, 2)), rng.lognormal(7, 0.8, 200)
+    batch = rng.integers(0, 3, 200)
+    powers = np.log(library)[:, None] ** [1, 2, 3]
+    known = np.column_stack([powers, batch[:, None] == [0, 1]])
+    residuals = z - LinearRegression().fit(known, z).predict(known)
+    found = strength.covariance_given_depth(z, library, batch)
+    np.testing.assert_allclose(found, residuals.T @ residuals / (200 - 6), rtol=1e-6)
+    follows = np.column_stack([np.log(library) ** 3, batch == 1]).astype(float)
+    left = strength.covariance_given_depth(follows, library, batch)
+    np.testing.assert_allclose(left / np.cov(follows.T)[0, 0], 0, atol=1e-9)
 
 
 def test_paper_strength_is_eq_18(trained, toy):
@@ -209,9 +229,14 @@ def test_prior_is_reported(refined):
     assert set(np.unique(prior).round(3)) <= {0, 0.7, 2.0}
 
 
+def correlate(kind, model, data, rows, columns, max_cells=2000, seed=0):
+    cells = posterior.SampledCells.of(model, data, max_cells, seed, {})
+    return getattr(cells, kind)(rows, columns)
+
+
 def test_denoised_correlation_is_that_of_posterior_draws(model, data):
     rows, columns = np.array([0, 0, 16]), np.array([1, 20, 17])
-    found = nw.denoised_correlation(model, data, rows, columns)
+    found = correlate("denoised_correlation", model, data, rows, columns)
     values = model.impute(data, depth="common", copy=True)
     mean, sd = values.layers["denoised"], values.layers["denoised_sd"]
     draw = np.log1p(mean) + sd / (1 + mean) * np.random.default_rng(0).normal(
@@ -235,7 +260,7 @@ def test_posterior_correlation_follows_the_law_of_total_variance(model, data, sc
     np.testing.assert_allclose(found, covariance / np.outer(size, size), atol=1e-5)
     assert found.loc["g0", "g1"] > 0.3 > abs(found.loc["g0", "g20"])
     if scale == "log1p":
-        pair = nw.denoised_correlation(model, data, np.array([0]), np.array([20]))
+        pair = correlate("denoised_correlation", model, data, np.array([0]), np.array([20]))
         assert pair[0] == pytest.approx(found.loc["g0", "g20"], abs=1e-5)
 
 
@@ -261,19 +286,21 @@ def test_raw_correlation_is_pearson_of_log_counts(model, data):
     logs = np.log1p(counts / library * model.fitted.spec.common_depth)
     expected = np.corrcoef(logs.T)[rows, columns]
     np.testing.assert_allclose(
-        posterior.raw_correlation(model, data, rows, columns), expected, atol=1e-5
+        correlate("raw_correlation", model, data, rows, columns), expected, atol=1e-5
     )
     part = data[:, data.var_names != "g20"]
-    assert np.isnan(posterior.raw_correlation(model, part, rows, columns)[1])
+    assert np.isnan(correlate("raw_correlation", model, part, rows, columns)[1])
 
 
 def test_many_cells_are_sampled(model, data):
     rows, columns = np.array([0, 3]), np.array([1, 50])
-    few = nw.denoised_correlation(model, data, rows, columns, max_cells=200, seed=1)
+    few = correlate("denoised_correlation", model, data, rows, columns, max_cells=200, seed=1)
     np.testing.assert_allclose(
-        few, nw.denoised_correlation(model, data, rows, columns, max_cells=200, seed=1)
+        few, correlate("denoised_correlation", model, data, rows, columns, max_cells=200, seed=1)
     )
-    np.testing.assert_allclose(few, nw.denoised_correlation(model, data, rows, columns), atol=0.2)
+    np.testing.assert_allclose(
+        few, correlate("denoised_correlation", model, data, rows, columns), atol=0.2
+    )
 
 
 def test_empty_cells_change_nothing(model, data):
@@ -350,13 +377,77 @@ def test_a_sample_of_a_file_is_read(model, data, tmp_path):
     data.write_h5ad(tmp_path / "counts.h5ad")
     file = read_h5ad(tmp_path / "counts.h5ad", backed="r")
     rows, columns = np.array([0, 3]), np.array([1, 50])
-    for correlation in (nw.denoised_correlation, posterior.raw_correlation):
-        expected = correlation(model, data, rows, columns, max_cells=100)
-        np.testing.assert_allclose(correlation(model, file, rows, columns, max_cells=100), expected)
+    for kind in ("denoised_correlation", "raw_correlation"):
+        expected = correlate(kind, model, data, rows, columns, max_cells=100)
+        np.testing.assert_allclose(
+            correlate(kind, model, file, rows, columns, max_cells=100), expected
+        )
     file.file.close()
 
 
+def test_a_gene_that_the_cells_do_not_show_has_no_relations(model, data):
+    """g0 to g15 vary together; nine cells of these show g1, and ten g2."""
+    data = data.copy()
+    counts = data.X.toarray()
+    for gene, n_cells in ((1, 9), (2, 10)):
+        counts[np.flatnonzero(counts[:, gene])[n_cells:], gene] = 0
+    data.X = counts
+    vectors = nw.gene_coordinates(model, data).vectors
+    assert vectors[[0, 2, 3]].any(1).all()
+    assert not vectors[1].any()
+
+
+def test_a_network_says_what_the_check_of_its_model_found(model, data):
+    note = "the relations rest on a model whose check says"
+    found = nw.refine_network(model, data, n_neighbors=3, denoised=False)
+    assert not [said for said in found.notes if note in said]
+    worse = copy.copy(model)
+    scores = (Score("graphsci denoised", 0.5, 0.1, 0, 0), Score("gene means", 0.4, 0, 9.0, 0))
+    worse._fitted = model.fitted._replace(verdict=Verdict(scores, 100, 1000, 0.1))
+    said = nw.refine_network(worse, data, n_neighbors=3, denoised=False).notes
+    assert [s for s in said if s.startswith(f"{note}: Do not use this imputation")]
+
+
+def test_edges_without_strength_are_no_relations(model, data):
+    """An edge of the initial graph whose genes' vectors have nothing in common."""
+    found = nw.refine_network(model, data, n_neighbors=3, denoised=False)
+    edges = found.edges.iloc[:3].assign(refined=[0.5, 0.2, 0.0])
+    network = found._replace(edges=edges)
+    assert set(network.linked_genes) == set(edges[["gene_a", "gene_b"]].to_numpy()[:2].ravel())
+    modules = nw.find_modules(network, min_genes=2)
+    assert set(modules["gene"]) <= set(network.linked_genes)
+
+
 # --- the null ---------------------------------------------------------------------------
+
+
+def test_decoys_keep_their_place_in_a_batch(model, data):
+    """Half of the cells, a batch, have none of g0."""
+    data = data.copy()
+    counts = data.X.toarray()
+    counts[::2, 0] = 0
+    data.X = counts
+    data.obs["batch"] = np.where(np.arange(data.n_obs) % 2, "odd", "even")
+    options = {"n_decoys": int((counts.astype(bool).sum(0) >= 10).sum())}  # of every gene
+    short = copy.copy(model)
+    short._fitted = model.fitted._replace(
+        spec=model.fitted.spec._replace(config=model.config.replace(max_epochs=1))
+    )
+    for batch_key, expected in ((None, False), ("batch", True)):
+        control = nw.train_control(short, data, batch_key=batch_key, **options)
+        decoys = control.adata[:, sorted(control.decoys)].X.toarray()
+        in_one = (decoys[::2] == 0).all(0) & (decoys[1::2].sum(0) == counts[:, 0].sum())
+        assert in_one.any() == expected
+
+
+def test_chance_is_counted_among_relations_alone():
+    """Ten edges of strength 0 do not make the others more certain, and are certain of nothing."""
+    null = shuffling.Null(np.array([0.1, 0.3]), np.linspace(0, 0.3, 50, dtype=np.float32), 50)
+    sizes = np.array([0.6, 0.5, 0.2])
+    alone = shuffling.q_values(sizes, null, n_pairs=50)
+    padded = shuffling.q_values(np.concatenate([sizes, np.zeros(10)]), null, n_pairs=50)
+    np.testing.assert_array_equal(padded[:3], alone)
+    assert (padded[3:] == 1).all()
 
 
 def test_control_has_decoys_among_the_same_genes(control, model, data):

@@ -140,6 +140,7 @@ def _scale_columns(values: sparse.csc_matrix, scale: FloatArray) -> sparse.csc_m
 def rate_residuals(
     counts: sparse.csc_matrix,
     size_factors: NDArray[np.float64],
+    batch: NDArray[Any],
     min_variance_z: float,
     caution: float,
 ) -> tuple[Standardised, NDArray[np.float64]]:
@@ -149,7 +150,9 @@ def rate_residuals(
     errors are kept; their reliability is ``caution`` errors above its estimate.
     """
     root = np.sqrt(size_factors)
-    residuals = standardise(_scale_rows(counts, 1 / root), np.column_stack([root, 1 / root]))
+    of_batch = batch[:, None] == np.unique(batch)
+    design = np.hstack([of_batch * root[:, None], of_batch / root[:, None]])
+    residuals = standardise(_scale_rows(counts, 1 / root), design)
     excess, error = _excess_variance(counts, residuals, size_factors)
     kept = excess > min_variance_z * error
     reliability = (excess + caution * error)[kept] / residuals.norms[kept] ** 2
@@ -163,17 +166,18 @@ def _excess_variance(
 
     Under the Poisson law Var t = 2 m^2, m the mean rate (Dean & Lawless 1989).
     The error is the larger of that and the empirical sqrt(sum t^2), which
-    keeps one outlying cell from passing for variation. The factor 1 - 2/n
-    pays for the two fitted parameters.
+    keeps one outlying cell from passing for variation. The factor 1 - q/n
+    pays for the q fitted parameters, two for each batch.
     """
     n_cells, n_genes = len(size_factors), len(residuals.genes)
+    n_fitted = residuals.design.shape[1]
     excess, squares = np.zeros(n_genes), np.zeros(n_genes)
     for block in blocks(n_genes, GENE_BLOCK):
         rates = _scale_rows(counts[:, residuals.genes[block]], 1 / size_factors).tocsr()
         chunks = blocks(n_cells, CELL_CHUNK)
         for chunk, tile in zip(chunks, residuals.tiles(block), strict=True):
             terms = (tile * residuals.norms[block]) ** 2  # (chunk, block) float64
-            terms -= (1 - 2 / n_cells) * rates[chunk].toarray()
+            terms -= (1 - n_fitted / n_cells) * rates[chunk].toarray()
             excess[block] += terms.sum(axis=0)
             squares[block] += (terms**2).sum(axis=0)
     totals = counts[:, residuals.genes].T @ np.ones(n_cells)

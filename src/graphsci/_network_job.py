@@ -310,7 +310,8 @@ def _write(
     if job.modules is not None and modules is not None:
         _write_table(modules, job.modules)
     if job.enrichment is not None and modules is not None and sets is not None:
-        enriched = nw.enrich_modules(modules, sets, background=model.gene_names)
+        background = trusted(findings.network).linked_genes
+        enriched = nw.enrich_modules(modules, sets, background=background)
         _write_table(enriched, job.enrichment)
     if job.label_edges is not None:
         tables = [

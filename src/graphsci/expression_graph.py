@@ -139,6 +139,7 @@ def noise_corrected_graph(
     *,
     size_factors: ArrayLike,
     gene_names: ArrayLike,
+    batch: ArrayLike | None = None,
     threshold: float = PAPER_THRESHOLD,
     top_k: int | None = None,
     false_discovery_rate: float = 0.01,
@@ -163,7 +164,8 @@ def noise_corrected_graph(
     since E[e^2 | lambda] = s (lambda - fit)^2 + lambda, and x/s is unbiased
     for lambda. This is Spearman's correction for attenuation with the
     reliability known from the Poisson law. a_i and b_i are fitted by least
-    squares: depth itself joins no genes.
+    squares, in each batch where there are batches: neither depth nor a batch
+    joins genes by itself.
 
     The correction amplifies noise as well as signal, hence three guards:
 
@@ -184,6 +186,8 @@ def noise_corrected_graph(
         (cells,), positive: library size / median library size.
     gene_names
         (genes,), unique.
+    batch
+        (cells,) of each; None for one batch.
     threshold, top_k, block_size
         As in ``correlation_graph``; apply to the corrected r.
     false_discovery_rate
@@ -224,7 +228,10 @@ def noise_corrected_graph(
             f"min_variance_z and caution count standard errors and must not be negative; got "
             f"{min_variance_z} and {caution}."
         )
-    residuals, reliability = rate_residuals(values, depth, min_variance_z, caution)
+    codes = np.zeros(len(depth), np.int64) if batch is None else np.asarray(batch)
+    if codes.shape != depth.shape:
+        raise ValueError(f"batch has shape {codes.shape}, expected {depth.shape}: one per cell.")
+    residuals, reliability = rate_residuals(values, depth, codes, min_variance_z, caution)
     kernel = StandardisedKernel(residuals, gain=1 / np.sqrt(reliability))
     edges = find_edges(kernel, EdgeRule(threshold, top_k, false_discovery_rate, block_size))
     edges = edges._replace(weight=np.clip(edges.weight, -1, 1))

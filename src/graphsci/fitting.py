@@ -136,7 +136,9 @@ def fit(
     likelihood, reason = once(lambda: _likelihood(split.sample_kept, config))
     log(reason)
     names = data.gene_names[genes]
-    graph = once(lambda: training_graph(split.sample_kept, names, genes, config, user_graph))
+    graph = once(
+        lambda: training_graph(split.sample_kept, names, genes, sample_batch, config, user_graph)
+    )
     log(describe_graph(graph))
     molecules = split.molecules + _PSEUDO_MOLECULES
     spec = ModelSpec(

@@ -34,20 +34,22 @@ def training_graph(
     counts: sparse.csr_matrix,
     names: NDArray[np.str_],
     genes: NDArray[np.int64],
+    batch: NDArray[np.int64],
     config: Config,
     user_graph: GeneGraph | None,
 ) -> GeneGraph:
     """The gene graph over the training genes: computed, known, or both with their weights.
 
-    ``names`` of the training genes, ``genes`` their positions in a user's graph.
+    ``names`` of the training genes, ``genes`` their positions in a user's graph, ``batch`` (cells,)
+    of the counts.
     """
     if user_graph is None:
-        graph = _computed_graph(counts, names, config)
+        graph = _computed_graph(counts, names, batch, config)
     else:
         part = sparse.csr_matrix(user_graph.adjacency[genes][:, genes])
         graph, weight = user_graph._replace(adjacency=part, gene_names=names), config.network_weight
         if weight != 1:
-            both = [_computed_graph(counts, names, config), relative_to_strongest(graph)]
+            both = [_computed_graph(counts, names, batch, config), relative_to_strongest(graph)]
             graph = combine_graphs(both, weights=[1 - weight, weight])
         graph = graph._replace(parameters={**graph.parameters, "given": True})
     if config.preset == "paper":
@@ -61,7 +63,7 @@ def training_graph(
 
 
 def _computed_graph(
-    counts: sparse.csr_matrix, names: NDArray[np.str_], config: Config
+    counts: sparse.csr_matrix, names: NDArray[np.str_], batch: NDArray[np.int64], config: Config
 ) -> GeneGraph:
     """The gene graph from the kept molecules alone."""
     limits: dict[str, Any] = {"top_k": config.graph_top_k or None}
@@ -80,23 +82,35 @@ def _computed_graph(
             counts[cells],
             names,
             lambda part, kept_names: noise_corrected_graph(
-                part, size_factors=factors[cells], gene_names=kept_names, **limits
+                part,
+                size_factors=factors[cells],
+                batch=batch[cells],
+                gene_names=kept_names,
+                **limits,
             ),
         )
     if config.graph == "pidc":
-        return _expand(
+        graph = _expand(
             counts,
             names,
             lambda part, kept_names: pidc_graph(
                 log_normalize(part, median_library_size=median), gene_names=kept_names, **limits
             ),
         )
-    return correlation_graph(
-        log_normalize(counts, median_library_size=median),
-        gene_names=names,
-        cells="coexpressed" if config.graph == "coexpressed" else "all",
-        **limits,
-    )
+    else:
+        graph = correlation_graph(
+            log_normalize(counts, median_library_size=median),
+            gene_names=names,
+            cells="coexpressed" if config.graph == "coexpressed" else "all",
+            **limits,
+        )
+    if batch.any():
+        said = (
+            f"gene graph: {graph.source} is taken over all batches together, so that genes which "
+            "differ between batches are joined; graph='noise' looks within them"
+        )
+        graph = graph._replace(notes=(*graph.notes, said))
+    return graph
 
 
 def _expand(

@@ -1,5 +1,6 @@
 """False signal: structure that a method puts where by construction there is none."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,12 @@ class RandomHalves(NamedTuple):
 
 
 def append_shuffled_genes(
-    counts: Matrix, *, n_copies: int = 100, min_cells: int = 10, rng: np.random.Generator
+    counts: Matrix,
+    *,
+    n_copies: int = 100,
+    min_cells: int = 10,
+    groups: NDArray[np.int64] | None = None,
+    rng: np.random.Generator,
 ) -> WithShuffledGenes:
     """Append copies of real genes, each with its cells in a random order of its own.
 
@@ -46,6 +52,9 @@ def append_shuffled_genes(
     min_cells
         Only genes seen in at least as many cells are copied: a gene that is zero everywhere has
         no correlation to invent.
+    groups
+        (cells,) of each: cells change places within a group alone, so that a copy differs between
+        groups (batches) as its gene does.
     rng
         Source of randomness.
 
@@ -57,7 +66,10 @@ def append_shuffled_genes(
     matrix = sp.csc_matrix(counts)
     eligible = genes_to_copy(matrix, n_copies=n_copies, min_cells=min_cells)
     sources = np.sort(rng.choice(eligible, size=n_copies, replace=False)).astype(np.int64)
-    shuffled = sp.hstack([_shuffled_column(matrix, gene, rng) for gene in sources])
+    places = [np.arange(matrix.shape[0])]
+    if groups is not None:
+        places = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    shuffled = sp.hstack([_shuffled_column(matrix, gene, places, rng) for gene in sources])
     copies = np.arange(n_copies, dtype=np.int64) + matrix.shape[1]
     return WithShuffledGenes(sp.csr_matrix(sp.hstack([matrix, shuffled])), sources, copies)
 
@@ -355,8 +367,19 @@ def other_species_share(*, values: Matrix, cell_species: NDArray, gene_species: 
     return float(share.mean())
 
 
-def _shuffled_column(matrix: sp.csc_matrix, gene: int, rng: np.random.Generator) -> sp.csc_matrix:
-    """Return one gene with its values in random cells."""
-    values = matrix.data[matrix.indptr[gene] : matrix.indptr[gene + 1]]
-    cells = rng.choice(matrix.shape[0], size=values.size, replace=False)
-    return sp.csc_matrix((values, (cells, np.zeros_like(cells))), shape=(matrix.shape[0], 1))
+def _shuffled_column(
+    matrix: sp.csc_matrix,
+    gene: int,
+    places: Sequence[NDArray[np.int64]],
+    rng: np.random.Generator,
+) -> sp.csc_matrix:
+    """Return one gene with its values in random cells, of those of a place in that place."""
+    entries = slice(matrix.indptr[gene], matrix.indptr[gene + 1])
+    rows, values = matrix.indices[entries], matrix.data[entries]
+    parts = [values if len(places) == 1 else values[np.isin(rows, place)] for place in places]
+    cells = [
+        place[rng.choice(place.size, size=part.size, replace=False)]
+        for place, part in zip(places, parts, strict=True)
+    ]
+    found = np.concatenate(parts), (np.concatenate(cells), np.zeros(values.size, dtype=np.int64))
+    return sp.csc_matrix(found, shape=(matrix.shape[0], 1))

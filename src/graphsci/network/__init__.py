@@ -36,7 +36,7 @@ from graphsci.network.comparison import compare_networks
 from graphsci.network.files import to_cx2, to_networkx, write_network
 from graphsci.network.modules import enrich_modules, find_modules
 from graphsci.network.null import Control, train_control
-from graphsci.network.posterior import denoised_correlation, posterior_correlation
+from graphsci.network.posterior import posterior_correlation
 from graphsci.network.ranking import (
     FEWEST_LABEL_CELLS,
     N_NEIGHBORS,
@@ -56,7 +56,6 @@ __all__ = [
     "annotate_network",
     "check_confidence",
     "compare_networks",
-    "denoised_correlation",
     "enrich_modules",
     "find_modules",
     "gene_coordinates",

@@ -66,6 +66,12 @@ class GeneNetwork(NamedTuple):
         """Number of edges, each counted once."""
         return len(self.edges)
 
+    @property
+    def linked_genes(self) -> NDArray[np.str_]:
+        """Genes with an edge that is a relation, in the order of ``gene_names``."""
+        related = self.edges[self.edges["refined"] != 0]
+        return self.gene_names[np.isin(self.gene_names, related[["gene_a", "gene_b"]])]
+
     def adjacency(self, column: str = "refined") -> sparse.csr_matrix:
         """Return the symmetric (genes, genes) matrix of a column of the table."""
         index = pd.Index(self.gene_names)

@@ -38,7 +38,7 @@ def find_modules(
     Parameters
     ----------
     network
-        Its positive edges are used, weighted by ``refined``. Keep confident edges first:
+        Its positive relations are used, weighted by ``refined``. Keep confident edges first:
         ``network.confident(0.9)``.
     resolution
         Larger gives more and smaller modules.
@@ -58,7 +58,7 @@ def find_modules(
     Traag et al. 2019, doi:10.1038/s41598-019-41695-z.
     """
     igraph, leidenalg = leiden()
-    edges = network.edges[network.edges["sign"] > 0]
+    edges = network.edges[(network.edges["sign"] > 0) & (network.edges["refined"] > 0)]
     names = pd.Index(pd.unique(edges[["gene_a", "gene_b"]].to_numpy().ravel()))
     ends = np.column_stack([names.get_indexer(edges["gene_a"]), names.get_indexer(edges["gene_b"])])
     weights = edges["refined"].abs().to_numpy(dtype=np.float64)
@@ -126,6 +126,11 @@ def enrich_modules(
 ) -> pd.DataFrame:
     """Test each module for each gene set (hypergeometric), Benjamini-Hochberg over all tests.
 
+    The test takes every gene of the background for as likely to be in a module as any other.
+    Well-measured genes are likelier, and curated sets hold many of them, so that even random sets
+    of well-expressed genes come out significant: read the order of the sets and the overlap, and
+    compare with sets of equally expressed genes, rather than trust a small q alone.
+
     Parameters
     ----------
     modules
@@ -133,7 +138,8 @@ def enrich_modules(
     gene_sets
         Name to genes, e.g. from ``prior_knowledge.read_gene_sets``.
     background
-        Genes that could have been in a module: those of the model.
+        Genes that could have been in a module: ``network.linked_genes`` of the network that was
+        cut. Genes without a relation could not, and would make every set look enriched.
     min_overlap
         Rows with fewer common genes are tested but not listed.
 

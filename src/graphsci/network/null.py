@@ -14,7 +14,7 @@ from graphsci.config import later_seed
 from graphsci.evaluation.false_signal import append_shuffled_genes
 from graphsci.gene_graph import GeneGraph, graph_from_edges
 from graphsci.imputer import GraphSCI
-from graphsci.network.strength import GENE_BLOCK, Coordinates, largest, least_listed
+from graphsci.network.strength import FEWEST_CELLS, GENE_BLOCK, Coordinates, largest, least_listed
 from graphsci.preprocessing import extract_counts
 
 if TYPE_CHECKING:
@@ -25,17 +25,14 @@ if TYPE_CHECKING:
 
 DECOY_SHARE = 0.2  #: shuffled copies, as a share of the genes
 DECOY_RANGE = (50, 1000)  #: but at least and at most so many
-DECOY_MIN_CELLS = 10  #: a decoy seen in fewer cells could not correlate with anything
-
-
 _WITHOUT = "Leave the control out (control=False, --no-control): edges then have no confidence."
 
 
 def check_control(adata: AnnData) -> None:
     """Refuse too few cells for a control, before any training."""
-    if adata.n_obs < DECOY_MIN_CELLS:
+    if adata.n_obs < FEWEST_CELLS:
         raise ValueError(
-            f"control: got {adata.n_obs} cells, expected at least {DECOY_MIN_CELLS} to tell "
+            f"control: got {adata.n_obs} cells, expected at least {FEWEST_CELLS} to tell "
             f"relations from chance. {_WITHOUT}"
         )
 
@@ -63,8 +60,8 @@ def train_control(
 ) -> Control:
     """Train ``model``'s twin on the same cells with decoys: genes in an order of their own.
 
-    A decoy has a real gene's distribution and is independent of every gene, so whatever
-    relations the twin gives it are invented. Costs one more training.
+    A decoy has a real gene's distribution, with ``batch_key`` in each batch, and is independent of
+    every gene, so whatever relations the twin gives it are invented. Costs one more training.
 
     Parameters
     ----------
@@ -96,16 +93,18 @@ def train_control(
     counts = sparse.csr_matrix(data.counts[:, known[known >= 0]])
     names = spec.gene_names[known >= 0]
     if n_decoys is None:
-        eligible = int((counts.getnnz(axis=0) >= DECOY_MIN_CELLS).sum())
+        eligible = int((counts.getnnz(axis=0) >= FEWEST_CELLS).sum())
         n_decoys = min(eligible, max(DECOY_RANGE[0], round(DECOY_SHARE * len(names))))
         n_decoys = min(n_decoys, DECOY_RANGE[1])
     if n_decoys < 2:
         raise ValueError(
-            f"control: {n_decoys} genes are seen in at least {DECOY_MIN_CELLS} cells, expected 2 "
+            f"control: {n_decoys} genes are seen in at least {FEWEST_CELLS} cells, expected 2 "
             f"or more to make decoys of. {_WITHOUT}"
         )
     rng = np.random.default_rng(seed)
-    mixed = append_shuffled_genes(counts, n_copies=n_decoys, min_cells=DECOY_MIN_CELLS, rng=rng)
+    mixed = append_shuffled_genes(
+        counts, n_copies=n_decoys, min_cells=FEWEST_CELLS, groups=data.batch, rng=rng
+    )
     decoys = _unused_names(n_decoys, set(names))
     twin = AnnData(
         mixed.counts.astype(np.float32),
@@ -209,7 +208,7 @@ def q_values(
     Parameters
     ----------
     sizes
-        (edges,) of the listed edges, in any order.
+        (edges,) of the listed edges, in any order. One of size 0 is no relation: its q is 1.
     null
         From :func:`decoy_relations`.
     n_pairs
@@ -223,12 +222,12 @@ def q_values(
     numpy.ndarray
         (edges,) in [0, 1].
     """
-    order = np.argsort(-sizes, kind="stable")
+    order = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes > 0)]
     ranked = sizes[order]
     as_strong = np.searchsorted(-ranked, -ranked, side="right")  # ties share their last rank
     chance = n_pairs * _at_least(null.listed, ranked) + n_given * _at_least(null.all, ranked)
     rate = np.minimum(chance / (1 + null.n_pairs) / as_strong, 1)
-    q = np.empty(len(sizes))
+    q = np.ones(len(sizes))
     q[order] = np.minimum.accumulate(rate[::-1])[::-1]
     return q
 

@@ -129,6 +129,7 @@ def refine_network(
     else:
         notes.append("no control was trained: edges have no confidence")
     edges["confidence"] = 1 - edges["q_value"]
+    notes += _verdict_note(model)
     parameters = {
         "n_neighbors": n_neighbors,
         "n_models": len(members),
@@ -140,6 +141,14 @@ def refine_network(
     ranked = np.argsort(-size, kind="stable")
     table = edges.iloc[ranked][list(EDGE_COLUMNS)].reset_index(drop=True)
     return GeneNetwork(table, names, parameters, tuple(notes))
+
+
+def _verdict_note(model: GraphSCI) -> list[str]:
+    """Say so if the model that the relations come from was not better than simple methods."""
+    verdict = model.verdict
+    if verdict is None or verdict.passed:
+        return []
+    return [f"the relations rest on a model whose check says: {verdict.headline()}"]
 
 
 def networks_by_label(
@@ -283,13 +292,13 @@ def _stability(
     size: NDArray[np.float64],
     strength: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Share of models in which a pair is among the strongest, as many as there are edges."""
+    """Share of models in which a pair is among the strongest, as many as there are relations."""
     if len(members) == 1:
         return np.full(len(rows), np.nan)
-    votes = np.zeros(len(rows))
+    votes, n_related = np.zeros(len(rows)), int((size > 0).sum())
     for member in members:
         value = member.strengths(rows, columns)
-        least = strength_at_rank(member, len(rows))
+        least = strength_at_rank(member, n_related)
         votes += (member.size(value) >= least) & (value * strength > 0)
     return votes / len(members)
 

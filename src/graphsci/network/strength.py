@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 
 from graphsci._edges import blocks
-from graphsci._estimating import embedding_and_library
+from graphsci._estimating import Cells, embedding_and_library
 from graphsci.imputer import GraphSCI
 from graphsci.model import CountNetwork
 from graphsci.network._arrays import Floats, Indices
 from graphsci.predictability import UNPROVEN
+from graphsci.preprocessing import align_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,6 +28,8 @@ COUNT_NOISE = 0.3
 #: A negative relation counts half: genes of one complex or function are hardly ever opposed, so
 #: that known networks have fewer negative relations than chance (docs/network.md).
 NEGATIVE_WEIGHT = 0.5
+#: Cells that must show a gene for it to have relations; decoys are made of such genes as well.
+FEWEST_CELLS = 10
 STRENGTH_BINS = 8192  #: resolution of a strength at a rank
 GENE_BLOCK = 1024  #: genes per block of strengths: 1024 x 20,000 x 4 bytes = 80 MiB
 
@@ -60,8 +64,9 @@ def gene_coordinates(
     r"""Return a vector per gene of the model; inner products are strengths of relations.
 
     Preset ``default``: log expression of gene g in cell c is V_g . z_c + const, so genes i and j
-    covary by V_i C V_j^T, C the covariance of z over the cells given their log library size:
-    depth makes genes covary that have nothing else in common. The largest directions are cell
+    covary by V_i C V_j^T, C the covariance of z over the cells given their depth and batch
+    (:func:`covariance_given_depth`), which make genes covary that have nothing else in common. The
+    largest directions are cell
     types, which correlate half of all genes; balanced by a power of the singular values they
     leave room for the rest (``BALANCE``). What varies in a gene alone (1 / theta, and the
     noise of its counts) is part of its variance, so that a gene that follows no other relates
@@ -71,11 +76,12 @@ def gene_coordinates(
         P \, S \, Q^T &= (V - \bar V) \, C^{1/2}, \qquad W = c \, P S^{1/4} \\
         u_i &= W_i / \sqrt{|W_i|^2 + 1/\theta_i + 0.3 / \mu_i}
 
-    with c such that W has the size of (V - mean V) C^(1/2), mu the mean count and theta in an
-    average cell.
+    with c such that W has the size of (V - mean V) C^(1/2), mu the mean count in the cells at
+    common depth and theta in an average cell.
     The strength u_i . u_j is in (-1, 1). Genes whose variation could not be predicted have no
-    relations; of the others V is taken as fitted, whatever their weight in the estimates, since
-    chance is the concern of the false-discovery rate.
+    relations, nor have those that fewer than ten of the cells show; of the others V is taken as
+    fitted, whatever their weight in the estimates, since chance is the concern of the
+    false-discovery rate.
 
     Preset ``paper``: u = z_N, and eq. 18 turns u_i . u_j into a probability.
 
@@ -94,21 +100,26 @@ def gene_coordinates(
         return Coordinates(embedding.astype(np.float32), signed=False)
     varying = (network.state_weight > UNPROVEN).numpy(force=True)
     vectors = np.zeros(embedding.shape, np.float32)
-    if not varying.any():
-        return Coordinates(vectors, signed=True)
-    loadings = embedding[varying] - embedding.mean(0)
+    spec, theta = model.fitted.spec, model.inverse_dispersion()
+    assert theta is not None
+    proportions, root = spec.gene_proportions.astype(np.float64), np.eye(embedding.shape[1])
     if adata is not None:
         cells = model.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
+        n_seen, proportions = _seen(cells)
+        varying &= n_seen >= FEWEST_CELLS
         z, library = embedding_and_library(network, cells)
         filled = library > 0  # the others have no state
-        covariance = covariance_given_depth(z[filled].astype(np.float64), library[filled])
-        loadings = loadings @ _square_root(covariance)
-    balanced = balance(loadings)
-    spec, theta = model.fitted.spec, model.inverse_dispersion()
-    assert theta is not None
-    mean_count = spec.gene_proportions.astype(np.float64) * spec.common_depth
+        root = _square_root(
+            covariance_given_depth(
+                z[filled].astype(np.float64), library[filled], cells.batch[filled]
+            )
+        )
+    if not varying.any():
+        return Coordinates(vectors, signed=True)
+    balanced = balance((embedding[varying] - embedding.mean(0)) @ root)
+    mean_count = np.maximum(proportions * spec.common_depth, 1e-12)
     own = 1 / theta.to_numpy(dtype=np.float64) + COUNT_NOISE / mean_count
     scale = np.sqrt((balanced**2).sum(1) + own[varying])
     vectors[varying, : balanced.shape[1]] = balanced / scale[:, None]
@@ -125,18 +136,32 @@ def balance(loadings: NDArray[np.float64], power: float = BALANCE) -> NDArray[np
     return np.asarray(left * raised * np.sqrt((values**2).sum() / (raised**2).sum()))
 
 
-def covariance_given_depth(z: NDArray[np.float64], library: NDArray[Any]) -> NDArray[np.float64]:
-    """Covariance of z (cells, k) given the log of the library (cells,): what depth leaves.
+def covariance_given_depth(
+    z: NDArray[np.float64], library: NDArray[Any], batch: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Covariance of z (cells, k) given library (cells,) and batch (cells,): what they leave.
 
-    A gene whose counts do not follow the library has a share that falls as the library grows;
-    all such genes would be related.
+    A gene whose counts do not follow the library has a share that falls as the library grows, and
+    a batch has a profile of its own: all such genes would be related. Regressed out are the means
+    of the batches and a cubic of the log library.
     """
-    z = z - z.mean(0)
     depth = np.log(np.maximum(library, 1.0))
-    depth = depth - depth.mean()
-    if depth @ depth > 1e-9 * len(depth):
-        z = z - np.outer(depth, depth @ z) / (depth @ depth)
-    return np.asarray(z.T @ z / max(len(z) - 1, 1))
+    depth = (depth - depth.mean()) / max(depth.std(), 1e-6)
+    of_batch = batch[:, None] == np.unique(batch)
+    basis = linalg.orth(np.column_stack([of_batch, depth, depth**2, depth**3]).astype(np.float64))
+    z = z - basis @ (basis.T @ z)
+    return np.asarray(z.T @ z / max(len(z) - basis.shape[1], 1))
+
+
+def _seen(cells: Cells) -> tuple[Indices, NDArray[np.float64]]:
+    """In how many cells each gene of the model has counts, and its share of all; (genes,)."""
+    n_genes = len(cells.match.positions)
+    n_seen, totals = np.zeros(n_genes, np.int64), np.zeros(n_genes)
+    for _, chunk in cells.chunks():
+        aligned = align_counts(chunk, cells.match)
+        n_seen += aligned.getnnz(axis=0)
+        totals += np.asarray(aligned.sum(0), dtype=np.float64).ravel()
+    return n_seen, totals / max(totals.sum(), 1.0)
 
 
 def _square_root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
