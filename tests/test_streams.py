@@ -367,7 +367,7 @@ def test_an_interrupted_run_on_disk_leaves_no_half_file(tmp_path, data, monkeypa
 
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
-def test_only_library_and_certainty_are_new_in_obs(tmp_path, data, preset):
+def test_only_what_a_run_says_of_cells_is_new_in_obs(tmp_path, data, preset):
     """What an earlier run wrote of it goes; all else in obs stays as it is stored."""
     source, out = tmp_path / "in.h5ad", tmp_path / "out.h5ad"
     data.obs["graphsci_certainty"] = pd.Categorical(["stale"] * 120)
@@ -376,6 +376,7 @@ def test_only_library_and_certainty_are_new_in_obs(tmp_path, data, preset):
     run("impute", source, "-o", out, "--backed", "--overwrite", "--preset", preset, *OPTIONS)
     before, after = read(source).obs, read(out).obs
     np.testing.assert_array_equal(after.pop("graphsci_library"), np.asarray(data.X.sum(1)).ravel())
+    assert after.pop("graphsci_misfit").dtype == np.float32
     if preset == "default":
         certainty = after.pop("graphsci_certainty")
         assert certainty.dtype == np.float32
@@ -390,8 +391,9 @@ def test_obs_stays_as_it_is_stored(tmp_path, data):
     run("impute", source, "-o", out, "--backed", *OPTIONS)
     with h5py.File(out) as file:
         assert file["obs/depth"].compression == "gzip"
-        added = ["graphsci_library", "graphsci_certainty"]
-        assert list(file["obs"].attrs["column-order"])[-3:] == ["depth", *added]
+        added = ["graphsci_library", "graphsci_certainty", "graphsci_misfit"]
+        assert list(file["obs"].attrs["column-order"])[-4:] == ["depth", *added]
+        assert "graphsci_misfit" not in file["obsm"]
 
 
 def test_impute_writes_chosen_genes_into_a_backed_object(tmp_path, data):

@@ -25,14 +25,20 @@ if TYPE_CHECKING:
 
 
 def annotate_cells(
-    model: GraphSCI, adata: AnnData, cells: Cells, slots: Keys, embedding: NDArray[np.float32]
+    model: GraphSCI,
+    adata: AnnData,
+    cells: Cells,
+    slots: Keys,
+    embedding: NDArray[np.float32],
+    misfit: NDArray[np.float32],
 ) -> None:
-    """Write ``embedding`` (cells, latent), the certainty that follows from it, library sizes."""
+    """Write ``embedding`` (cells, latent) and what follows from it, misfit and library sizes."""
     adata.obsm[slots.latent] = embedding
     _set_column(adata.obs, slots.library, cells.totals)
     count = model.count_network
     certainty = None if count is None else _estimating.cell_certainty(count, embedding)
     _set_column(adata.obs, slots.certainty, certainty)
+    _set_column(adata.obs, slots.misfit, misfit)
 
 
 def _set_column(table: pd.DataFrame, name: str, values: NDArray[np.floating] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,9 @@ from graphsci import cell_blocks
 from graphsci import estimates as es
 from graphsci._request import Request
 from graphsci.fitting import Fitted, ModelSpec
+from graphsci.misfit import misfit
 from graphsci.model import CountNetwork, Network
-from graphsci.model_parts import CellBlock
+from graphsci.model_parts import CellBlock, CountDistribution
 from graphsci.preprocessing import (
     GeneMatch,
     align_counts,
@@ -84,6 +85,7 @@ class EstimateBlock(NamedTuple):
 
     start: int  #: position of the first cell
     values: dict[str, NDArray[np.floating]]  #: name -> (cells, genes)
+    misfit: NDArray[np.float32]  #: (cells,) 1 is what 99 of 100 training cells stay within
 
 
 class _Rows(NamedTuple):
@@ -189,12 +191,13 @@ def estimate_blocks(
     """
     spec, network = fitted.spec, fitted.network
     place = _Placement.of(cells.gene_names[request.columns], spec)
-    outside = request.columns[place.outside]
+    outside, in_data = request.columns[place.outside], cells.match.positions >= 0
     for start, block, counts, library in _row_blocks(network, cells, chunks):
         with torch.inference_mode():
             z = network.latent(block)
             predicted = network.expression(block, z=z)
             dense = block.dense(block.counts, len(spec.gene_names))
+            misfits = _misfits(predicted, dense, in_data)
             rate = es.posterior(*_chosen(predicted, dense, place.model_genes))
             values = es.compute_estimates(rate, request.names, interval_level=request.interval)
         measured, empty = counts[:, outside].toarray(), library == 0
@@ -203,7 +206,8 @@ def estimate_blocks(
         values = es.rescale(values, size_factors=factors, depth=request.depth, scale=request.scale)
         if latent is not None:
             values[latent] = z.numpy(force=True)
-        yield EstimateBlock(start, values)
+        relative = misfits.numpy(force=True) / fitted.misfit_limit
+        yield EstimateBlock(start, values, relative.astype(np.float32))
 
 
 def _row_blocks(network: Network, cells: Cells, chunks: slice = ALL) -> Iterator[_Rows]:
@@ -255,11 +259,27 @@ class _Placement(NamedTuple):
         return out
 
 
-def _chosen(predicted: Any, dense: torch.Tensor, genes: NDArray[np.int64]) -> tuple[Any, Any]:
+def _misfits(
+    predicted: CountDistribution, counts: torch.Tensor, in_data: NDArray[np.bool_]
+) -> torch.Tensor:
+    """Misfit of cells, (cells,), by the genes ``in_data`` of the model's: their profile alone.
+
+    The share of a cell's molecules that such genes have is not known, only the mean share.
+    """
+    if not in_data.all():
+        predicted, counts = _chosen(predicted, counts, np.flatnonzero(in_data))
+        scale = counts.sum(1) / es.expected_unmeasured(predicted).sum(1)
+        predicted = predicted._replace(mean=predicted.mean * scale[:, None])
+    return misfit(predicted, counts)
+
+
+def _chosen(
+    predicted: CountDistribution, dense: torch.Tensor, genes: NDArray[np.int64]
+) -> tuple[CountDistribution, torch.Tensor]:
     """Keep the columns ``genes`` of a predicted distribution and of the counts."""
     index = torch.as_tensor(genes, device=dense.device)
     mean, theta, logits = predicted
-    part = type(predicted)(
+    part = CountDistribution(
         mean[:, index],
         theta[..., index],
         None if logits is None else logits[:, index],

@@ -21,6 +21,7 @@ from graphsci._request import Request
 from graphsci.files import atomic_path, is_store
 from graphsci.imputer import GraphSCI
 from graphsci.layers import LayerWriter, stream_layers
+from graphsci.misfit import misfit_note
 from graphsci.sources import DiskCounts
 from graphsci.streams import (
     SparseLayers,
@@ -57,17 +58,13 @@ def write_estimates(
     annotate_genes(model, adata, slots)
     adata.uns.update(without_replaced(adata, map(job.stored, job.names), slots))
     adata.uns[slots.uns] = _record(model, adata, cells, job)
-    adata.obs = adata.obs.drop(columns=_own_columns(slots), errors="ignore")
+    adata.obs = adata.obs.drop(columns=[*slots.columns_of_cells], errors="ignore")
     # replaced: the check before training allowed it
     for place, name in (("obsm", slots.latent), *((job.place, job.stored(n)) for n in job.names)):
         getattr(adata, place).pop(name, None)
     with atomic_path(job.output) as temporary:
         io.write_anndata(adata, temporary)
         _stream_all(model, adata, cells, job, temporary, team)
-
-
-def _own_columns(slots: Keys) -> list[str]:
-    return [slots.library, slots.certainty]
 
 
 def _record(model: GraphSCI, adata: AnnData, cells: Cells, job: Job) -> dict[str, Any]:
@@ -94,7 +91,7 @@ def _extend_copy(
     }
     others = without_replaced(adata, map(job.stored, job.names), slots)
     elements |= {f"uns/{key}": other for key, other in others.items()}
-    own = _own_columns(slots)
+    own = [*slots.columns_of_cells]
     if job.make_names_unique or adata.obs.columns.isin(own).any():
         elements["obs"] = adata.obs.drop(columns=own, errors="ignore")
     replaced = {f"{job.place}/{job.stored(name)}" for name in job.names} | {f"obsm/{slots.latent}"}
@@ -108,14 +105,16 @@ def _extend_copy(
         _stream_all(model, adata, cells, job, temporary, team)
 
 
-def _add_columns(model: GraphSCI, cells: Cells, slots: Keys, path: Path) -> None:
-    """Add the library size of each cell, and its certainty by the embedding that was streamed."""
+def _add_columns(model: GraphSCI, cells: Cells, slots: Keys, path: Path) -> NDArray[np.float32]:
+    """Write into ``obs`` what is known of cells; return their misfit, which was streamed."""
     add_column(path, "obs", slots.library, cells.totals)
-    if model.count_network is None:
-        return
-    with open_store(path, "r") as root:
-        embedding = root["obsm"][slots.latent][:]
-    add_column(path, "obs", slots.certainty, cell_certainty(model.count_network, embedding))
+    with open_store(path, "r+") as root:
+        embedding, misfit = root["obsm"][slots.latent][:], root["obsm"][slots.misfit][:, 0]
+        del root["obsm"][slots.misfit]
+    if model.count_network is not None:
+        add_column(path, "obs", slots.certainty, cell_certainty(model.count_network, embedding))
+    add_column(path, "obs", slots.misfit, misfit)
+    return np.asarray(misfit)
 
 
 def _tables(adata: AnnData) -> dict[str, pd.DataFrame]:
@@ -133,13 +132,14 @@ def _stream_all(
 ) -> None:
     """Write what is told of cells, and into the run record what of it could not be stored."""
     lost = _stream(model, adata, cells, job, path, team)
-    if lost:
+    note = misfit_note(_add_columns(model, cells, job.slots, path), job.slots.misfit)
+    if lost or note:
         record = adata.uns[job.slots.uns]
         for name, dropped in lost.pop("dropped", {}).items():
             record["estimates"][job.stored(name)]["dropped"] = dropped
         record |= lost
+        record["notes"] += [] if note is None else [note]
         add_elements(path, {f"uns/{job.slots.uns}": record})
-    _add_columns(model, cells, job.slots, path)
 
 
 def _stream(
@@ -194,6 +194,7 @@ def _write_blocks(
         if job.dtype == "float16":
             n_clipped += _clip(block.values[name] for name in layers)
         values = {layers.get(name, name): part for name, part in block.values.items()}
+        values[job.slots.misfit] = block.misfit[:, None]
         writer.write(block.start, {name: values[name] for name in writer.slots})
         if sink is not None:
             sink.append({name: values[layer] for name, layer in layers.items()})
@@ -219,7 +220,7 @@ def _layer_writer(
         _dense_layers(job),
         dtype=job.dtype,
         compression=job.compression,
-        embeddings={job.slots.latent: model.fitted.spec.config.n_latent},
+        embeddings={job.slots.latent: model.fitted.spec.config.n_latent, job.slots.misfit: 1},
         rows=None if team is None else _own_rows(cells, team),
         begun=team is not None and team.rank > 0,
     )

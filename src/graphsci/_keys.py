@@ -62,12 +62,21 @@ class Keys(NamedTuple):
         return f"{self.key_added}_certainty"
 
     @property
+    def misfit(self) -> str:
+        """``obs``: how badly the model fits each cell; above 1 as 1 % of the training cells."""
+        return f"{self.key_added}_misfit"
+
+    @property
+    def columns_of_cells(self) -> tuple[str, ...]:
+        """Columns of ``obs`` that a run writes."""
+        return (self.library, self.certainty, self.misfit)
+
+    @property
     def beside_estimates(self) -> tuple[tuple[str, str], ...]:
         """Attribute and name of every slot that a run fills besides its estimates."""
         return (
             ("uns", self.uns),
-            ("obs", self.library),
-            ("obs", self.certainty),
+            *(("obs", name) for name in self.columns_of_cells),
             ("obsm", self.latent),
             ("varm", self.gene_embedding),
             ("varp", self.gene_graph),

@@ -30,6 +30,7 @@ from graphsci.config import Config
 from graphsci.devices import choose_device, repeatable
 from graphsci.gene_graph import GeneGraph, normalized_adjacency
 from graphsci.holding_out import Split, folds, split_counts
+from graphsci.misfit import misfit_limit
 from graphsci.model import CountNetwork, Network
 from graphsci.paper_model import PaperNetwork
 from graphsci.preprocessing import CountData, log_normalize
@@ -86,6 +87,7 @@ class Fitted(NamedTuple):
     verdict: Verdict | None
     notes: tuple[str, ...]
     p_values: NDArray[np.float64] | None  #: (genes,) of predictable variation; None: not tested
+    misfit_limit: float  #: what 99 of 100 training cells stay within (:mod:`graphsci.misfit`)
 
 
 def fit(
@@ -179,6 +181,8 @@ def fit(
         if network.zero_inflated:
             for one in (network, *judged):
                 one.move_dropout_curve(math.log(split.median_all / split.median_kept))
+    seed = config.seed
+    limit = once(lambda: misfit_limit(network.eval(), split.sample_kept, sample_batch, seed=seed))
     verdict, missing = None, tuple[str, ...]()
     if config.check:
         log("checking against held-out molecules")
@@ -193,6 +197,7 @@ def fit(
         verdict,
         notes,
         p_values,
+        limit,
     )
 
 

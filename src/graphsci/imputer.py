@@ -26,6 +26,7 @@ from graphsci.devices import choose_device
 from graphsci.files import check_writable
 from graphsci.gene_graph import GeneGraph
 from graphsci.known_networks import user_graph
+from graphsci.misfit import misfit_note
 from graphsci.model import CountNetwork
 from graphsci.model_io import load_model, save_model
 from graphsci.preprocessing import GeneMatch, match_genes, open_counts
@@ -315,6 +316,8 @@ class GraphSCI:
         - ``obs[key_added + "_library"]``: counts of the cell in all genes of ``adata``;
         - ``obs[key_added + "_certainty"]``: how closely the cell keeps to its state
           (:meth:`certainty`);
+        - ``obs[key_added + "_misfit"]``: how far its counts are from what the model predicts for
+          it; above 1 further than in 99 of 100 training cells (:mod:`graphsci.misfit`);
         - ``varm[key_added]``, ``varp[key_added + "_graph"]``: gene embedding and graph;
         - ``var[key_added + "_inverse_dispersion"]``, ``var[key_added + "_variation_p"]``,
           ``var[key_added + "_state_weight"]``: theta in an average cell, the p-value of predictable
@@ -328,7 +331,8 @@ class GraphSCI:
         UserWarning
             If the model knows nothing of some expressed genes, which then are NaN; if more than
             a tenth of the molecules it was trained on are of genes that ``adata`` lacks; if a layer
-            is replaced that no run under ``key_added`` wrote.
+            is replaced that no run under ``key_added`` wrote; if many cells fit the model worse
+            than those it was trained on.
         """
         request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
         slots, names, spec = keys(key_added, prefix=prefix), request.names, self.fitted.spec
@@ -347,10 +351,12 @@ class GraphSCI:
         adata = adata.copy() if copy else adata
         widths = dict.fromkeys(names, len(columns)) | {slots.latent: spec.config.n_latent}
         values = {name: np.empty((adata.n_obs, n), np.float32) for name, n in widths.items()}
+        misfit = np.empty(adata.n_obs, np.float32)
         blocks = _estimating.estimate_blocks(self.fitted, cells, request, latent=slots.latent)
         for block in blocks:
             for name, part in block.values.items():
                 values[name][block.start : block.start + len(part)] = part
+            misfit[block.start : block.start + len(block.misfit)] = block.misfit
         for name in names:
             if genes is None:
                 adata.layers[stored(name)] = values[name]
@@ -359,13 +365,16 @@ class GraphSCI:
                     values[name], index=adata.obs_names, columns=adata.var_names[columns]
                 )
         embedding = values[slots.latent]
-        _annotation.annotate_cells(self, adata, cells, slots, embedding)
+        _annotation.annotate_cells(self, adata, cells, slots, embedding, misfit)
         _annotation.annotate_genes(self, adata, slots)
         written = [stored(name) for name in names]
         adata.uns.update(_annotation.without_replaced(adata, written, slots))
-        adata.uns[slots.uns] = _annotation.record_of_data(
+        adata.uns[slots.uns] = record = _annotation.record_of_data(
             self, adata, cells, request, slots, stored=stored, layer=layer
         )
+        if (note := misfit_note(misfit, slots.misfit)) is not None:
+            record["notes"].append(note)
+            warnings.warn(note, stacklevel=2)
         return adata if copy else None
 
     def iterate_estimates(
@@ -419,7 +428,8 @@ class GraphSCI:
 
         theta of an entry is this, to the power of the gene's :meth:`state_weights`, times theta of
         the gene (:meth:`inverse_dispersion`). About 1 in a usual cell of the training data, usually
-        less where few molecules, or none, or an unusual mixture of them leave the state uncertain.
+        less where few molecules, or none, leave the state uncertain. It follows from the state
+        alone, and says nothing of cells that training lacked: :meth:`impute` writes their misfit.
         :meth:`impute` writes it into ``obs``; there it is
         ``exp(obsm["X_graphsci"] @ uns["graphsci"]["certainty_weights"])``, within e^-3 to e^3.
         Costs a pass of the encoder over the cells.

@@ -20,7 +20,7 @@ from graphsci.training import EpochRecord
 from graphsci.verdict import Score, Verdict
 
 #: Raised whenever the layout of the files changes.
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 WEIGHTS, RECORD = "model.safetensors", "model.json"
 _NETWORK, _GRAPH = "network.", "graph."
 
@@ -60,6 +60,7 @@ def save_model(fitted: Fitted, path: str | Path, *, versions: dict[str, str]) ->
         "stopped": fitted.stopped,
         "verdict": None if fitted.verdict is None else _verdict_record(fitted.verdict),
         "notes": list(fitted.notes),
+        "misfit_limit": fitted.misfit_limit,
         "versions": versions,
     }
     with atomic_path(Path(path)) as folder:
@@ -115,6 +116,7 @@ def _assemble(record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitte
         verdict=_verdict(record["verdict"]),
         notes=tuple(record["notes"]),
         p_values=tensors["p_values"].numpy() if "p_values" in tensors else None,
+        misfit_limit=float(record["misfit_limit"]),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -82,9 +82,9 @@ class Verdict(NamedTuple):
         if self.status == "good":
             return "Imputation helps here: better than every simple method."
         if self.status == "bad":
-            better = " and ".join(method for method in by_deviance if method in self.better)
+            better = _listed(method for method in by_deviance if method in self.better)
             return f"Do not use this imputation: {better} predicted these data better."
-        unbeaten = " and ".join(method for method in by_deviance if method not in self.beaten)
+        unbeaten = _listed(method for method in by_deviance if method not in self.beaten)
         return f"Doubtful: no better than {unbeaten}, within the error."
 
     def details(self) -> str:
@@ -124,6 +124,12 @@ class Verdict(NamedTuple):
                 for s in self.scores
             },
         }
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return names as they stand in a sentence."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def judge(

@@ -1,0 +1,113 @@
+"""Misfit of cells: by scipy's distributions, by law, and where training lacked a type of cell."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+from scipy import stats
+
+from graphsci import GraphSCI
+from graphsci.misfit import misfit, misfit_note
+from graphsci.model_parts import CountDistribution
+
+
+def distribution(mean, theta, dropped=None):
+    logits = None if dropped is None else torch.as_tensor(np.log(dropped / (1 - dropped)))
+    return CountDistribution(torch.as_tensor(mean), torch.as_tensor(theta), logits)
+
+
+@pytest.mark.parametrize("dropped", [None, 0.3])
+def test_by_the_moments_of_scipy(dropped):
+    rng = np.random.default_rng(0)
+    mean, theta = rng.gamma(1, 2, (5, 40)), np.tile(rng.gamma(2, 2, 40), (5, 1))
+    counts = rng.poisson(mean).astype(float)
+    share = None if dropped is None else np.full((5, 40), dropped)
+    found = misfit(distribution(mean, theta, share), torch.as_tensor(counts)).numpy()
+    kept = 1 if dropped is None else 1 - dropped
+    whole = stats.nbinom(theta, theta / (theta + mean))
+    expected = kept * whole.mean()
+    variance = kept * (whole.var() + whole.mean() ** 2) - expected**2
+    squares = (counts - expected) ** 2 / (variance + 0.1)
+    by_hand = squares.sum(1) / (variance / (variance + 0.1)).sum(1)
+    np.testing.assert_allclose(found, by_hand)
+
+
+@pytest.mark.parametrize("depth", [0.1, 1.0, 30.0])
+def test_one_in_the_mean_if_the_model_is_right(depth):
+    rng = np.random.default_rng(1)
+    mean, theta = depth * np.tile(rng.gamma(0.5, 2, 500), (400, 1)), np.full((400, 500), 3.0)
+    counts = rng.negative_binomial(theta, theta / (theta + mean)).astype(float)
+    found = misfit(distribution(mean, theta), torch.as_tensor(counts)).numpy()
+    assert np.nanmean(found) == pytest.approx(1, abs=4 * np.nanstd(found) / 20)
+
+
+def test_nothing_is_said_of_an_empty_cell():
+    found = misfit(
+        distribution(np.ones((2, 3)), np.ones((2, 3))), torch.tensor([[0, 0, 0], [1, 0, 2]])
+    )
+    assert found.isnan().tolist() == [True, False]
+
+
+def test_when_a_note_is_due():
+    some = np.array([0.5] * 95 + [1.5] * 5 + [np.nan])
+    assert misfit_note(some, "fit") is None  # five of a hundred
+    said = misfit_note(np.append(some, [1.1, 0.2]), "fit")
+    assert said.startswith("6 of 102 cells (6%) fit the model worse than 99 % of the cells")
+    assert "obs['fit'] above 1" in said
+    assert misfit_note(np.array([3.0, 3.0]), "fit") is None  # of two cells nothing is said
+
+
+# --- a type that training lacked ------------------------------------------------------
+
+
+def cells(kind, n_cells, depth, seed):
+    """Three types with ten genes of their own each, of 60; NB."""
+    rng = np.random.default_rng(seed)
+    profile = np.full(60, 1.0)
+    profile[10 * kind : 10 * kind + 10] = 8
+    mean = profile / profile.sum() * depth * rng.lognormal(0, 0.3, (n_cells, 1))
+    counts = rng.poisson(mean * rng.gamma(5, 0.2, mean.shape))
+    adata = AnnData(counts.astype(np.float32))
+    adata.var_names = [f"g{i}" for i in range(60)]
+    return adata
+
+
+@pytest.fixture(scope="module")
+def model():
+    training = AnnData(np.vstack([cells(kind, 150, 300, kind).X for kind in (0, 1)]))
+    training.var_names = cells(0, 1, 300, 0).var_names
+    return GraphSCI(max_epochs=20, check=False, seed=0).fit(training)
+
+
+@pytest.mark.parametrize("depth", [100, 300, 1500])
+def test_cells_of_a_known_type_fit_at_any_depth(model, depth):
+    new = cells(0, 200, depth, 7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.impute(new)
+    assert np.mean(new.obs["graphsci_misfit"] > 1) < 0.05
+    assert new.obs["graphsci_misfit"].median() < 0.9
+
+
+def test_cells_of_an_unknown_type_do_not(model, tmp_path):
+    new = cells(2, 50, 300, 8)
+    with pytest.warns(UserWarning, match=r"50 of 50 cells \(100%\) fit the model worse"):
+        model.impute(new)
+    assert new.obs["graphsci_misfit"].min() > 1.5
+    assert any("fit the model worse" in note for note in new.uns["graphsci"]["notes"])
+    model.save(tmp_path / "model")
+    again = cells(2, 50, 300, 8)
+    with pytest.warns(UserWarning, match="fit the model worse"):
+        GraphSCI.load(tmp_path / "model").impute(again)
+    np.testing.assert_array_equal(again.obs["graphsci_misfit"], new.obs["graphsci_misfit"])
+
+
+def test_genes_that_were_not_measured_are_no_misfit(model):
+    """Half of the genes are missing, and none of those that tell the types apart."""
+    new = cells(0, 200, 300, 9)[:, :30].copy()
+    with pytest.warns(UserWarning, match="30 genes of the model were not measured here") as said:
+        model.impute(new)
+    assert len(said) == 1
+    assert np.mean(new.obs["graphsci_misfit"] > 1) < 0.05
