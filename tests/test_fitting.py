@@ -1,5 +1,7 @@
 """Fitting: nothing that is held out may reach the model; every path of options trains."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -42,6 +44,29 @@ def test_a_graph_that_does_not_fit_in_training_is_refused_before_it(toy, monkeyp
         fit(toy, preset="paper")
     fit(toy, preset="paper", graph="none")
     fit(toy)
+
+
+@pytest.mark.parametrize(
+    ("copied", "said"),
+    [
+        (lambda counts, rng: counts, None),
+        (lambda counts, rng: 3 * counts, "0 counts are 1 and 0 are 2: these look like reads"),
+        (lambda counts, rng: counts + rng.poisson(2 * counts), "these look like reads"),
+        (lambda counts, rng: 50_000 * counts, r"a median of [\d,]+ per cell, more than a cell's"),
+    ],
+    ids=["molecules", "multiplied", "copies", "many reads"],
+)
+@pytest.mark.parametrize("check", [True, False])
+def test_copies_of_molecules_are_told_from_molecules(copied, said, check):
+    """Sparse and overdispersed: NB of theta 0.2, most of the genes rare."""
+    rng = np.random.default_rng(0)
+    mean = np.tile(rng.gamma(0.5, 0.4, 200), (150, 1))
+    counts = copied(rng.negative_binomial(0.2, 0.2 / (0.2 + mean)), rng).astype(np.float32)
+    counts[:, 0] += 300  # as an abundant gene
+    found = fit(AnnData(counts), max_epochs=1, check=check, graph="none").notes
+    signs = [note for note in found if "look like reads" in note]
+    assert (signs == []) == (said is None)
+    assert said is None or re.search(said, signs[0])
 
 
 # --- nothing leaks --------------------------------------------------------------------
