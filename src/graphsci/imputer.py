@@ -294,7 +294,9 @@ class GraphSCI:
         scale
             ``counts`` or ``log1p``, the natural logarithm of 1 + counts.
         interval
-            Level of a central posterior interval of the rate, e.g. 0.9; it lands in
+            Level of a central posterior interval of the rate, e.g. 0.9. The fitted mean and theta
+            are taken as known, so that it covers less often than it says where a gene has fewer
+            than some five molecules a cell (docs/method.md). It lands in
             ``denoised_lower`` and ``denoised_upper``.
         key_added
             Name of the run; see Returns.
