@@ -68,7 +68,8 @@ def test_a_users_graph_comes_back(toy, tmp_path):
     loaded = GraphSCI.load(tmp_path / "model")
     same_bits(model, loaded, toy)
     assert loaded.gene_graph.source == "mine"
-    assert loaded.gene_graph.parameters == {"file": "net.tsv", "given": True}
+    assert loaded.gene_graph.parameters == {"file": "net.tsv"}
+    assert loaded.fitted.spec.graph_given
     assert loaded.gene_graph.edge_table().equals(model.gene_graph.edge_table())
 
 

@@ -829,22 +829,20 @@ def test_control_keeps_a_users_network(data, source):
     twin = nw.train_control(model, data, n_decoys=10)
     assert _pairs(twin.model.gene_graph.edge_table()) == edges
     assert len(twin.decoys) == 10
-    assert shuffling.has_given_graph(model.fitted.spec)
-    assert shuffling.has_given_graph(twin.model.fitted.spec)
+    assert model.fitted.spec.graph_given
+    assert twin.model.fitted.spec.graph_given
 
 
 def test_a_users_graph_is_told_from_a_computed_one(data, tmp_path):
     model = short_fit(data)
     spec = model.fitted.spec
-    assert not shuffling.has_given_graph(spec)
+    assert not spec.graph_given
     twin = nw.train_control(model, data, n_decoys=10)
-    assert not shuffling.has_given_graph(twin.model.fitted.spec)
+    assert not twin.model.fitted.spec.graph_given
     model.save(tmp_path / "model")
-    assert not shuffling.has_given_graph(GraphSCI.load(tmp_path / "model").fitted.spec)
-    marked = spec.graph._replace(parameters={**spec.graph.parameters, "given": True})
-    assert shuffling.has_given_graph(spec._replace(graph=marked))
+    assert not GraphSCI.load(tmp_path / "model").fitted.spec.graph_given
     for graph in ("none", "pearson", "coexpressed", "pidc"):
-        assert not shuffling.has_given_graph(short_fit(data, graph=graph).fitted.spec)
+        assert not short_fit(data, graph=graph).fitted.spec.graph_given
 
 
 # --- pictures ---------------------------------------------------------------------------

@@ -24,7 +24,6 @@ from graphsci.config import Config
 from graphsci.estimates import ESTIMATES, Depth, Estimate, Scale, estimate_names
 from graphsci.files import write_json, write_text
 from graphsci.imputer import GraphSCI
-from graphsci.network._table import network_slot
 from graphsci.preprocessing import positions_of
 from graphsci.streams import take_cells
 
@@ -109,7 +108,7 @@ class Job(FileJob):
             (self.place, self.stored(name)) for name in self.names
         ]
         wanted: Sequence[tuple[str, str]] = [*self.slots.beside_estimates, *matrices]
-        if network_slot(self.key_added) in adata.uns and self.slots.uns not in adata.uns:
+        if self.slots.network in adata.uns and self.slots.uns not in adata.uns:
             wanted = matrices  # a network of the same key wrote what its model says of genes
         return [f'{place}["{name}"]' for place, name in wanted if name in getattr(adata, place)]
 

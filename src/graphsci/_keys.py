@@ -37,6 +37,16 @@ class Keys(NamedTuple):
         return f"{self.key_added}_graph"
 
     @property
+    def network(self) -> str:
+        """``varp`` and ``uns``: the refined gene network, its strengths and its table."""
+        return f"{self.key_added}_network"
+
+    @property
+    def module(self) -> str:
+        """``var``: module of each gene in that network, -1 outside of modules."""
+        return f"{self.key_added}_module"
+
+    @property
     def inverse_dispersion(self) -> str:
         """``var``: theta of each gene in an average cell; variance = mu + mu^2 / theta."""
         return f"{self.key_added}_inverse_dispersion"

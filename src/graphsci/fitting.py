@@ -73,6 +73,7 @@ class ModelSpec(NamedTuple):
     gene_proportions: NDArray[np.float32]  #: (genes,) share of all training molecules
     undetected: NDArray[np.str_]  #: genes of the training data without a molecule
     graph: GeneGraph  #: over ``gene_names``
+    graph_given: bool  #: by the user, alone or to be combined with a computed one
 
     @property
     def n_batches(self) -> int:
@@ -157,6 +158,7 @@ def fit(
         gene_proportions=(molecules / molecules.sum()).astype(np.float32),
         undetected=data.gene_names[data.undetected_genes],
         graph=graph,
+        graph_given=user_graph is not None,
     )
     # the sums of the default's training have one order by themselves
     ordered = repeatable(device) if config.preset == "paper" else contextlib.nullcontext()
@@ -275,7 +277,7 @@ def _data_identity(
     bit on another machine. One that was given counts in full.
     """
     graph = spec.graph.adjacency
-    given = spec.graph.parameters.get("given") and spec.config.network_weight == 1
+    given = spec.graph_given and spec.config.network_weight == 1
     weights = graph.data if given else np.sign(graph.data).astype(np.int8)
     return {
         "cells": digest([data.cell_names, batch]),

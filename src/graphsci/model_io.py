@@ -54,6 +54,7 @@ def save_model(fitted: Fitted, path: str | Path, *, versions: dict[str, str]) ->
             "source": spec.graph.source,
             "parameters": spec.graph.parameters,
             "notes": list(spec.graph.notes),
+            "given": spec.graph_given,
         },
         "history": [_plain(record) for record in fitted.history],
         "best_epoch": fitted.best_epoch,
@@ -156,6 +157,7 @@ def _spec(record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> ModelSpec
         graph=GeneGraph(
             adjacency, genes, graph["source"], graph["parameters"], tuple(graph["notes"])
         ),
+        graph_given=bool(graph["given"]),
     )
 
 

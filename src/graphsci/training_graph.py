@@ -51,7 +51,6 @@ def training_graph(
         if weight != 1:
             both = [_computed_graph(counts, names, batch, config), relative_to_strongest(graph)]
             graph = combine_graphs(both, weights=[1 - weight, weight])
-        graph = graph._replace(parameters={**graph.parameters, "given": True})
     if config.preset == "paper":
         refuse_more_than_memory(
             _BYTES_PER_EDGE * graph.n_edges,

@@ -28,7 +28,6 @@ from graphsci.network._table import (
     GeneNetwork,
     annotate_network,
     check_confidence,
-    network_slot,
     stored_modules,
     stored_network,
 )
@@ -61,7 +60,6 @@ __all__ = [
     "gene_coordinates",
     "large_groups",
     "nearest_pairs",
-    "network_slot",
     "networks_by_label",
     "posterior_correlation",
     "refine_network",

@@ -143,15 +143,6 @@ def _by_turns(edges: pd.DataFrame, genes: Sequence[str]) -> pd.DataFrame:
     return edges.iloc[np.argsort(turn, kind="stable")]
 
 
-def network_slot(key_added: str = DEFAULT_KEY) -> str:
-    """Name of the network in ``varp`` and ``uns``."""
-    return f"{key_added}_network"
-
-
-def _module_column(key_added: str) -> str:
-    return f"{key_added}_module"
-
-
 def annotate_network(
     adata: AnnData,
     network: GeneNetwork,
@@ -184,17 +175,17 @@ def annotate_network(
     position = pd.Index(network.gene_names).get_indexer(adata.var_names)
     known = np.flatnonzero(position >= 0)
     strengths = network.adjacency()[position[known]][:, position[known]]
-    adata.varp[network_slot(key_added)] = spread(strengths, known, adata.n_vars)
-    adata.uns[network_slot(key_added)] = {
+    adata.varp[slots.network] = spread(strengths, known, adata.n_vars)
+    adata.uns[slots.network] = {
         "edges": network.edges,
         "parameters": network.parameters,
         "notes": list(network.notes),
     }
-    adata.var.drop(columns=_module_column(key_added), errors="ignore", inplace=True)
+    adata.var.drop(columns=slots.module, errors="ignore", inplace=True)
     if modules is not None:
         module = modules.set_index("gene")["module"]
         values = module.reindex(adata.var_names).fillna(-1).to_numpy(dtype=np.int64)
-        adata.var[_module_column(key_added)] = values
+        adata.var[slots.module] = values
     if model is not None and slots.uns not in adata.uns:
         annotate_genes(model, adata, slots)
 
@@ -209,7 +200,7 @@ def stored_network(adata: AnnData, key_added: str = DEFAULT_KEY) -> GeneNetwork:
     ValueError
         If there is none.
     """
-    slot = network_slot(key_added)
+    slot = keys(key_added).network
     if slot not in adata.uns:
         raise ValueError(
             f"adata.uns has no network {slot!r}; it has "
@@ -229,7 +220,7 @@ def stored_network(adata: AnnData, key_added: str = DEFAULT_KEY) -> GeneNetwork:
 
 def stored_modules(adata: AnnData, key_added: str = DEFAULT_KEY) -> pd.DataFrame | None:
     """Return ``gene`` and ``module`` as :func:`annotate_network` wrote them, None without any."""
-    column = _module_column(key_added)
+    column = keys(key_added).module
     if column not in adata.var:
         return None
     found = adata.var[column][adata.var[column] >= 0]

@@ -20,7 +20,7 @@ from graphsci.preprocessing import extract_counts
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from graphsci.fitting import Log, ModelSpec
+    from graphsci.fitting import Log
     from graphsci.training import Progress
 
 DECOY_SHARE = 0.2  #: shuffled copies, as a share of the genes
@@ -118,7 +118,7 @@ def train_control(
     )
     if config.preset == "default":  # with nothing withheld every direction of the test counts: no
         config = config.replace(validation_fraction=0.0)  # decoy is out by luck, the safe side
-    if has_given_graph(spec):  # it comes as it was combined: nothing is to be computed beside it
+    if spec.graph_given:  # it comes as it was combined: nothing is to be computed beside it
         config, graph = config.replace(graph="none", network_weight=1.0), _padded(spec.graph, twin)
     trained = GraphSCI(config).fit(
         twin,
@@ -136,11 +136,6 @@ def _unused_names(count: int, taken: set[str]) -> list[str]:
     while any(name.startswith(stem) for name in taken):
         stem = "_" + stem
     return [f"{stem}{number}" for number in range(count)]
-
-
-def has_given_graph(spec: ModelSpec) -> bool:
-    """Whether a user gave the graph, alone or to be combined: training has recorded it."""
-    return bool(spec.graph.parameters.get("given"))
 
 
 def _padded(graph: GeneGraph, twin: AnnData) -> GeneGraph | None:

@@ -17,7 +17,7 @@ from graphsci.gene_symbols import match_symbols
 from graphsci.imputer import GraphSCI
 from graphsci.network._arrays import Indices, lookup
 from graphsci.network._table import EDGE_COLUMNS, GeneNetwork
-from graphsci.network.null import Control, decoy_relations, has_given_graph, q_values
+from graphsci.network.null import Control, decoy_relations, q_values
 from graphsci.network.posterior import DENOISED_CELLS, SampledCells
 from graphsci.network.strength import (
     Coordinates,
@@ -328,7 +328,7 @@ def _edge_q_values(
     n_genes: int,
 ) -> NDArray[np.float64]:
     """Q of listed edges; ``named`` ones are in the initial graph and not among the strongest."""
-    given = has_given_graph(control.model.fitted.spec)
+    given = control.model.fitted.spec.graph_given
     return q_values(
         sizes,
         decoy_relations(control, null, n_neighbors),
