@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import sparse, stats
 
+from graphsci import GraphSCI
 from graphsci import preprocessing as pp
 from graphsci.preprocessing import _opening, _refusals, _values
 
@@ -661,3 +662,28 @@ def test_antibodies_are_no_genes(toy):
         pp.extract_counts(toy)
     genes = toy[:, toy.var["feature_types"] == "Gene Expression"].copy()
     assert pp.extract_counts(genes).counts.shape[1] == 55
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "named"),
+    [
+        ("Sample", ["a", "b"], True),
+        ("batch", [1, 2], True),
+        ("batch", ["a"], False),
+        ("leiden", ["0", "1"], False),
+    ],
+)
+def test_columns_that_look_like_batches_are_named(toy, column, values, named):
+    toy.obs = pd.DataFrame({column: np.resize(values, 120)}, index=toy.obs_names)
+    said = pp.unused_batches(toy)
+    assert bool(said) == named
+    assert not named or f"obs has {column!r} (2 values)" in said[0]
+    notes = GraphSCI(max_epochs=1, check=False, graph="none").fit(toy).fitted.notes
+    assert any("No batch_key was given" in note for note in notes) == named
+
+
+def test_a_name_for_every_cell_is_no_batch(toy):
+    toy.obs["sample_id"] = toy.obs_names
+    toy.obs["donor"] = ["one"] * 111 + [f"other{i}" for i in range(9)]
+    del toy.obs["batch"]
+    assert pp.unused_batches(toy) == []

@@ -29,7 +29,7 @@ from graphsci.known_networks import user_graph
 from graphsci.misfit import misfit_note
 from graphsci.model import CountNetwork
 from graphsci.model_io import load_model, save_model
-from graphsci.preprocessing import GeneMatch, match_genes, open_counts
+from graphsci.preprocessing import GeneMatch, match_genes, open_counts, unused_batches
 from graphsci.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -157,6 +157,8 @@ class GraphSCI:
         data = open_counts(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
+        if batch_key is None and self.config.preset == "default":
+            data = data._replace(notes=(*data.notes, *unused_batches(adata)))
         for doubt in data.doubts:
             warnings.warn(doubt, stacklevel=2)
         graph = None if gene_graph is None else user_graph(gene_graph, data.gene_names)

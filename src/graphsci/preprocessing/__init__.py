@@ -13,7 +13,7 @@ and ``_refusals`` (its three checks: names and batches, every value, what is wro
 from graphsci.preprocessing._opening import check_is_anndata, find_matrix
 from graphsci.preprocessing._refusals import MAX_EXACT_COUNT
 from graphsci.preprocessing._types import Mask, Names
-from graphsci.preprocessing.batches import extract_batch, read_batches
+from graphsci.preprocessing.batches import extract_batch, read_batches, unused_batches
 from graphsci.preprocessing.counts import CountData, Counts, extract_counts, open_counts
 from graphsci.preprocessing.matching import GeneMatch, align_counts, match_genes
 from graphsci.preprocessing.names import checked_names, positions_of
@@ -51,4 +51,5 @@ __all__ = [
     "read_batches",
     "size_factors",
     "thin_counts",
+    "unused_batches",
 ]

@@ -15,6 +15,27 @@ if TYPE_CHECKING:
 
 #: A batch of fewer cells hardly teaches its offsets.
 _SMALL_BATCH = 10
+#: Names that columns of batches usually have, in small letters, and the most that they tell apart.
+_USUAL_NAMES = frozenset(
+    [
+        "batch",
+        "batch_id",
+        "sample",
+        "sample_id",
+        "donor",
+        "donor_id",
+        "patient",
+        "replicate",
+        "library_id",
+        "lane",
+        "channel",
+        "plate",
+        "orig.ident",
+        "dataset",
+        "experiment",
+    ]
+)
+_MOST_BATCHES = 200
 #: From this share of cells with a batch of their own the column is no batch.
 _SINGLE_CELLS = 0.9
 
@@ -36,6 +57,24 @@ def extract_batch(
             "cells, expected a few groups of cells. Choose another `batch_key` (`--batch-key`)."
         )
     return codes, names, _small_batches(batch_key, names, sizes)
+
+
+def unused_batches(adata: AnnData) -> list[str]:
+    """Name columns that look like batches, for data of which none was given."""
+    found = []
+    for column in adata.obs.columns:
+        if str(column).lower() in _USUAL_NAMES:
+            sizes = adata.obs[column].value_counts()
+            n_large = int((sizes >= _SMALL_BATCH).sum())
+            if n_large > 1 and len(sizes) <= _MOST_BATCHES:
+                found.append(f"{column!r} ({len(sizes)} values)")
+    if not found:
+        return []
+    return [
+        f"No batch_key was given, and obs has {few(found)}. If these are batches, what differs "
+        "between them is taken for states of the cells, and relates genes in a network that have "
+        "nothing else in common: name the column (`batch_key`, `--batch-key`)."
+    ]
 
 
 def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
