@@ -77,5 +77,5 @@ def misfit_note(misfits: NDArray[np.floating], column: str) -> str | None:
         f"{beyond:,} of {len(known):,} cells ({beyond / len(known):.0%}) fit the model worse than "
         f"99 % of the cells it was trained on (obs[{column!r}] above 1; median "
         f"{np.median(known):.2g}): they may be of a type, a protocol or a quality that training "
-        "lacked, and estimates then miss what only they express. Train on data that have such cells."
+        "lacked, and estimates then miss what only they express. Train on data that have them."
     )
