@@ -219,7 +219,7 @@ def test_ours_beside_the_best_peer_without_its_cells(suite, tmp_path):
     assert table[-1] == "| a | 1,200 | 0.3000 (2) | alra | 0.1000 | 3.00 | -0.25 | - | -, - |"
     apart = pd.DataFrame([r for r in rows if r[3:5] != ("graphsci", 0)], columns=names)
     table = tables.against_best(apart, tables.paired_gaps(apart, [], path)).splitlines()
-    assert table[-1] == "| a | 1,200 | 0.4000 (1) | alra | 0.1000 | 4.00 | - | - | - |"
+    assert table[-1] == "| a | 1,200 | 0.4000 (1) | alra | 0.1000 | 4.00 | - | - | -, - |"
     path.write_text("dataset,peer,difference,standard_error,z,seeds\na,alra,-0.2,0.05,-4,1\n")
     table = tables.against_best(whole, tables.paired_gaps(whole, [], path)).splitlines()
     assert table[-1].endswith("| 3.00 | -0.2 ± 0.05 (1) | -4.0 | - |")

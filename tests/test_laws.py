@@ -72,6 +72,7 @@ def test_another_molecule_raises_the_denoised_value_of_its_entry(trained, toy, n
     assert np.mean(other["denoised"][full, gene] > one["denoised"][full, gene]) > 0.9
 
 
+@pytest.mark.filterwarnings("ignore:.*fit the model worse")
 @pytest.mark.parametrize("name", NB)
 def test_doubling_every_count_doubles_the_mean(trained, toy, name):
     """The encoder sees counts at a common depth, so only the size factor changes."""
@@ -100,6 +101,7 @@ def test_the_interval_covers_the_denoised_value(trained, toy, name):
     assert inside.mean() > 0.99
 
 
+@pytest.mark.filterwarnings("ignore:.*fit the model worse")
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

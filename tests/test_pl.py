@@ -42,6 +42,7 @@ def test_a_plot_without_axes_makes_its_own_figure_and_leaves_the_style_alone(tra
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.filterwarnings("ignore:.*fit the model worse")
 def test_counts_are_drawn_at_the_depth_of_the_estimates(draw, trained):
     """Cells of a quarter of the depth: "common depth" is that of training for both."""
     shallow = draw()
