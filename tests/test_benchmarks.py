@@ -222,7 +222,7 @@ def test_ours_beside_the_best_peer_without_its_cells(suite, tmp_path):
     assert table[-1] == "| a | 1,200 | 0.4000 (1) | alra | 0.1000 | 4.00 | - | - | -, - |"
     path.write_text("dataset,peer,difference,standard_error,z,seeds\na,alra,-0.2,0.05,-4,1\n")
     table = tables.against_best(whole, tables.paired_gaps(whole, [], path)).splitlines()
-    assert table[-1].endswith("| 3.00 | -0.2 ± 0.05 (1) | -4.0 | - |")
+    assert table[-1].endswith("| 3.00 | -0.2 ± 0.05 (1) | -4.0 | -, - |")
     path.write_text("dataset,peer,difference,standard_error,z,seeds\na,saver,-0.2,0.05,-4,1\n")
     assert not len(tables.paired_gaps(whole, [], path))  # it is no longer the best
 
