@@ -213,6 +213,8 @@ def test_a_shared_store_is_that_of_one_process(toy, tmp_path, monkeypatch, backe
     for name in ("denoised", "denoised_sd"):
         np.testing.assert_array_equal(one.layers[name], two.layers[name])
     np.testing.assert_array_equal(one.obsm["X_graphsci"], two.obsm["X_graphsci"])
+    assert one.obs.equals(two.obs)
+    assert "graphsci_misfit" in one.obs
     assert one.uns["graphsci"]["clipped"] == two.uns["graphsci"]["clipped"] >= 2
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("in.zarr", "model", "one.zarr", "two.zarr")

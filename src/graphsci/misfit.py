@@ -42,14 +42,15 @@ def misfit(predicted: CountDistribution, counts: Tensor) -> Tensor:
         (cells, genes), of the same genes.
     """
     mean, theta, logits = predicted
-    variance = mean + mean.square() / theta
+    variance = mean.div(theta).add_(1).mul_(mean)
     if logits is not None:
         kept = torch.sigmoid(-logits)
         variance = kept * (variance + (1 - kept) * mean.square())
         mean = kept * mean
-    weight = 1 / (variance + _FLOOR)
-    found = ((counts - mean).square() * weight).sum(1) / (variance * weight).sum(1)
-    return torch.where(counts.any(1), found, torch.nan)
+    weight = variance.add_(_FLOOR).reciprocal_()
+    squares = (counts - mean).square_()
+    expected = mean.shape[1] - _FLOOR * weight.sum(1)  # v / (v + c) = 1 - c / (v + c)
+    return torch.where(counts.any(1), torch.linalg.vecdot(squares, weight) / expected, torch.nan)
 
 
 def misfit_limit(
