@@ -60,13 +60,22 @@ def test_a_graph_that_does_not_fit_in_training_is_refused_before_it(toy, monkeyp
 def test_copies_of_molecules_are_told_from_molecules(copied, said, check):
     """Sparse and overdispersed: NB of theta 0.2, most of the genes rare."""
     rng = np.random.default_rng(0)
-    mean = np.tile(rng.gamma(0.5, 0.4, 200), (150, 1))
+    mean = np.tile(rng.gamma(0.5, 0.2, 300), (200, 1))
     counts = copied(rng.negative_binomial(0.2, 0.2 / (0.2 + mean)), rng).astype(np.float32)
     counts[:, 0] += 300  # as an abundant gene
     found = fit(AnnData(counts), max_epochs=1, check=check, graph="none").notes
     signs = [note for note in found if "look like reads" in note]
     assert (signs == []) == (said is None)
     assert said is None or re.search(said, signs[0])
+
+
+def test_a_panel_of_markers_is_no_sign_of_copies():
+    """Ten types of cells with twenty markers each, of four molecules in their own type."""
+    rng = np.random.default_rng(0)
+    kind = np.arange(600) % 10
+    mean = np.where(np.arange(200) // 20 == kind[:, None], 4.0, 0.01)
+    found = fit(AnnData(rng.poisson(mean).astype(np.float32)), max_epochs=1, check=False).notes
+    assert not [note for note in found if "look like reads" in note]
 
 
 # --- nothing leaks --------------------------------------------------------------------

@@ -408,14 +408,44 @@ def test_a_network_says_what_the_check_of_its_model_found(model, data):
     assert [s for s in said if s.startswith(f"{note}: Do not use this imputation")]
 
 
-def test_edges_without_strength_are_no_relations(model, data):
-    """An edge of the initial graph whose genes' vectors have nothing in common."""
+def test_modules_are_of_positive_relations(model, data):
+    """An edge of the initial graph may have no strength, or with `paper` one of another sign."""
     found = nw.refine_network(model, data, n_neighbors=3, denoised=False)
-    edges = found.edges.iloc[:3].assign(refined=[0.5, 0.2, 0.0])
+    strengths = pd.Series([0.5, 0.4, 0.3, 0.0, -0.6, 0.9])
+    pairs = [("g0", "g1"), ("g1", "g2"), ("g0", "g2"), ("g3", "g4"), ("g2", "g5"), ("g6", "g7")]
+    edges = found.edges.iloc[:6].assign(refined=strengths, sign=[1, 1, 1, 1, 1, -1])
+    edges[["gene_a", "gene_b"]] = pairs
     network = found._replace(edges=edges)
-    assert set(network.linked_genes) == set(edges[["gene_a", "gene_b"]].to_numpy()[:2].ravel())
+    assert network.linked_genes.tolist() == ["g0", "g1", "g2"]
     modules = nw.find_modules(network, min_genes=2)
-    assert set(modules["gene"]) <= set(network.linked_genes)
+    assert sorted(modules["gene"]) == ["g0", "g1", "g2"]
+    assert modules["strength"].sum() == pytest.approx(2 * 1.2)
+
+
+def test_batches_are_looked_into_and_not_across():
+    """Independent genes, all of them three times as high in one of two batches."""
+    rng = np.random.default_rng(0)
+    batch = np.arange(300) % 2
+    factor = np.where((np.arange(60) < 30) == (batch == 1)[:, None], 3.0, 1.0)
+    counts = rng.poisson(rng.gamma(4, 2.0, (300, 60)) * factor).astype(np.float32)
+    obs = pd.DataFrame({"batch": batch.astype(str)}, index=[f"c{i}" for i in range(300)])
+    mixed = AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(60)]))
+    found = {}
+    for batch_key in (None, "batch"):
+        model = GraphSCI(max_epochs=15, seed=0, variation_level=1.0).fit(mixed, batch_key=batch_key)
+        network = nw.refine_network(model, mixed, batch_key=batch_key, n_neighbors=5)
+        vectors = nw.gene_coordinates(model, mixed, batch_key=batch_key).vectors
+        found[batch_key] = (
+            model.gene_graph.n_edges,
+            network.edges["raw_correlation"].abs().mean(),
+            network.edges["denoised_correlation"].abs().mean(),
+            np.abs(vectors[:30] @ vectors[30:].T).mean(),
+            model.verdict.of("gene means").deviance,
+        )
+    assert found[None][0] > 100 > 5 > found["batch"][0]
+    for number in (1, 2, 3):
+        assert found["batch"][number] < 0.5 * found[None][number]
+    assert found["batch"][4] < 0.9 * found[None][4]  # the means are those of a batch
 
 
 # --- the null ---------------------------------------------------------------------------
@@ -583,8 +613,10 @@ def test_enrichment_is_fishers_test():
     assert found.loc[0, "p_value"] == pytest.approx(expected)
     assert found.loc[0, "q_value"] == pytest.approx(2 * expected)  # two sets were tested
     assert found.loc[0, "genes"] == "a,b,c"
-    with pytest.raises(ValueError, match="none of 1 gene sets holds two"):
-        nw.enrich_modules(modules, {"human": ("TP53", "MYC")}, background=background)
+    with pytest.warns(UserWarning, match="no gene set holds two of the 10 genes"):
+        nothing = nw.enrich_modules(modules, {"human": ("TP53", "MYC")}, background=background)
+    assert list(nothing) == list(found)
+    assert nothing.empty
 
 
 def test_missing_package_is_named(monkeypatch):

@@ -677,9 +677,9 @@ def test_columns_that_look_like_batches_are_named(toy, column, values, named):
     toy.obs = pd.DataFrame({column: np.resize(values, 120)}, index=toy.obs_names)
     said = pp.unused_batches(toy)
     assert bool(said) == named
-    assert not named or f"obs has {column!r} (2 values)" in said[0]
+    assert not named or f"obs had {column!r} (2 values)" in said[0]
     notes = GraphSCI(max_epochs=1, check=False, graph="none").fit(toy).fitted.notes
-    assert any("No batch_key was given" in note for note in notes) == named
+    assert any("No batch_key was given in training" in note for note in notes) == named
 
 
 def test_a_name_for_every_cell_is_no_batch(toy):

@@ -277,6 +277,17 @@ def test_a_container_has_what_is_left_of_its_limit(tmp_path, monkeypatch):
         (tmp_path / f"memory.{name}").write_text(f"{text}\n")
     (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {2**20}\n")
     assert io.available_memory() == 14 * 2**20
+    inner = tmp_path / "job" / "step"
+    inner.mkdir(parents=True)
+    own = tmp_path / "own"
+    own.write_text("0::/job/step\n")
+    monkeypatch.setattr(io._memory, "_OWN_GROUP", own)
+    for name, text in (("max", "max"), ("current", 2**20), ("stat", "inactive_file 0")):
+        (inner / f"memory.{name}").write_text(f"{text}\n")
+    assert io.available_memory() == 14 * 2**20  # no limit of its own, but one further out
+    (inner / "memory.max").write_text(f"{5 * 2**20}\n")
+    assert io.available_memory() == 4 * 2**20
+    (inner / "memory.max").write_text("max\n")
     (tmp_path / "memory.max").write_text("max\n")
     assert io.available_memory() != 14 * 2**20
 

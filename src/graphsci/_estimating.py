@@ -197,7 +197,8 @@ def estimate_blocks(
             z = network.latent(block)
             predicted = network.expression(block, z=z)
             dense = block.dense(block.counts, len(spec.gene_names))
-            misfits = _misfits(predicted, dense, in_data)
+            both = predicted, dense
+            misfits = misfit(*(both if in_data.all() else _chosen(*both, np.flatnonzero(in_data))))
             rate = es.posterior(*_chosen(predicted, dense, place.model_genes))
             values = es.compute_estimates(rate, request.names, interval_level=request.interval)
         measured, empty = counts[:, outside].toarray(), library == 0
@@ -257,20 +258,6 @@ class _Placement(NamedTuple):
         else:
             out[:, self.outside] = np.where((measured == 0) & self.unexpressed, 0.0, np.nan)
         return out
-
-
-def _misfits(
-    predicted: CountDistribution, counts: torch.Tensor, in_data: NDArray[np.bool_]
-) -> torch.Tensor:
-    """Misfit of cells, (cells,), by the genes ``in_data`` of the model's: their profile alone.
-
-    The share of a cell's molecules that such genes have is not known, only the mean share.
-    """
-    if not in_data.all():
-        predicted, counts = _chosen(predicted, counts, np.flatnonzero(in_data))
-        scale = counts.sum(1) / es.expected_unmeasured(predicted).sum(1)
-        predicted = predicted._replace(mean=predicted.mean * scale[:, None])
-    return misfit(predicted, counts)
 
 
 def _chosen(

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from graphsci._job import Job
     from graphsci.distributed import Team
 
+#: Where in ``obsm`` the misfit of cells is streamed to, by one process or by several, until all of
+#: it is there and becomes a column of ``obs``.
+_MISFIT = "graphsci misfit, being written"
 #: What float16 holds at most; a larger value would be stored as infinite.
 LARGEST_HALF = 65_504
 
@@ -109,8 +112,8 @@ def _add_columns(model: GraphSCI, cells: Cells, slots: Keys, path: Path) -> NDAr
     """Write into ``obs`` what is known of cells; return their misfit, which was streamed."""
     add_column(path, "obs", slots.library, cells.totals)
     with open_store(path, "r+") as root:
-        embedding, misfit = root["obsm"][slots.latent][:], root["obsm"][slots.misfit][:, 0]
-        del root["obsm"][slots.misfit]
+        embedding, misfit = root["obsm"][slots.latent][:], root["obsm"][_MISFIT][:, 0]
+        del root["obsm"][_MISFIT]
     if model.count_network is not None:
         add_column(path, "obs", slots.certainty, cell_certainty(model.count_network, embedding))
     add_column(path, "obs", slots.misfit, misfit)
@@ -130,7 +133,7 @@ def _tables(adata: AnnData) -> dict[str, pd.DataFrame]:
 def _stream_all(
     model: GraphSCI, adata: AnnData, cells: Cells, job: Job, path: Path, team: Team | None
 ) -> None:
-    """Write what is told of cells, and into the run record what of it could not be stored."""
+    """Write estimates and what is known of cells; record what was lost, and many misfits."""
     lost = _stream(model, adata, cells, job, path, team)
     note = misfit_note(_add_columns(model, cells, job.slots, path), job.slots.misfit)
     if lost or note:
@@ -194,7 +197,7 @@ def _write_blocks(
         if job.dtype == "float16":
             n_clipped += _clip(block.values[name] for name in layers)
         values = {layers.get(name, name): part for name, part in block.values.items()}
-        values[job.slots.misfit] = block.misfit[:, None]
+        values[_MISFIT] = block.misfit[:, None]
         writer.write(block.start, {name: values[name] for name in writer.slots})
         if sink is not None:
             sink.append({name: values[layer] for name, layer in layers.items()})
@@ -220,7 +223,7 @@ def _layer_writer(
         _dense_layers(job),
         dtype=job.dtype,
         compression=job.compression,
-        embeddings={job.slots.latent: model.fitted.spec.config.n_latent, job.slots.misfit: 1},
+        embeddings={job.slots.latent: model.fitted.spec.config.n_latent, _MISFIT: 1},
         rows=None if team is None else _own_rows(cells, team),
         begun=team is not None and team.rank > 0,
     )

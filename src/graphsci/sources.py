@@ -202,9 +202,7 @@ def to_csr(matrix: Any) -> sparse.csr_matrix:
     """Return a matrix in memory, sparse or dense of any dtype, as CSR that scipy computes with."""
     if not sparse.issparse(matrix):
         return sparse.csr_matrix(storable(np.asarray(matrix)))
-    csr = sparse.csr_matrix(matrix)
-    csr.data = storable(csr.data)
-    return csr
+    return sparse.csr_matrix(matrix.astype(_storable_dtype(matrix.dtype), copy=False))
 
 
 def canonical_csr(matrix: Any) -> sparse.csr_matrix:
@@ -241,5 +239,8 @@ def as_float32(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
 
 def storable(values: NDArray[Any]) -> NDArray[Any]:
     """Return values in a dtype that scipy's sparse matrices can hold, unchanged in value."""
-    dtype = np.dtype(np.float32) if values.dtype == np.float16 else values.dtype.newbyteorder("=")
-    return values.astype(dtype, copy=False)
+    return values.astype(_storable_dtype(values.dtype), copy=False)
+
+
+def _storable_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.float32) if dtype == np.float16 else dtype.newbyteorder("=")

@@ -15,6 +15,8 @@ from graphsci.files import is_store
 
 #: Where the system shows control groups.
 _GROUPS = Path("/sys/fs/cgroup")
+#: Which of them this process is in.
+_OWN_GROUP = Path("/proc/self/cgroup")
 
 
 def refuse_more_than_memory(n_bytes: int, *, what: str, remedy: str) -> None:
@@ -50,7 +52,7 @@ def _left_in_groups() -> Iterator[int]:
     """
     inner = "/"
     with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        lines = _OWN_GROUP.read_text(encoding="utf-8").splitlines()
         inner = next(line for line in lines if line.startswith("0::")).removeprefix("0::")
     group = _GROUPS / inner.lstrip("/")
     for folder in (group, *group.parents):

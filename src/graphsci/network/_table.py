@@ -68,9 +68,10 @@ class GeneNetwork(NamedTuple):
 
     @property
     def linked_genes(self) -> NDArray[np.str_]:
-        """Genes with an edge that is a relation, in the order of ``gene_names``."""
-        related = self.edges[self.edges["refined"] != 0]
-        return self.gene_names[np.isin(self.gene_names, related[["gene_a", "gene_b"]])]
+        """Genes with a positive relation, which can be in a module; in the order of the genes."""
+        related = self.edges[positive_relations(self.edges)]
+        linked = pd.unique(related[["gene_a", "gene_b"]].to_numpy().ravel())
+        return self.gene_names[pd.Index(self.gene_names).isin(linked)]
 
     def adjacency(self, column: str = "refined") -> sparse.csr_matrix:
         """Return the symmetric (genes, genes) matrix of a column of the table."""
@@ -126,6 +127,11 @@ class GeneNetwork(NamedTuple):
         edges = _by_turns(self.edges[inside], wanted).iloc[:max_edges].sort_index()
         names = self.gene_names[np.isin(self.gene_names, list(chosen))]
         return self._replace(edges=edges.reset_index(drop=True), gene_names=names)
+
+
+def positive_relations(edges: pd.DataFrame) -> pd.Series:
+    """Which edges join genes that go up and down together; one of strength 0 joins nothing."""
+    return (edges["sign"] > 0) & (edges["refined"] > 0)
 
 
 def check_confidence(min_confidence: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from graphsci._optional import needed
-from graphsci.network._table import GeneNetwork
+from graphsci.network._table import GeneNetwork, positive_relations
 
 #: Modules rest on edges of which a tenth may be chance.
 MODULE_CONFIDENCE = 0.9
@@ -58,10 +59,10 @@ def find_modules(
     Traag et al. 2019, doi:10.1038/s41598-019-41695-z.
     """
     igraph, leidenalg = leiden()
-    edges = network.edges[(network.edges["sign"] > 0) & (network.edges["refined"] > 0)]
+    edges = network.edges[positive_relations(network.edges)]
     names = pd.Index(pd.unique(edges[["gene_a", "gene_b"]].to_numpy().ravel()))
     ends = np.column_stack([names.get_indexer(edges["gene_a"]), names.get_indexer(edges["gene_b"])])
-    weights = edges["refined"].abs().to_numpy(dtype=np.float64)
+    weights = edges["refined"].to_numpy(dtype=np.float64)
     graph = igraph.Graph(n=len(names), edges=ends.tolist())
     partition = leidenalg.find_partition(
         graph,
@@ -105,8 +106,7 @@ def _describe_modules(
 
 def sets_inside(gene_sets: Mapping[str, Iterable[str]], universe: set[str]) -> dict[str, set[str]]:
     """Gene sets within the genes of the data, of two genes or more; refuse if there are none."""
-    sets = {name: universe.intersection(genes) for name, genes in gene_sets.items()}
-    sets = {name: genes for name, genes in sets.items() if len(genes) >= 2}
+    sets = _inside(gene_sets, universe)
     if not sets:
         example = next((gene for genes in gene_sets.values() for gene in genes), None)
         raise ValueError(
@@ -115,6 +115,12 @@ def sets_inside(gene_sets: Mapping[str, Iterable[str]], universe: set[str]) -> d
             "are of the same species and use the same identifiers."
         )
     return sets
+
+
+def _inside(gene_sets: Mapping[str, Iterable[str]], universe: set[str]) -> dict[str, set[str]]:
+    """Parts of two genes or more that gene sets have in a universe."""
+    sets = {name: universe.intersection(genes) for name, genes in gene_sets.items()}
+    return {name: genes for name, genes in sets.items() if len(genes) >= 2}
 
 
 def enrich_modules(
@@ -149,13 +155,19 @@ def enrich_modules(
         ``module``, ``gene_set``, ``overlap``, ``module_size``, ``set_size``, ``expected``,
         ``p_value``, ``q_value``, ``genes``; smallest p first.
 
-    Raises
-    ------
-    ValueError
-        If no set holds two genes of the background: wrong species or identifiers.
+    Warns
+    -----
+    UserWarning
+        If no set holds two genes of the background; the table is empty then.
     """
     universe = set(map(str, background))
-    sets = sets_inside(gene_sets, universe)
+    sets = _inside(gene_sets, universe)
+    if not sets:
+        warnings.warn(
+            f"no gene set holds two of the {len(universe)} genes of the background: there is "
+            "nothing to test. Are both of one species, and of the same identifiers?",
+            stacklevel=2,
+        )
     from scipy import stats  # takes long to import
 
     rows = [

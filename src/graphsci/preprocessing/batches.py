@@ -71,9 +71,9 @@ def unused_batches(adata: AnnData) -> list[str]:
     if not found:
         return []
     return [
-        f"No batch_key was given, and obs has {few(found)}. If these are batches, what differs "
-        "between them is taken for states of the cells, and relates genes in a network that have "
-        "nothing else in common: name the column (`batch_key`, `--batch-key`)."
+        f"No batch_key was given in training, and obs had {few(found)}. If these are batches, what "
+        "differs between them was taken for states of the cells, and relates genes in a network "
+        "that have nothing else in common: name the column (`batch_key`, `--batch-key`)."
     ]
 
 
