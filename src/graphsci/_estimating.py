@@ -151,22 +151,28 @@ def _batch_codes(
     return np.asarray(positions[codes], dtype=np.int64)
 
 
-def cell_embedding(network: Network, cells: Cells) -> NDArray[np.float32]:
-    """Cell embedding, (cells, latent)."""
-    return embedding_and_library(network, cells)[0]
+class CellStates(NamedTuple):
+    """States of cells, and what the cells show of the model's genes."""
+
+    embedding: NDArray[np.float32]  #: (cells, latent)
+    library: NDArray[np.float64]  #: (cells,) counts in the model's genes
+    n_seen: NDArray[np.int64]  #: (genes,) cells with a count of each gene
+    gene_totals: NDArray[np.float64]  #: (genes,) counts of each gene
 
 
-def embedding_and_library(
-    network: Network, cells: Cells
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Cell embedding (cells, latent), and counts in the model's genes (cells,), in one pass."""
+def cell_states(network: Network, cells: Cells) -> CellStates:
+    """Encode all cells, in one pass over their counts."""
+    n_genes = len(cells.match.positions)
+    n_seen, totals = np.zeros(n_genes, np.int64), np.zeros(n_genes)
+    parts = []
     with torch.inference_mode():
-        parts = [
-            (network.latent(rows.block).numpy(force=True), rows.library)
-            for rows in _row_blocks(network, cells)
-        ]
+        for rows in _row_blocks(network, cells):
+            parts.append((network.latent(rows.block).numpy(force=True), rows.library))
+            genes, counts = (x.numpy(force=True) for x in (rows.block.genes, rows.block.counts))
+            n_seen += np.bincount(genes, minlength=n_genes)
+            totals += np.bincount(genes, counts, minlength=n_genes)
     embedding, library = zip(*parts, strict=True)
-    return np.concatenate(embedding), np.concatenate(library)
+    return CellStates(np.concatenate(embedding), np.concatenate(library), n_seen, totals)
 
 
 def cell_certainty(network: CountNetwork, embedding: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -418,7 +418,7 @@ class GraphSCI:
         cells = self.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
-        return _estimating.cell_embedding(self.fitted.network, cells)
+        return _estimating.cell_states(self.fitted.network, cells).embedding
 
     def certainty(
         self,

@@ -91,12 +91,8 @@ class Verdict(NamedTuple):
         """The numbers that it rests on, in one sentence."""
         ours, rest = self.scores[0], sorted(self.scores[1:], key=lambda s: s.deviance)
         against = ", ".join(f"{s.deviance:.4f} {s.method}" for s in rest)
-        than = ", ".join(
-            f"{abs(share):.1%} {'lower' if share >= 0 else 'higher'} than {s.method}"
-            for s in self.scores
-            if s.method in (GENE_MEANS, MEANS_POSTERIOR)
-            for share in (d2(deviance=ours.deviance, reference_deviance=s.deviance),)
-        )
+        means = [score for score in self.scores if score.method in (GENE_MEANS, MEANS_POSTERIOR)]
+        than = ", ".join(_compared(ours, score) for score in means)
         return (
             f"Poisson deviance of {self.n_molecules:,} held-out molecules {ours.deviance:.4f} "
             f"('denoised') against {against}; {than}."
@@ -124,6 +120,12 @@ class Verdict(NamedTuple):
                 for s in self.scores
             },
         }
+
+
+def _compared(ours: Score, other: Score) -> str:
+    """Say how much lower or higher our deviance is than another one."""
+    share = d2(deviance=ours.deviance, reference_deviance=other.deviance)
+    return f"{abs(share):.1%} {'lower' if share >= 0 else 'higher'} than {other.method}"
 
 
 def _listed(names: Iterable[str]) -> str:

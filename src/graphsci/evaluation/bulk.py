@@ -309,9 +309,7 @@ def bulk_recovery(*, estimate: Matrix, truth: Matrix, library_size: float = 1e6)
     ValueError
         If shapes differ.
     """
-    a, b = (
-        metrics.on_scale(m, scale="log1p", library_size=library_size) for m in (estimate, truth)
-    )
+    a, b = metrics.log_pair(estimate, truth, library_size=library_size)
     per_gene, per_sample = (
         score(estimate=a, truth=b) for score in (metrics.pearson_per_gene, metrics.pearson_per_cell)
     )

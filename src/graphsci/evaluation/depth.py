@@ -92,9 +92,9 @@ def score_against_deep(
             f"have deep expression in at least {min_cells} cells, expected one shape and at least "
             "one gene; align cells and genes first."
         )
-    pair = [metrics.on_scale(m, scale="log1p", library_size=library_size) for m in (estimate, true)]
-    errors = _log_errors(estimate, true, library_size)[:, judged]
+    pair = metrics.log_pair(estimate, true, library_size=library_size)
     true, counts, (a, b) = true[:, judged], counts[:, judged], (m[:, judged] for m in pair)
+    errors = np.abs(a - b)
     kinds = {"dropped": (counts == 0) & (true > 0), "observed": counts > 0, "absent": true == 0}
     return DeepScores(
         log_error=float(errors.mean()),
@@ -143,15 +143,8 @@ def profiles_of_groups(*, counts: Matrix, groups: ArrayLike, wanted: ArrayLike) 
 
 def _log_errors(estimate: Matrix, truth: Matrix, library_size: float) -> Floats:
     """Return absolute differences on the log1p scale, (cells, genes)."""
-    pair = [
-        metrics.on_scale(m, scale="log1p", library_size=library_size) for m in (estimate, truth)
-    ]
-    if pair[0].shape != pair[1].shape:
-        raise ValueError(
-            f"estimate has shape {pair[0].shape} and truth {pair[1].shape}, expected the same "
-            "(cells, genes); align cells and genes first."
-        )
-    return np.abs(pair[0] - pair[1])
+    one, other = metrics.log_pair(estimate, truth, library_size=library_size)
+    return np.abs(one - other)
 
 
 def _mean_where(values: Floats, chosen: NDArray[np.bool_]) -> float:

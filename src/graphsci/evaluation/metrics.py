@@ -91,6 +91,24 @@ def on_scale(
     return np.log1p(matrix * (library_size / np.where(totals > 0, totals, 1.0)))
 
 
+def log_pair(estimate: Matrix, truth: Matrix, *, library_size: float) -> tuple[Floats, Floats]:
+    """Return both as log1p at one library size, (cells, genes) each: see :func:`on_scale`.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ.
+    """
+    one = on_scale(estimate, scale="log1p", library_size=library_size)
+    other = on_scale(truth, scale="log1p", library_size=library_size)
+    if one.shape != other.shape:
+        raise ValueError(
+            f"estimate has shape {one.shape} and truth {other.shape}, expected the same "
+            "(cells, genes); align cells and genes first."
+        )
+    return one, other
+
+
 def pearson_per_gene(*, estimate: Matrix, truth: Matrix) -> Floats:
     """Return Pearson's correlation of estimate and truth over cells, for each gene (genes,).
 

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from graphsci._edges import blocks
-from graphsci._estimating import Cells, embedding_and_library
+from graphsci._estimating import cell_states
 from graphsci.imputer import GraphSCI
 from graphsci.model import CountNetwork
 from graphsci.network._arrays import Floats, Indices
 from graphsci.predictability import UNPROVEN
-from graphsci.preprocessing import align_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -107,9 +106,9 @@ def gene_coordinates(
         cells = model.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
-        n_seen, proportions = _seen(cells)
+        z, library, n_seen, totals = cell_states(network, cells)
         varying &= n_seen >= FEWEST_CELLS
-        z, library = embedding_and_library(network, cells)
+        proportions = totals / max(totals.sum(), 1.0)
         filled = library > 0  # the others have no state
         root = _square_root(
             covariance_given_depth(
@@ -151,17 +150,6 @@ def covariance_given_depth(
     basis = linalg.orth(np.column_stack([of_batch, depth, depth**2, depth**3]).astype(np.float64))
     z = z - basis @ (basis.T @ z)
     return np.asarray(z.T @ z / max(len(z) - basis.shape[1], 1))
-
-
-def _seen(cells: Cells) -> tuple[Indices, NDArray[np.float64]]:
-    """In how many cells each gene of the model has counts, and its share of all; (genes,)."""
-    n_genes = len(cells.match.positions)
-    n_seen, totals = np.zeros(n_genes, np.int64), np.zeros(n_genes)
-    for _, chunk in cells.chunks():
-        aligned = align_counts(chunk, cells.match)
-        n_seen += aligned.getnnz(axis=0)
-        totals += np.asarray(aligned.sum(0), dtype=np.float64).ravel()
-    return n_seen, totals / max(totals.sum(), 1.0)
 
 
 def _square_root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
