@@ -12,6 +12,7 @@ from graphsci import cell_blocks, objectives, training
 from graphsci.blocks import MemoryBlocks, Minibatch, shuffled
 from graphsci.cell_random import CELLS, GENES, PAIRS, row_keys, step_key
 from graphsci.config import PAPER, Config
+from graphsci.dispersion_prior import DispersionPrior, information, updated_trend
 from graphsci.fused_likelihood import RankOneTheta, SoftmaxMean, softmax_loss
 from graphsci.gene_graph import normalized_adjacency
 from graphsci.loading_prior import updated_covariance
@@ -437,7 +438,8 @@ def test_validation_does_not_learn_and_does_not_depend_on_the_block(monkeypatch,
 def test_the_optimiser_adds_the_gradient_of_the_prior(kept):
     """An epoch equals steps on the loss plus (1 - f) / cells x sum v^T S^-1 v / 2.
 
-    S is the square of the scale for the encoder and the offsets, any for the loadings.
+    S is the square of the scale for the encoder and the offsets, any for the loadings; of log
+    theta v is the distance to the trend.
     """
     options = {"kept_low": kept, "kept_high": kept, "loading_scale": 0.05}
     ours, plain = (thinning(toy_counts(), **options) for _ in range(2))
@@ -445,6 +447,8 @@ def test_the_optimiser_adds_the_gradient_of_the_prior(kept):
     root = torch.randn(n_latent, n_latent, generator=torch.manual_seed(0)) * 0.01
     covariance = root @ root.T + 0.05**2 * torch.eye(n_latent)
     ours.network.loading_covariance.copy_(covariance)
+    ours.network.dispersion_prior.copy_(torch.tensor([2.0, 0.5, 0.01]))
+    log_mean = torch.as_tensor(np.log(toy_counts().toarray().mean(0)))
     config = ours.config.replace(max_epochs=1, batch_size=10)
     training.train(ours, config)
 
@@ -455,13 +459,14 @@ def test_the_optimiser_adds_the_gradient_of_the_prior(kept):
             network.input_weight.square().sum() / 0.05**2 + network.batch_offset.square().sum()
         )
         solved = torch.linalg.solve(covariance, network.loadings.T)
-        prior = (squares + (network.loadings.T * solved).sum()) / 2 / 30
+        far = (network.log_theta - 2.0 - 0.5 * log_mean).square().sum() / 0.01
+        prior = (squares + (network.loadings.T * solved).sum() + far) / 2 / 30
         loss = plain.step_loss(cells, step) + (1 - kept) * prior
         state.optimizer.zero_grad()
         loss.backward()
         state.optimizer.step()
         state.scheduler.step()
-    for name in ("loadings", "input_weight", "bias"):
+    for name in ("loadings", "input_weight", "bias", "log_theta"):
         pair = (getattr(objective.network, name) for objective in (ours, plain))
         torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
 
@@ -480,14 +485,16 @@ def test_a_loss_that_is_not_finite_is_refused_before_the_prior_is_learned():
     assert objective.learned_after == []
 
 
-def test_embeddings_that_are_not_finite_teach_nothing():
+@pytest.mark.parametrize("name", ["loadings", "log_theta"])
+def test_weights_that_are_not_finite_teach_nothing(name):
     objective = thinning(toy_counts())
-    before = objective.network.loading_covariance.clone()
+    priors = (objective.network.loading_covariance, objective.network.dispersion_prior)
+    before = [prior.clone() for prior in priors]
     with torch.no_grad():
-        objective.network.loadings[0, 0] = math.nan
+        getattr(objective.network, name).view(-1)[0] = math.nan
     objective._cells_encoded = 1
     objective.learn_prior()
-    assert torch.equal(objective.network.loading_covariance, before)
+    assert all(map(torch.equal, priors, before))
 
 
 def test_the_prior_is_learned_from_the_embeddings_of_the_steps():
@@ -509,6 +516,29 @@ def test_the_prior_is_learned_from_the_embeddings_of_the_steps():
         before, objective.network.loadings, z.T @ z / len(z), known, smallest_variance=0.07**2
     )
     torch.testing.assert_close(objective.network.loading_covariance, updated)
+
+
+def test_the_trend_of_theta_is_learned_from_what_the_steps_score():
+    """A step of EM after the epoch; genes without molecules count as with half a molecule."""
+    dense = toy_counts().toarray()
+    dense[:, 0] = 0
+    counts = sparse.csr_matrix(dense)
+    objective = thinning(counts, kept_low=0.5, kept_high=0.5)
+    with torch.no_grad():
+        objective.network.log_theta += torch.linspace(-1, 1, counts.shape[1])
+    cells = next(iter(objective.minibatches(10, np.random.default_rng(0))))
+    objective.step_loss(cells, 1)
+    objective.learn_prior()
+    molecules = np.maximum(counts.toarray().sum(0), 0.5)
+    mean = torch.as_tensor(molecules / counts.shape[0]).double()
+    log_theta = objective.network.log_theta.detach().double()
+    known = counts.shape[0] * (
+        information(mean, log_theta.exp()) - information(mean / 2, log_theta.exp())
+    )
+    expected = updated_trend(DispersionPrior(), log_theta, mean.log(), known)
+    found = objective.network.dispersion_prior.tolist()
+    assert found == pytest.approx(tuple(expected), rel=1e-5)
+    assert found != pytest.approx(tuple(DispersionPrior()), abs=0.01)
 
 
 def test_dispersions_learn_faster_than_weights():

@@ -18,6 +18,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from graphsci.cell_random import binomial
+from graphsci.dispersion_prior import DispersionPrior
 from graphsci.fused_likelihood import RankOneTheta, SoftmaxMean, softmax_loss
 from graphsci.likelihood import SMALLEST_MEAN, ThinnedBlock, dropout_logits
 from graphsci.model_parts import (
@@ -92,6 +93,7 @@ class CountNetwork(nn.Module):
     state_weight: Tensor
     mean_share: Tensor
     loading_covariance: Tensor
+    dispersion_prior: Tensor
 
     def __init__(
         self,
@@ -134,6 +136,10 @@ class CountNetwork(nn.Module):
         self.register_buffer("mean_share", torch.zeros(n_batches, n_genes))
         # (latent, latent) of the genes' loadings a priori, learned from all of them
         self.register_buffer("loading_covariance", torch.eye(n_latent, dtype=torch.float64))
+        # the prior of the genes' log theta, learned from all of them
+        self.register_buffer(
+            "dispersion_prior", torch.tensor(DispersionPrior(), dtype=torch.float64)
+        )
 
     @property
     def inverse_dispersion(self) -> Tensor:

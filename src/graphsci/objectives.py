@@ -16,6 +16,7 @@ from graphsci.blocks import CountBlocks, MemoryBlocks, Minibatch, shuffled
 from graphsci.cell_blocks import Indices, cell_block, move_cells, row_blocks
 from graphsci.cell_random import CELLS, GENES, PAIRS, normal, row_keys, step_key, uniform
 from graphsci.config import Config
+from graphsci.dispersion_prior import DispersionPrior, scored_information, updated_trend
 from graphsci.likelihood import ThinnedBlock, block_nll, edge_cross_entropy, gaussian_kl
 from graphsci.loading_prior import information, loading_scale_for, updated_covariance
 from graphsci.model import CountNetwork, split_block
@@ -57,7 +58,8 @@ class ThinningObjective:
     encoded one, per cell. Weights with a row per gene have a Gaussian prior, worth one
     observation of the whole data set: each of its cells carries 1/cells of it, and as only
     1 - f of the molecules are scored, 1 - f of that. Its gradient joins that of the loss.
-    The prior of the loadings is learned (:mod:`graphsci.loading_prior`).
+    The priors of the loadings and of theta are learned (:mod:`graphsci.loading_prior`,
+    :mod:`graphsci.dispersion_prior`).
 
     Parameters
     ----------
@@ -92,6 +94,9 @@ class ThinningObjective:
         self.blocks, self.batch, self.held_out = counts, batch, held_out
         self.molecules = torch.as_tensor(molecules)
         self.n_cells = counts.shape[0]
+        # a gene without molecules counts as one with half a molecule
+        log_mean = (self.molecules.double().clamp_min(0.5) / self.n_cells).log()
+        self._log_mean = log_mean.to(network.log_theta)
         self.scored_share = 1.0
         self.validation: list[_ValidationBlock] | None = None  # made when first needed
         self.scale = loading_scale_for(self.n_cells, config.loading_scale)
@@ -122,23 +127,32 @@ class ThinningObjective:
 
     @torch.no_grad()
     def add_prior_gradient(self) -> None:
-        """Add S^-1 v of every gene's loadings v, times ``scored_share`` / cells."""
+        """Add the priors' gradients by every gene's loadings and log theta.
+
+        S^-1 v, and the distance of log theta to its trend over t^2, times ``scored_share`` / cells.
+        """
         loadings = self.network.loadings
         assert loadings.grad is not None
         if self._precision is None:
             precision = torch.linalg.inv(self.network.loading_covariance.cpu())
             self._precision = (precision / self.n_cells).to(loadings)
         loadings.grad.addmm_(loadings, self._precision, alpha=self.scored_share)
+        log_theta = self.network.log_theta
+        assert log_theta.grad is not None
+        prior = DispersionPrior(*self.network.dispersion_prior.to(log_theta))
+        pull = (log_theta - prior.expected(self._log_mean)) / prior.variance
+        log_theta.grad.add_(pull, alpha=self.scored_share / self.n_cells)
 
     @torch.no_grad()
     def learn_prior(self, pooled: Pooled = alone) -> None:
-        """Update S from the loadings, and from the embeddings of the epoch's steps."""
+        """Update S from the loadings and the epoch's embeddings, and the trend of theta."""
         network = self.network
         n_cells = pooled(self._moment.new_tensor(float(self._cells_encoded)))
         second_moment = pooled(self._moment) / n_cells
         self._moment.zero_()
         self._cells_encoded = 0
-        if not (second_moment.isfinite().all() and network.loadings.isfinite().all()):
+        learned = (second_moment, network.loadings, network.log_theta)
+        if not all(values.isfinite().all() for values in learned):
             return  # the next loss will say so
         known = information(
             self.molecules,
@@ -152,6 +166,18 @@ class ThinningObjective:
         )
         before.copy_(pooled(covariance.to(before)))
         self._precision = None
+        trend = self._updated_trend(network.dispersion_prior)
+        network.dispersion_prior.copy_(pooled(trend))
+
+    def _updated_trend(self, before: Tensor) -> Tensor:
+        """Trend of log theta over log mean after one more step of EM, like ``before``."""
+        theta, config = self.network.inverse_dispersion.cpu().double(), self.config
+        mean = self._log_mean.cpu().double().exp()
+        known = self.n_cells * scored_information(
+            mean, theta, kept=(config.kept_low, config.kept_high)
+        )
+        trend = updated_trend(DispersionPrior(*before.tolist()), theta.log(), mean.log(), known)
+        return torch.tensor(trend, dtype=before.dtype, device=before.device)
 
     def minibatches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
         """Yield every cell once, shuffled."""
