@@ -20,6 +20,7 @@ from anndata import AnnData
 import graphsci
 from graphsci import objectives
 from graphsci._evaluate_ours import expected_counts
+from graphsci.dispersion_prior import DispersionPrior
 from graphsci.evaluation import false_signal, study
 from graphsci.loading_prior import updated_covariance
 from graphsci.model import CountNetwork
@@ -31,6 +32,7 @@ SHUFFLED = ("zeisel_saver",)
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "no certainty of cells": {"certainty": False},
+    "theta without a prior": {"theta_prior": False},
     "no gene graph": {"graph": "none"},
     "all genes vary": {"variation_level": 1.0},
     "prior of the loadings not learned": {"prior": "fixed"},
@@ -68,7 +70,12 @@ def score(folder: Path, dataset: str, seed: int, options: dict[str, Any]) -> dic
     known: study.Case = case.truth["case"]
     run = study.run_method("", lambda task: expected_counts(model.fitted, task), known)
     found |= {"D2": run.scores["d2"], "D2, rare genes": run.scores["d2_rare"]}
-    if dataset in SHUFFLED and options.keys() <= {"graph", "variation_level", "certainty"}:
+    if dataset in SHUFFLED and options.keys() <= {
+        "graph",
+        "variation_level",
+        "certainty",
+        "theta_prior",
+    }:
         case = cases.build(f"shuffled/{dataset}", folder, seed=seed)
         assert case is not None
         copies = case.truth["copies"]
@@ -87,9 +94,12 @@ def fit(case: cases.Case, options: dict[str, Any]) -> graphsci.GraphSCI:
     """Train on a case's counts; without ``certainty``, that of all cells is 1.
 
     The ``prior`` of the loadings is "learned", "fixed" as it is at the start, or learned at "any
-    width", narrower too.
+    width", narrower too. Without ``theta_prior`` that of theta is so wide that it says nothing.
     """
     options = dict(options)
+    trend = objectives.updated_trend
+    if not options.pop("theta_prior", True):
+        trend = lambda *_: DispersionPrior(variance=1e12)  # noqa: E731
     with_certainty, plain = options.pop("certainty", True), CountNetwork.certainty
     update = {
         "learned": objectives.updated_covariance,
@@ -103,6 +113,7 @@ def fit(case: cases.Case, options: dict[str, Any]) -> graphsci.GraphSCI:
     with (
         mock.patch.object(CountNetwork, "certainty", certainty),
         mock.patch.object(objectives, "updated_covariance", update),
+        mock.patch.object(objectives, "updated_trend", trend),
     ):
         model = graphsci.GraphSCI(check=False, seed=case.seed, **options)
         return model.fit(AnnData(case.counts))
