@@ -6,7 +6,7 @@ import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
 from graphsci.evaluation import controls, count_loss
-from graphsci.evaluation._blocks import Prediction
+from graphsci.predictions import Prediction
 from graphsci.preprocessing import thin_counts
 
 RATIO = 0.1 / 0.9

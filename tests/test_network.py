@@ -713,7 +713,7 @@ def test_tl(model, data):
 def test_tl_refuses_before_training(model, data, monkeypatch, options, said):
 
     monkeypatch.setitem(sys.modules, "leidenalg", None)
-    monkeypatch.setattr(nw, "train_control", None)
+    monkeypatch.setattr("graphsci.network._search.train_control", None)
     with pytest.raises((ValueError, ImportError), match=said):
         tl.gene_network(data, model, **options)
 

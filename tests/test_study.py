@@ -1,12 +1,15 @@
 """Studies: cases without leaks, methods, scores against outside judges, runs on disk."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import sparse, stats
 
+import graphsci
 from graphsci.evaluation import count_loss, study
 
 
@@ -54,6 +57,20 @@ def test_the_judge_does_not_load_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_only_the_command_imports_the_judge():
+    """What others need of it lies below it."""
+    package = Path(graphsci.__file__).parent
+    users = [
+        path.name
+        for path in package.rglob("*.py")
+        if re.search(
+            r"^ *(from|import) graphsci(\.| import )evaluation", path.read_text("utf-8"), re.M
+        )
+        and package / "evaluation" not in path.parents
+    ]
+    assert sorted(users) == ["_evaluate.py", "_evaluate_ours.py", "_evaluate_report.py"]
 
 
 # --- cases ------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from graphsci import count_loss
 from graphsci.evaluation import bulk as bulk_truth
 from graphsci.evaluation import clustering as clusters
 from graphsci.evaluation import (
-    count_loss,
     depth,
     evaluate_clustering,
     fish,

@@ -57,8 +57,14 @@ _NO_NUMBERS = (
     *("files", "layers"),
     *("evaluation", "network", "_evaluate_report", "simulation", "_splat_params"),
 )
-#: What a control is computed by: modules, and functions of a module that does much else.
-_OF_CONTROLS = ("evaluation/controls.py", "evaluation/_blocks.py")
+#: What a control is computed by: modules (older checkouts have not all), and
+#: functions of a module that does much else.
+_OF_CONTROLS = (
+    "evaluation/controls.py",
+    "evaluation/_blocks.py",
+    "simple_methods.py",
+    "predictions.py",
+)
 _FUNCTIONS_OF_CONTROLS = ("fit_median_library_size", "log_normalize", "library_sizes")
 
 
@@ -84,7 +90,8 @@ def source_digest(kind: Kind, source: Path) -> str:
     """Return a digest of the package's modules that decide numbers of that kind."""
     package = source / "src" / "graphsci"
     if kind == "control":
-        texts = [(package / name).read_text() for name in _OF_CONTROLS]
+        found = [package / name for name in _OF_CONTROLS]
+        texts = [path.read_text() for path in found if path.exists()]
         texts += _functions(_normalization(package), _FUNCTIONS_OF_CONTROLS)
     else:
         found = sorted(package.rglob("*.py"))

@@ -25,7 +25,7 @@ from graphsci._cli_terminal import Reporter, plain_console
 from graphsci._keys import DEFAULT_KEY
 
 if TYPE_CHECKING:
-    from graphsci._network_job import Findings
+    from graphsci.network._search import Findings
 
 FEW_EDGES = 10  #: edges shown on the terminal
 _SHOWN = ("gene_a", "gene_b", "sign", "initial_correlation", "refined", "q_value")

@@ -115,9 +115,9 @@ def no_overlap_message(
     )
 
 
-def examples(names: ArrayLike, count: int = 3) -> str:
+def examples(names: ArrayLike) -> str:
     """Return the first names in quotes, for a message."""
-    return ", ".join(repr(str(name)) for name in np.asarray(names)[:count])
+    return ", ".join(repr(str(name)) for name in np.asarray(names)[:3])
 
 
 def check_symmetric(adjacency: sparse.csr_matrix) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 
@@ -14,15 +14,13 @@ from graphsci._job_checks import check_networks, check_outputs
 from graphsci._job_files import Endings, FileJob
 from graphsci._keys import keys
 from graphsci._optional import networkx
-from graphsci.config import Config, later_seed
+from graphsci.config import Config
 from graphsci.files import atomic_path
-from graphsci.gene_graph import GeneGraph
 from graphsci.imputer import GraphSCI
 from graphsci.model_io import RECORD
+from graphsci.network._search import Findings, Search
 from graphsci.network.files import write_table
 from graphsci.network.modules import leiden, sets_inside, trusted
-from graphsci.network.null import check_control
-from graphsci.network.ranking import small_groups_note
 from graphsci.preprocessing import detected_genes, find_matrix
 from graphsci.prior_knowledge import read_gene_sets
 from graphsci.sources import to_csr
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
     from graphsci.fitting import Log
     from graphsci.training import Progress
 
-#: Seeds of further models are this far from the first, so that they meet no other run's.
-_SEED_STEP = 1000
 _TABLES = (".tsv", ".csv")
 #: Those that show modules, and those that networkx makes.
 _WITH_MODULES = frozenset({"modules", "enrichment", "h5ad", "graphml", "cx2", "cyjs", "picture"})
@@ -91,22 +87,6 @@ class NetworkJob(FileJob):
         return self.data if self.is_model else self.source
 
 
-class Findings(NamedTuple):
-    """What a run found."""
-
-    network: nw.GeneNetwork  #: as written to the table
-    modules: pd.DataFrame | None
-    by_label: dict[str, nw.GeneNetwork]
-
-
-@dataclass(frozen=True)
-class _Ears:
-    """Who hears of progress."""
-
-    log: Log
-    progress: Progress | None
-
-
 def run(
     job: NetworkJob,
     config: Config,
@@ -123,7 +103,6 @@ def run(
     """
     check_outputs(job)
     _check_options(job, config)
-    ears = _Ears(log, progress)
     sets = None if job.gene_sets is None else read_gene_sets(job.gene_sets)
     adata = _read_counts(job, log)
     loaded = GraphSCI.load(job.source, device=config.device) if job.is_model else None
@@ -135,29 +114,30 @@ def run(
         _check_genes(job, _genes_of_network(job, loaded, adata))
     if sets is not None:
         sets_inside(sets, set(map(str, names)))
-    if job.control and adata is not None:
-        check_control(adata)
-    _check_labels(job, adata, log)
-    model = loaded if loaded is not None else _train(job, config, adata, known, ears)
-    options = _evidence(job, config, model, adata, known, prior, ears)
-    log("ranking edges")
-    found = _confident(job, nw.refine_network(model, adata, **options))
-    by_label: dict[str, nw.GeneNetwork] = {}
-    if job.label_key is not None and adata is not None:
-        networks = nw.networks_by_label(model, adata, label_key=job.label_key, **options)
-        by_label = {label: _confident(job, network) for label, network in networks.items()}
-    modules = _modules(job, found, config.seed)
-    shown = _shown(job, found)
-    by_label = {label: _shown(job, network) for label, network in by_label.items()}
+    search = Search(
+        where=job.where,
+        prior=prior,
+        n_neighbors=job.n_neighbors,
+        control=job.control,
+        modules=bool(_WITH_MODULES & set(job.paths)),
+        min_confidence=job.min_confidence,
+        label_key=job.label_key,
+        n_models=job.n_models,
+    )
+    if adata is not None:
+        search.check(adata, log)
+    found = search.run(adata, config, loaded, gene_graph=known, log=log, progress=progress)
+    shown = _shown(job, found.network)
+    found = found._replace(by_label={k: _shown(job, net) for k, net in found.by_label.items()})
     for name in ("output", "graphml", "cx2", "cyjs", "sif"):
         if name in job.paths:
-            nw.write_network(shown, job.paths[name], modules=modules)
-    _write(job, Findings(found, modules, by_label), adata, sets, model)
+            nw.write_network(shown, job.paths[name], modules=found.modules)
+    _write(job, found, adata, sets)
     if job.picture is not None and shown.n_edges:
-        _draw(shown, modules, job.genes or (), job.picture)
+        _draw(shown, found.modules, job.genes or (), job.picture)
     elif job.picture is not None:
         log("no picture: the network has no edge to draw")
-    return Findings(shown, modules, by_label)
+    return found._replace(network=shown)
 
 
 # --- checks -----------------------------------------------------------------------------
@@ -214,15 +194,7 @@ def _check_genes(job: NetworkJob, names: pd.Index) -> None:
         )
 
 
-def _check_labels(job: NetworkJob, adata: AnnData | None, log: Log) -> None:
-    """Refuse a column that gives no network, before training; say which groups are left out."""
-    if job.label_key is not None and adata is not None:
-        nw.large_groups(adata, job.label_key)
-        for note in small_groups_note(adata, job.label_key):
-            log(note)
-
-
-# --- reading and training ---------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------
 
 
 def _read_counts(job: NetworkJob, log: Log) -> AnnData | None:
@@ -232,50 +204,7 @@ def _read_counts(job: NetworkJob, log: Log) -> AnnData | None:
     return job.read(job.counts)
 
 
-def _train(
-    job: NetworkJob,
-    config: Config,
-    adata: AnnData | None,
-    known: GeneGraph | None,
-    ears: _Ears,
-) -> GraphSCI:
-    assert adata is not None
-    return GraphSCI(config).fit(
-        adata, **job.where, gene_graph=known, progress=ears.progress, log=ears.log
-    )
-
-
-def _evidence(
-    job: NetworkJob,
-    config: Config,
-    model: GraphSCI,
-    adata: AnnData | None,
-    known: GeneGraph | None,
-    prior: GeneGraph | None,
-    ears: _Ears,
-) -> dict[str, Any]:
-    """Options of ``refine_network``: further models, the control, the prior."""
-    control = None
-    seeds = [later_seed(config.seed, _SEED_STEP + number) for number in range(job.n_models - 1)]
-    more = [_train(job, config.replace(seed=seed), adata, known, ears) for seed in seeds]
-    if job.control and adata is not None:
-        control = nw.train_control(model, adata, **job.where, progress=ears.progress, log=ears.log)
-    return {
-        **job.where,
-        "models": more,
-        "control": control,
-        "prior": prior,
-        "n_neighbors": job.n_neighbors,
-        "seed": config.seed,
-    }
-
-
-# --- what of a network is wanted --------------------------------------------------------
-
-
-def _confident(job: NetworkJob, network: nw.GeneNetwork) -> nw.GeneNetwork:
-    """Edges of the confidence asked for."""
-    return network if job.min_confidence is None else network.confident(job.min_confidence)
+# --- writing ----------------------------------------------------------------------------
 
 
 def _shown(job: NetworkJob, network: nw.GeneNetwork) -> nw.GeneNetwork:
@@ -283,29 +212,17 @@ def _shown(job: NetworkJob, network: nw.GeneNetwork) -> nw.GeneNetwork:
     return network if job.genes is None else network.around(job.genes, max_genes=job.max_genes)
 
 
-# --- writing ----------------------------------------------------------------------------
-
-
-def _modules(job: NetworkJob, found: nw.GeneNetwork, seed: int) -> pd.DataFrame | None:
-    """Modules of the confident edges; of all edges where none has a confidence."""
-    if not _WITH_MODULES & set(job.paths):
-        return None
-    return nw.find_modules(trusted(found), seed=seed)
-
-
 def _write(
     job: NetworkJob,
     findings: Findings,
     adata: AnnData | None,
     sets: dict[str, tuple[str, ...]] | None,
-    model: GraphSCI,
 ) -> None:
     """Write what describes the whole network, whatever genes are shown."""
     modules = findings.modules
     if job.h5ad is not None and adata is not None:
-        nw.annotate_network(
-            adata, findings.network, modules=modules, model=model, key_added=job.key_added
-        )
+        found, model = findings.network, findings.model
+        nw.annotate_network(adata, found, modules=modules, model=model, key_added=job.key_added)
         io.write_anndata(adata, job.h5ad)
     if job.modules is not None and modules is not None:
         _write_table(modules, job.modules)

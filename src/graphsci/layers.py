@@ -27,7 +27,6 @@ def stream_layers(
     *,
     dtype: str = "float32",
     compression: str | None = None,
-    overwrite: bool = False,
     embeddings: Mapping[str, int] | None = None,
     rows: slice | None = None,
     begun: bool = False,
@@ -47,8 +46,6 @@ def stream_layers(
         Of the stored values.
     compression
         None or "gzip"; also "lzf" for ``.h5ad``, "zstd" for ``.zarr``.
-    overwrite
-        Whether layers of these names that the file has may be replaced.
     embeddings
         Arrays of ``obsm`` to write besides: name and number of columns; always float32.
     rows
@@ -82,7 +79,7 @@ def stream_layers(
     slots = {name: _Slot("layers", int(shape[1]), np.dtype(dtype)) for name in names}
     for name, width in (embeddings or {}).items():
         slots[name] = _Slot("obsm", width, np.dtype(np.float32))
-    writer = LayerWriter(path, shape, slots, compression, overwrite, begun=begun)
+    writer = LayerWriter(path, shape, slots, compression, begun=begun)
     if rows is not None:
         writer.expect(rows)
     return writer
@@ -115,7 +112,6 @@ class LayerWriter:
         shape: tuple[int, int],
         slots: Mapping[str, _Slot],
         compression: str | None,
-        overwrite: bool,
         *,
         begun: bool = False,
     ) -> None:
@@ -125,7 +121,6 @@ class LayerWriter:
         self.slots = dict(slots)
         self.chunk_rows = max(1, min(self.shape[0], _CHUNK[0]))
         self._compression = compression
-        self._overwrite = overwrite
         self._stack = ExitStack()
         self._datasets: dict[str, Any] = {}
         self._written = np.zeros(self.shape[0], dtype=bool)
@@ -223,7 +218,7 @@ class LayerWriter:
                 f"{shape[0]:,} cells x {shape[1]:,} genes. Stream layers of the file's shape."
             )
         present = [name for name, at in self.slots.items() if name in root.get(at.group, ())]
-        if present and not self._overwrite:
+        if present:
             raise ValueError(
                 f"{self.path} has layers {', '.join(map(repr, present))} already, expected none of "
                 "these names. Use another prefix, remove them, or allow overwriting."
@@ -231,8 +226,6 @@ class LayerWriter:
 
     def _create(self, group: Any, name: str, slot: _Slot) -> Any:
         """Create one dense dataset with anndata's encoding."""
-        if name in group:
-            del group[name]
         make = self._create_zarr if self.path.is_dir() else self._create_h5
         dataset = make(group, name, (self.shape[0], slot.width), slot.dtype)
         dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})

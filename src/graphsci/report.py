@@ -73,7 +73,6 @@ def sketch(
     allow_fractional: bool = False,
     label_key: str | None = None,
     genes: Sequence[str] = (),
-    seed: int = 0,
 ) -> AnnData:
     """Take some cells and genes with their estimates, small enough to draw.
 
@@ -89,8 +88,6 @@ def sketch(
         Column of ``obs`` to keep.
     genes
         Genes to keep in any case.
-    seed
-        Seed of the choice.
 
     Returns
     -------
@@ -99,7 +96,7 @@ def sketch(
         of the others. ``X`` are counts, ``layers`` ``denoised`` and ``denoised_sd`` at own
         depth, ``obs["graphsci_library"]`` the library sizes in all genes.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     n_cells = min(adata.n_obs, _SKETCH_CELLS)
     rows = np.sort(rng.choice(adata.n_obs, n_cells, replace=False))
     part = take_cells(adata, rows)

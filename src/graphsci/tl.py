@@ -183,51 +183,26 @@ def gene_network(
     >>> graphsci.pl.gene_network(adata, genes=["LYZ"])
     """
     from graphsci import network as nw
-    from graphsci.network.modules import leiden, trusted
-    from graphsci.network.null import check_control
-    from graphsci.network.ranking import N_NEIGHBORS, check_neighbors, prior_graph
+    from graphsci.network._search import Search
 
     keys(key_added)  # refuses what is no name
     if model is not None:
         _refuse_training(gene_graph=gene_graph, config=config, **options)
-    if min_confidence is not None:
-        nw.check_confidence(min_confidence)
-        if not control:
-            raise ValueError("min_confidence needs a control: leave control=True.")
-    n_neighbors = N_NEIGHBORS if n_neighbors is None else n_neighbors
-    check_neighbors(n_neighbors)
-    if control:
-        check_control(adata)
-    prior_graph(prior, adata.var_names)
-    if modules:
-        leiden()
-    counts: dict[str, Any] = {
-        "layer": layer,
-        "batch_key": batch_key,
-        "allow_fractional": allow_fractional,
-    }
-    if model is None:
-        model = GraphSCI(config, **options).fit(
-            adata, **counts, gene_graph=gene_graph, progress=progress, log=log
-        )
-    twin = None
-    if control:
-        twin = nw.train_control(model, adata, **counts, progress=progress, log=log)
-    log("ranking edges")
-    found = nw.refine_network(
-        model,
-        adata,
-        **counts,
-        control=twin,
+    search = Search(
+        where={"layer": layer, "batch_key": batch_key, "allow_fractional": allow_fractional},
         prior=prior,
-        n_neighbors=n_neighbors,
-        seed=model.config.seed,
+        n_neighbors=nw.N_NEIGHBORS if n_neighbors is None else n_neighbors,
+        control=control,
+        modules=modules,
+        min_confidence=min_confidence,
     )
-    if min_confidence is not None:
-        found = found.confident(min_confidence)
-    groups = nw.find_modules(trusted(found), seed=model.config.seed) if modules else None
-    nw.annotate_network(adata, found, modules=groups, model=model, key_added=key_added)
-    return found
+    search.check(adata, log)
+    config = GraphSCI(config, **options).config if model is None else model.config
+    found = search.run(adata, config, model, gene_graph=gene_graph, progress=progress, log=log)
+    nw.annotate_network(
+        adata, found.network, modules=found.modules, model=found.model, key_added=key_added
+    )
+    return found.network
 
 
 def _refuse_training(**given: Any) -> None:

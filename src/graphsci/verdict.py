@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from graphsci.evaluation.count_loss import (
+from graphsci.count_loss import (
     DevianceSums,
     d2,
     paired_difference,
@@ -159,17 +159,17 @@ def judge(
     batch
         (cells,) of each, where the model knows of batches: gene means are then those of a batch.
     """
-    from graphsci.evaluation import controls  # with scikit-learn, which only this needs
+    from graphsci import simple_methods  # with scikit-learn, which only this needs
 
     ratio = fraction / (1 - fraction)
-    pools = controls.pool_neighbours(kept, random_state=seed)
+    pools = simple_methods.pool_neighbours(kept, random_state=seed)
     predictions = {
         OURS: ours,
-        NOTHING: lambda: controls.nothing(kept, ratio=ratio),
-        GENE_MEANS: lambda: controls.gene_mean(kept, ratio=ratio, batch=batch),
-        MEANS_POSTERIOR: lambda: controls.gene_mean_posterior(kept, ratio=ratio, batch=batch),
-        POOLING: lambda: controls.pooled(pools, ratio=ratio),
-        POSTERIOR: lambda: controls.pooled_posterior(pools, ratio=ratio),
+        NOTHING: lambda: simple_methods.nothing(kept, ratio=ratio),
+        GENE_MEANS: lambda: simple_methods.gene_mean(kept, ratio=ratio, batch=batch),
+        MEANS_POSTERIOR: lambda: simple_methods.gene_mean_posterior(kept, ratio=ratio, batch=batch),
+        POOLING: lambda: simple_methods.pooled(pools, ratio=ratio),
+        POSTERIOR: lambda: simple_methods.pooled_posterior(pools, ratio=ratio),
     }
     sums = {name: _score_cells(made(), held_out, cells) for name, made in predictions.items()}
     molecules = np.asarray(kept.sum(0)).ravel()

@@ -142,7 +142,7 @@ def _similar_cells(
     n_groups = min(_MOST_GROUPS, counts.shape[0] // _CELLS_PER_GROUP)
     from sklearn.cluster import KMeans
 
-    from graphsci.evaluation.controls import principal_components
+    from graphsci.simple_methods import principal_components
 
     points = principal_components(counts, n_components=10, random_state=seed)
     labels = KMeans(n_groups, n_init=3, random_state=seed).fit_predict(points)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from graphsci._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from graphsci.evaluation._blocks import Prediction
     from graphsci.evaluation.clustering import PROTOCOLS, evaluate_clustering
     from graphsci.evaluation.controls import CONTROLS
     from graphsci.evaluation.registry import METRICS, Metric
+    from graphsci.predictions import Prediction
 
 __all__ = [
     "CONTROLS",

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from graphsci.evaluation import detection, metrics
-from graphsci.evaluation._blocks import Floats, Matrix, as_dense
 from graphsci.evaluation.false_signal import welch_t
+from graphsci.predictions import Floats, Matrix, as_dense
 from graphsci.simulation import add_exponential_noise
 
 #: Counts per million added before a bulk logarithm, so that a gene without reads has one.

@@ -13,8 +13,8 @@ from sklearn.manifold import TSNE
 
 from graphsci._optional import needed
 from graphsci.evaluation import labels as label_scores
-from graphsci.evaluation._blocks import Floats, Matrix
 from graphsci.evaluation.controls import nearest_cells
+from graphsci.predictions import Floats, Matrix
 
 Embedding = Literal["tsne", "umap", "phate", "pca"]
 Clustering = Literal["kmeans", "leiden"]

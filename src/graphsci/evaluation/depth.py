@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from graphsci.evaluation import metrics
-from graphsci.evaluation._blocks import Floats, Matrix, as_dense
+from graphsci.predictions import Floats, Matrix, as_dense
 
 #: Library size that profiles of different depth are compared at, before log1p.
 LIBRARY_SIZE = 10_000.0

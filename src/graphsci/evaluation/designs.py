@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from graphsci.evaluation._blocks import Matrix
+from graphsci.predictions import Matrix
 from graphsci.preprocessing import fit_median_library_size, thin_counts
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from graphsci.evaluation._blocks import Floats, Matrix, as_dense
+from graphsci.predictions import Floats, Matrix, as_dense
 
 
 class FishTruth(NamedTuple):

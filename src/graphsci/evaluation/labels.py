@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from graphsci.evaluation._blocks import Floats
+from graphsci.predictions import Floats
 
 Labels = ArrayLike | Sequence[str]
 

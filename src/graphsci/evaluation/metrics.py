@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsci.evaluation._blocks import Floats, Matrix, as_dense
+from graphsci.predictions import Floats, Matrix, as_dense
 
 Entries = Literal["all", "dropped", "observed"]
 

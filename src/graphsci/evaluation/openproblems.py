@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from graphsci.evaluation._blocks import Floats, Matrix, as_dense
+from graphsci.predictions import Floats, Matrix, as_dense
 
 #: Library size that both matrices are scaled to before log1p.
 TARGET_SUM = 10_000.0

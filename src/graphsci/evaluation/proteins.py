@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsci.evaluation import metrics
-from graphsci.evaluation._blocks import Floats, Matrix, as_dense
+from graphsci.predictions import Floats, Matrix, as_dense
 
 #: The gene of surface proteins that one gene decides, by antibody name without its panel's
 #: suffix; HGNC symbols. Left out: CD15 (a sugar), CD45RA and CD45RO (splice forms of one gene).

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from graphsci.edge_scores import edge_scores
 from graphsci.gene_graph import GeneGraph
 from graphsci.network._arrays import Indices, lookup
 
@@ -54,8 +55,6 @@ def compare_networks(
     ----------
     Pratapa et al. 2020 (BEELINE), doi:10.1038/s41592-019-0690-6.
     """
-    from graphsci.evaluation.detection import edge_scores
-
     if not networks:
         raise ValueError("networks: got none, expected at least one.")
     if not known.n_edges:

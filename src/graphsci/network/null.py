@@ -11,11 +11,11 @@ from scipy import sparse
 
 from graphsci._edges import blocks
 from graphsci.config import later_seed
-from graphsci.evaluation.false_signal import append_shuffled_genes
 from graphsci.gene_graph import GeneGraph, graph_from_edges
 from graphsci.imputer import GraphSCI
 from graphsci.network.strength import FEWEST_CELLS, GENE_BLOCK, Coordinates, largest, least_listed
 from graphsci.preprocessing import extract_counts
+from graphsci.shuffled_genes import append_shuffled_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsci.evaluation._blocks import Floats
 from graphsci.evaluation.study.cases import Task
+from graphsci.predictions import Floats
 
 #: Spread, against 1 + its maximum, below which a gene's float32 log expression is constant.
 FLAT = 1e-6

@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from graphsci.evaluation import count_loss
-from graphsci.evaluation._blocks import Floats
 from graphsci.evaluation.study.methods import CEILING
 from graphsci.evaluation.study.running import Run
+from graphsci.predictions import Floats
 
 #: Methods that say nothing of a cell, and so invent nothing: no rivals in false signal.
 SILENT = ("gene_mean", "empty")

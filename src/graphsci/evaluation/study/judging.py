@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsci.evaluation._blocks import Floats
 from graphsci.evaluation.clustering import evaluate_clustering
 from graphsci.evaluation.false_signal import (
     append_shuffled_genes,
@@ -18,6 +17,7 @@ from graphsci.evaluation.false_signal import (
 from graphsci.evaluation.study._estimates import Gathered, without_rounding
 from graphsci.evaluation.study.cases import Case
 from graphsci.evaluation.study.methods import Method
+from graphsci.predictions import Floats
 from graphsci.preprocessing import library_sizes
 
 

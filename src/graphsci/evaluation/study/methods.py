@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from graphsci.evaluation._blocks import Floats, Prediction
 from graphsci.evaluation.controls import CONTROLS, truth
 from graphsci.evaluation.study.cases import Case, Task
+from graphsci.predictions import Floats, Prediction
 
 #: Name of the held-out counts themselves in a table.
 CEILING = "truth"

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsci.evaluation import count_loss, metrics
-from graphsci.evaluation._blocks import Floats
 from graphsci.evaluation.controls import gene_mean, theta_by_moments
 from graphsci.evaluation.study._estimates import Gathered
 from graphsci.evaluation.study.cases import Case
 from graphsci.evaluation.study.methods import Expected, Method, control
+from graphsci.predictions import Floats
 
 #: Coverage is measured where a method expects at least this many held-out molecules. Nearly all
 #: other entries are zero whatever happens, and any interval covers them.

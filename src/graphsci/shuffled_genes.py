@@ -1,0 +1,96 @@
+"""Shuffled copies of genes: independent of all others by construction."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from graphsci.predictions import Matrix
+from graphsci.preprocessing import detected_genes
+
+
+class WithShuffledGenes(NamedTuple):
+    """Counts with shuffled copies of real genes behind the real ones."""
+
+    counts: sp.csr_matrix  #: (cells, genes + copies), in the dtype of the input
+    sources: NDArray[np.int64]  #: (copies,) the gene that each copy was made from
+    copies: NDArray[np.int64]  #: (copies,) column of each copy
+
+
+def append_shuffled_genes(
+    counts: Matrix,
+    *,
+    n_copies: int = 100,
+    min_cells: int = 10,
+    groups: NDArray[np.int64] | None = None,
+    rng: np.random.Generator,
+) -> WithShuffledGenes:
+    """Append copies of real genes, each with its cells in a random order of its own.
+
+    A copy has a real gene's distribution and is independent of every other gene and of all other
+    copies. What a method makes of copies that correlate is its own invention.
+
+    Library sizes change little if copies are few; note that a copy does not grow with its cell's
+    library, so that dividing by it correlates all copies in truth: compare with the raw counts,
+    not with zero, and look at :func:`.false_signal.correlation_given_depth`.
+
+    Parameters
+    ----------
+    counts
+        (cells, genes).
+    n_copies
+        Genes to copy, without repetition.
+    min_cells
+        Only genes seen in at least as many cells are copied: a gene that is zero everywhere has
+        no correlation to invent.
+    groups
+        (cells,) of each: cells change places within a group alone, so that a copy differs between
+        groups (batches) as its gene does.
+    rng
+        Source of randomness.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two copies are asked for, or fewer genes than copies are seen often enough.
+    """
+    matrix = sp.csc_matrix(counts)
+    eligible = genes_to_copy(matrix, n_copies=n_copies, min_cells=min_cells)
+    sources = np.sort(rng.choice(eligible, size=n_copies, replace=False)).astype(np.int64)
+    places = [np.arange(matrix.shape[0])]
+    if groups is not None:
+        places = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    shuffled = sp.hstack([_shuffled_column(matrix, gene, places, rng) for gene in sources])
+    copies = np.arange(n_copies, dtype=np.int64) + matrix.shape[1]
+    return WithShuffledGenes(sp.csr_matrix(sp.hstack([matrix, shuffled])), sources, copies)
+
+
+def genes_to_copy(counts: Matrix, *, n_copies: int = 100, min_cells: int = 10) -> NDArray[np.int64]:
+    """Return the genes of which :func:`append_shuffled_genes` chooses; errors as there."""
+    eligible = np.flatnonzero(detected_genes(sp.csr_matrix(counts), min_cells=min_cells))
+    if not 2 <= n_copies <= eligible.size:
+        raise ValueError(
+            f"got n_copies={n_copies}, expected 2 to {eligible.size}, the genes seen in at least "
+            f"{min_cells} cells; change n_copies or min_cells."
+        )
+    return eligible
+
+
+def _shuffled_column(
+    matrix: sp.csc_matrix,
+    gene: int,
+    places: Sequence[NDArray[np.int64]],
+    rng: np.random.Generator,
+) -> sp.csc_matrix:
+    """Return one gene with its values in random cells, of those of a place in that place."""
+    entries = slice(matrix.indptr[gene], matrix.indptr[gene + 1])
+    rows, values = matrix.indices[entries], matrix.data[entries]
+    parts = [values if len(places) == 1 else values[np.isin(rows, place)] for place in places]
+    cells = [
+        place[rng.choice(place.size, size=part.size, replace=False)]
+        for place, part in zip(places, parts, strict=True)
+    ]
+    found = np.concatenate(parts), (np.concatenate(cells), np.zeros(values.size, dtype=np.int64))
+    return sp.csc_matrix(found, shape=(matrix.shape[0], 1))
