@@ -735,7 +735,7 @@ def test_stream_into_zarr_of_format_3_with_consolidated_metadata(tmp_path, adata
 
 def test_stream_replaces_no_layers(written, counts, adata):
     with (
-        pytest.raises(ValueError, match=r"has layers 'raw' already.*allow overwriting"),
+        pytest.raises(ValueError, match=r"has layers 'raw' already.*Use another prefix, or remove"),
         stream_layers(written, adata.shape, ["raw"]),
     ):
         pass

@@ -221,7 +221,7 @@ class LayerWriter:
         if present:
             raise ValueError(
                 f"{self.path} has layers {', '.join(map(repr, present))} already, expected none of "
-                "these names. Use another prefix, remove them, or allow overwriting."
+                "these names. Use another prefix, or remove them."
             )
 
     def _create(self, group: Any, name: str, slot: _Slot) -> Any:
