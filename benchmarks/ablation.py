@@ -18,6 +18,7 @@ import torch
 from anndata import AnnData
 
 import graphsci
+from graphsci import model as networks
 from graphsci import objectives
 from graphsci._evaluate_ours import expected_counts
 from graphsci.dispersion_prior import DispersionPrior
@@ -97,9 +98,10 @@ def fit(case: cases.Case, options: dict[str, Any]) -> graphsci.GraphSCI:
     width", narrower too. Without ``theta_prior`` that of theta is so wide that it says nothing.
     """
     options = dict(options)
-    trend = objectives.updated_trend
+    any_theta = DispersionPrior(variance=1e12)
+    start, trend = DispersionPrior, objectives.updated_trend
     if not options.pop("theta_prior", True):
-        trend = lambda *_: DispersionPrior(variance=1e12)  # noqa: E731
+        start, trend = (lambda: any_theta), (lambda *_: any_theta)
     with_certainty, plain = options.pop("certainty", True), CountNetwork.certainty
     update = {
         "learned": objectives.updated_covariance,
@@ -114,6 +116,7 @@ def fit(case: cases.Case, options: dict[str, Any]) -> graphsci.GraphSCI:
         mock.patch.object(CountNetwork, "certainty", certainty),
         mock.patch.object(objectives, "updated_covariance", update),
         mock.patch.object(objectives, "updated_trend", trend),
+        mock.patch.object(networks, "DispersionPrior", start),
     ):
         model = graphsci.GraphSCI(check=False, seed=case.seed, **options)
         return model.fit(AnnData(case.counts))

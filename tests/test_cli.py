@@ -559,7 +559,7 @@ def test_what_needs_no_torch_does_not_wait_for_it(counts, command, exit_code):
 
 
 def test_training_loads_no_compiler_and_draws_nothing_unasked(counts):
-    heavy = {"torch._dynamo", "matplotlib", "graphsci.evaluation.controls"}
+    heavy = {"torch._dynamo", "matplotlib", "sklearn", "graphsci.simple_methods"}
     command = ("impute", "counts.h5ad", "-o", "out.h5ad", "--no-check", "--max-epochs", "1")
     code = (
         "import sys, graphsci.cli\n"

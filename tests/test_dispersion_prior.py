@@ -54,6 +54,29 @@ def test_what_a_step_scores_is_the_information_of_one_part_given_the_other():
     assert float(found) == pytest.approx((joint * score**2).sum(), rel=0.03)
 
 
+def test_the_share_kept_is_uniform():
+    """Against the integral over it."""
+    mean, theta = torch.tensor([0.3, 4.0]).double(), torch.tensor([2.0, 0.7]).double()
+    shares = np.linspace(0.4, 0.9, 2001)
+    of_kept = np.mean([information(share * mean, theta).numpy() for share in shares], axis=0)
+    found = scored_information(mean, theta, kept=(0.4, 0.9))
+    np.testing.assert_allclose(found.numpy(), information(mean, theta).numpy() - of_kept, rtol=0.02)
+
+
+def test_genes_weigh_by_what_they_say_of_the_trend():
+    """Half of the genes are known five times as badly as the spread is wide."""
+    rng = np.random.default_rng(0)
+    log_mean, log_theta = rng.normal(size=(2, 60))
+    known = np.where(np.arange(60) < 30, 1e9, 1 / 25)
+    found = updated_trend(DispersionPrior(), *map(torch.tensor, (log_theta, log_mean, known)))
+    root = np.sqrt(1 / (1 + 1 / known))
+    design = np.stack([np.ones(60), log_mean], 1) * root[:, None]
+    design = np.concatenate([design, np.eye(2)])  # a and b are N(0, 1)
+    values = np.concatenate([log_theta * root, np.zeros(2)])
+    expected = np.linalg.lstsq(design, values, rcond=None)[0]
+    assert found[:2] == pytest.approx(tuple(expected), rel=1e-6)
+
+
 def test_known_thetas_are_fitted_by_least_squares():
     rng = np.random.default_rng(0)
     log_mean = rng.normal(size=200)

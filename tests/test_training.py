@@ -538,6 +538,9 @@ def test_the_trend_of_theta_is_learned_from_what_the_steps_score():
     expected = updated_trend(DispersionPrior(), log_theta, mean.log(), known)
     found = objective.network.dispersion_prior.tolist()
     assert found == pytest.approx(tuple(expected), rel=1e-5)
+    objective.step_loss(cells, 2)
+    objective.learn_prior(pooled=lambda values: values * 0 + 3)  # what all processes agree on
+    assert objective.network.dispersion_prior.tolist() == [3.0, 3.0, 3.0]
     assert found != pytest.approx(tuple(DispersionPrior()), abs=0.01)
 
 

@@ -56,6 +56,7 @@ _NO_NUMBERS = (
     *("cli", "_cli_", "report", "pl", "_network_plots", "demo", "__main__", "_job", "_info"),
     *("files", "layers"),
     *("evaluation", "network", "_evaluate_report", "simulation", "_splat_params"),
+    *("edge_scores", "shuffled_genes"),
 )
 #: What a control is computed by: modules (older checkouts have not all), and
 #: functions of a module that does much else.

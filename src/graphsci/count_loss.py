@@ -13,6 +13,23 @@ from scipy.special import stdtrit, xlogy
 
 from graphsci.predictions import Floats, Matrix, Predicted, as_csr, iterate_blocks
 
+__all__ = [
+    "CHANCE",
+    "FLOOR",
+    "DevianceSums",
+    "PairedDifference",
+    "d2",
+    "mean_difference",
+    "nb_deviance",
+    "nb_deviance_sums",
+    "paired_difference",
+    "poisson_deviance",
+    "poisson_deviance_sums",
+    "poisson_loss",
+    "poisson_loss_sums",
+    "significant_z",
+]
+
 #: Predicted rates below this are raised to it. A rate of zero where a molecule was held out is
 #: infinitely bad, so one entry would decide every comparison; one molecule in a million entries
 #: is below what any data set here can measure, and the penalty, 13.8 nats per molecule, stays.

@@ -1,7 +1,7 @@
 """Simple methods: predictions of held-out counts that ours must beat.
 
 Each takes the kept counts of a molecule split and ``ratio`` = held-out fraction / kept fraction,
-and returns a :class:`~graphsci.evaluation.Prediction` of the held-out counts, read block by
+and returns a :class:`~graphsci.predictions.Prediction` of the held-out counts, read block by
 block. With x ~ Poisson(rate) per molecule, thinning makes the held-out expectation ``ratio``
 times the kept one.
 """
@@ -17,6 +17,22 @@ from sklearn.neighbors import NearestNeighbors
 
 from graphsci.predictions import Floats, Matrix, Prediction, as_csr, iterate_blocks
 from graphsci.preprocessing import fit_median_library_size, log_normalize
+
+__all__ = [
+    "THETA_BOUNDS",
+    "PooledNeighbours",
+    "gene_mean",
+    "gene_mean_posterior",
+    "nearest_cells",
+    "neighbour_pooling",
+    "neighbour_pooling_posterior",
+    "nothing",
+    "pool_neighbours",
+    "pooled",
+    "pooled_posterior",
+    "principal_components",
+    "theta_by_moments",
+]
 
 Codes = NDArray[np.int64]
 #: Expected kept counts of consecutive cells, (stop - start, genes).
@@ -42,8 +58,8 @@ class PooledNeighbours(NamedTuple):
 
 
 def nothing(kept: Matrix, *, ratio: float, random_state: int = 0) -> Prediction:
-    """Predict the held-out counts by the kept ones: ``ratio * x``. The floor of every table."""
-    del random_state  # nothing is drawn; the argument keeps all controls alike
+    """Predict the held-out counts by the kept ones: ``ratio * x``."""
+    del random_state  # nothing is drawn; the argument keeps all methods alike
     counts, ratio = as_csr(kept, name="kept"), checked_ratio(ratio)
     return Prediction(counts.shape, lambda start, stop: ratio * counts[start:stop].toarray())
 
