@@ -519,7 +519,7 @@ def test_the_prior_is_learned_from_the_embeddings_of_the_steps():
 
 
 def test_the_trend_of_theta_is_learned_from_what_the_steps_score():
-    """A step of EM after the epoch; genes without molecules count as with half a molecule."""
+    """One step after the epoch; genes without molecules count as with half a molecule."""
     dense = toy_counts().toarray()
     dense[:, 0] = 0
     counts = sparse.csr_matrix(dense)

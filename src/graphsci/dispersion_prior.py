@@ -64,7 +64,7 @@ def scored_information(mean: Tensor, theta: Tensor, *, kept: tuple[float, float]
 def updated_trend(
     prior: DispersionPrior, log_theta: Tensor, log_mean: Tensor, information: Tensor
 ) -> DispersionPrior:
-    """One step of EM.
+    """One step, close to EM: log theta as learned stands for its posterior mean.
 
     The trend is a regression on log mean, with genes weighted by what they say of it,
     1 / (t^2 + 1 / I_g); t^2 becomes the mean over genes of the squared distance to the trend plus

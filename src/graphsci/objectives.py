@@ -170,7 +170,7 @@ class ThinningObjective:
         network.dispersion_prior.copy_(pooled(trend))
 
     def _updated_trend(self, before: Tensor) -> Tensor:
-        """Trend of log theta over log mean after one more step of EM, like ``before``."""
+        """Trend of log theta over log mean after one more step, like ``before``."""
         theta, config = self.network.inverse_dispersion.cpu().double(), self.config
         mean = self._log_mean.cpu().double().exp()
         known = self.n_cells * scored_information(
