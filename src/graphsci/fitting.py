@@ -147,34 +147,14 @@ def fit(
         lambda: training_graph(split.sample_kept, names, genes, sample_batch, config, user_graph)
     )
     log(describe_graph(graph))
-    molecules = split.molecules + _PSEUDO_MOLECULES
-    spec = ModelSpec(
-        config=config,
-        likelihood=likelihood,
-        median_library=split.median_kept,
-        common_depth=split.median_all,
-        batch_names=data.batch_names,
-        gene_names=names,
-        gene_proportions=(molecules / molecules.sum()).astype(np.float32),
-        undetected=data.gene_names[data.undetected_genes],
-        graph=graph,
-        graph_given=user_graph is not None,
+    spec = _specified(data, config, split, likelihood, graph, given=user_graph is not None)
+    if checkpoint is not None:
+        checkpoint.expect(**_data_identity(data, spec, split, batch))
+        if (line := checkpoint.found()) is not None:
+            log(line)
+    network, result = _trained(
+        spec, split, batch, device=device, progress=progress, checkpoint=checkpoint, team=team
     )
-    # the sums of the default's training have one order by themselves
-    ordered = repeatable(device) if config.preset == "paper" else contextlib.nullcontext()
-    # weights are drawn on the CPU, and nothing else is drawn from torch's generators
-    with ordered, torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)
-        network = build_network(spec).to(device)
-        objective = _objective(network, split, batch, spec, device)
-        if team is not None:
-            batch_size = training.batch_size_for(objective.n_cells, config)
-            objective = team.shared(objective, batch_size)
-        if checkpoint is not None:
-            checkpoint.expect(**_data_identity(data, spec, split, batch))
-            if (line := checkpoint.found()) is not None:
-                log(line)
-        result = training.train(objective, config, progress=progress, checkpoint=checkpoint)
     notes += (*data.notes, reason, describe_graph(graph), *graph.notes)
     p_values = None
     judged: tuple[Network, ...] = (network,)
@@ -184,9 +164,6 @@ def fit(
         p_values = tested[0]
         judged, found = _weighed(network, tested, spec, split, sample_batch)
         notes += found
-        if network.zero_inflated:
-            for one in (network, *judged):
-                one.move_dropout_curve(math.log(split.median_all / split.median_kept))
     seed = config.seed
     limit = once(lambda: misfit_limit(network.eval(), split.sample_kept, sample_batch, seed=seed))
     verdict, missing = None, tuple[str, ...]()
@@ -205,6 +182,57 @@ def fit(
         p_values,
         limit,
     )
+
+
+def _specified(
+    data: CountData,
+    config: Config,
+    split: Split,
+    likelihood: str,
+    graph: GeneGraph,
+    *,
+    given: bool,
+) -> ModelSpec:
+    """Put together what the network is built from; ``given`` says whose the graph is."""
+    molecules = split.molecules + _PSEUDO_MOLECULES
+    return ModelSpec(
+        config=config,
+        likelihood=likelihood,
+        median_library=split.median_kept,
+        common_depth=split.median_all,
+        batch_names=data.batch_names,
+        gene_names=data.gene_names[~data.undetected_genes],
+        gene_proportions=(molecules / molecules.sum()).astype(np.float32),
+        undetected=data.gene_names[data.undetected_genes],
+        graph=graph,
+        graph_given=given,
+    )
+
+
+def _trained(
+    spec: ModelSpec,
+    split: Split,
+    batch: NDArray[np.int64],
+    *,
+    device: torch.device,
+    progress: training.Progress | None,
+    checkpoint: Checkpoint | None,
+    team: Team | None,
+) -> tuple[Network, training.TrainingResult]:
+    """Build the network and train it; ``batch`` (cells,)."""
+    config = spec.config
+    # the sums of the default's training have one order by themselves
+    ordered = repeatable(device) if config.preset == "paper" else contextlib.nullcontext()
+    # weights are drawn on the CPU, and nothing else is drawn from torch's generators
+    with ordered, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        network = build_network(spec).to(device)
+        objective = _objective(network, split, batch, spec, device)
+        if team is not None:
+            batch_size = training.batch_size_for(objective.n_cells, config)
+            objective = team.shared(objective, batch_size)
+        result = training.train(objective, config, progress=progress, checkpoint=checkpoint)
+    return network, result
 
 
 def _tested(
@@ -246,7 +274,11 @@ def _weighed(
     judged = tuple(copy.deepcopy(network) for _ in tested[1:])
     for other, p_values in zip(judged, tested[1:], strict=True):
         weigh_evidence(other, p_values, shares, level=level)
-    return judged, weigh_evidence(network, tested[0], shares, level=level)
+    notes = weigh_evidence(network, tested[0], shares, level=level)
+    if network.zero_inflated:  # trained on the molecules kept, used on all
+        for one in (network, *judged):
+            one.move_dropout_curve(math.log(split.median_all / split.median_kept))
+    return judged, notes
 
 
 def _here(function: Callable[[], T]) -> T:
