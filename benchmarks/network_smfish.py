@@ -1,11 +1,12 @@
-"""Correlations between genes against single-molecule FISH of the same culture.
+"""Correlations and variation of genes against single-molecule FISH of the same culture.
 
     python benchmarks/network_smfish.py --data DIR --seeds 5 --out OUT.json
 
 74 mouse ES cells in 2i (Grün et al. 2014, doi:10.1038/nmeth.2930) and six pairs of genes counted
 by smFISH in other cells of the same culture; smFISH counts are divided by the cell's area, as
-sequenced counts by the library. Two scales: the rate, and log1p of it at a common depth. MAGIC
-runs if its environment is there (``benchmarks/run.py install magic``).
+sequenced counts by the library. Correlations on two scales: the rate, and log1p of it at a common
+depth; coefficients of variation of the rate, their error as in ``fish.cv_error``. MAGIC runs if
+its environment is there (``benchmarks/run.py install magic``).
 """
 
 import argparse
@@ -19,7 +20,10 @@ import torch
 from scipy import sparse
 
 from graphsci import GraphSCI, network
+from graphsci.evaluation import fish
 from network import peer_estimate
+
+Tables = dict[str, pd.DataFrame]
 
 
 def read(folder: Path) -> tuple[anndata.AnnData, dict[tuple[str, str], pd.DataFrame]]:
@@ -49,7 +53,10 @@ def at_common_depth(values: np.ndarray, adata: anndata.AnnData) -> np.ndarray:
     return values / library * np.median(library)
 
 
-def ours(adata: anndata.AnnData, genes: list[str], seed: int) -> dict[str, dict[str, pd.DataFrame]]:
+def ours(
+    adata: anndata.AnnData, genes: list[str], seed: int
+) -> tuple[dict[str, Tables], dict[str, pd.Series]]:
+    """Correlations and coefficients of variation, of `denoised` and by the posterior."""
     model = GraphSCI(seed=seed).fit(adata)
     denoised = model.impute(adata, genes=genes, depth="common", copy=True)
     rate = denoised.obsm["graphsci_denoised"][genes]
@@ -57,23 +64,27 @@ def ours(adata: anndata.AnnData, genes: list[str], seed: int) -> dict[str, dict[
         scale: network.posterior_correlation(model, adata, genes, scale=scale)
         for scale in ("rate", "log1p")
     }
-    return {"denoised": tables(rate), "posterior": posterior}
+    varies = network.posterior_variation(model, adata, genes)["cv"]
+    cvs = {"denoised": coefficients(rate), "posterior": varies}
+    return {"denoised": tables(rate), "posterior": posterior}, cvs
 
 
-def tables(rate: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def coefficients(rate: pd.DataFrame) -> pd.Series:
+    return rate.std(ddof=0) / rate.mean()
+
+
+def tables(rate: pd.DataFrame) -> Tables:
     """Correlation of a gene that does not vary is 0: nothing is said."""
     return {"rate": rate.corr().fillna(0), "log1p": np.log1p(rate).corr().fillna(0)}
 
 
-def noise_corrected(counts: pd.DataFrame, library: np.ndarray) -> pd.DataFrame:
-    """Correlation of rates, the Poisson part of the variance subtracted; clipped to [-1, 1]."""
-    scale = library / np.median(library)
-    rate = counts.to_numpy(float) / scale[:, None]
-    covariance = np.cov(rate.T)
-    noise = (rate / scale[:, None]).mean(0)
-    own = np.maximum(np.diag(covariance) - noise, 1e-9)
-    found = np.clip(covariance / np.sqrt(np.outer(own, own)), -1, 1)
-    return pd.DataFrame(found, counts.columns, counts.columns)
+def noise_corrected(counts: pd.DataFrame, library: np.ndarray) -> tuple[Tables, pd.Series]:
+    """The same of rates, the Poisson part of the variance subtracted."""
+    found = fish.moments_without_counting_noise(
+        counts=counts.to_numpy(float), size_factors=library / np.median(library)
+    )
+    table = pd.DataFrame(found.correlation, counts.columns, counts.columns)
+    return {"rate": table}, pd.Series(found.cv, counts.columns)
 
 
 def main() -> None:
@@ -85,24 +96,30 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
-    adata, fish = read(args.data)
-    genes = sorted({gene for pair in fish for gene in pair} & set(adata.var_names))
-    pairs = [pair for pair in fish if set(pair) <= set(genes)]
-    found: dict[str, list[dict[str, pd.DataFrame]]] = {}
+    adata, fish_tables = read(args.data)
+    genes = sorted({gene for pair in fish_tables for gene in pair} & set(adata.var_names))
+    pairs = [pair for pair in fish_tables if set(pair) <= set(genes)]
+    found: dict[str, list[Tables]] = {}
+    varies: dict[str, list[pd.Series]] = {}
     counts = pd.DataFrame(adata[:, genes].X.toarray(), columns=genes)
     library = np.asarray(adata.X.sum(1), dtype=float).ravel()
-    found["raw"] = [tables(pd.DataFrame(at_common_depth(counts, adata), columns=genes))]
-    found["raw, Poisson noise subtracted"] = [{"rate": noise_corrected(counts, library)}]
+    raw = pd.DataFrame(at_common_depth(counts, adata), columns=genes)
+    found["raw"], varies["raw"] = [tables(raw)], [coefficients(raw)]
+    subtracted = noise_corrected(counts, library)
+    name = "raw, Poisson noise subtracted"
+    found[name], varies[name] = [subtracted[0]], [subtracted[1]]
     kept = adata[:, np.asarray(adata.X.sum(0)).ravel() > 0].copy()
     estimate = peer_estimate(kept, "magic", "sqrt", args.work)
     if estimate is not None:
         columns = kept.var_names.get_indexer(genes)
-        rate = at_common_depth(estimate[:, columns], kept)
-        found["magic"] = [tables(pd.DataFrame(rate, columns=genes))]
+        rate = pd.DataFrame(at_common_depth(estimate[:, columns], kept), columns=genes)
+        found["magic"], varies["magic"] = [tables(rate)], [coefficients(rate)]
     for seed in range(args.seeds):
-        for name, tabled in ours(adata, genes, seed).items():
-            found.setdefault(f"graphsci {name}", []).append(tabled)
-    known = {pair: truth(fish[pair], pair) for pair in pairs}
+        correlations, cvs = ours(adata, genes, seed)
+        for name in correlations:
+            found.setdefault(f"graphsci {name}", []).append(correlations[name])
+            varies.setdefault(f"graphsci {name}", []).append(cvs[name])
+    known = {pair: truth(fish_tables[pair], pair) for pair in pairs}
     rows = []
     for name, runs in found.items():
         for scale in runs[0]:
@@ -120,10 +137,31 @@ def main() -> None:
     errors = {"-".join(pair): known[pair]["se"] for pair in pairs}
     rows.append({"method": "smFISH, standard error", "scale": "rate", **errors})
     table = pd.DataFrame(rows).sort_values("scale", kind="stable")
-    print(f"{adata.n_obs} cells, {len(pairs)} of {len(fish)} pairs")
+    print(f"{adata.n_obs} cells, {len(pairs)} of {len(fish_tables)} pairs")
     print(table.round(3).to_string(index=False))
+    variation = variation_table(varies, list(fish_tables.values()))
+    print(variation.round(3).to_string(index=False))
     if args.out:
-        args.out.write_text(json.dumps(table.to_dict("records"), indent=1))
+        kept_tables = {"correlation": table, "variation": variation}
+        args.out.write_text(
+            json.dumps({k: t.to_dict("records") for k, t in kept_tables.items()}, indent=1)
+        )
+
+
+def variation_table(varies: dict[str, list[pd.Series]], tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Coefficients of variation of each method, means over its runs, and their error."""
+    known = fish.fish_truth(tables=tables)
+    truth = pd.Series(known.cv, list(known.genes))
+    rows = []
+    for name, runs in varies.items():
+        errors = [
+            fish.cv_error(estimated=run.to_numpy(), truth=truth[run.index].to_numpy())
+            for run in runs
+        ]
+        mean = pd.concat(runs, axis=1).mean(axis=1)
+        rows.append({"method": name, **mean, "error": np.mean(errors), "sd": np.std(errors)})
+    shown = varies["raw"][0].index
+    return pd.DataFrame([*rows, {"method": "smFISH", **truth[shown], "error": 0.0}])
 
 
 if __name__ == "__main__":

@@ -279,6 +279,64 @@ def test_posterior_correlation_refuses(model, data, genes, options, said):
         nw.posterior_correlation(model, data, genes, **options)
 
 
+def test_posterior_variation_follows_the_law_of_total_variance(model, data):
+    genes = ["g20", "g0"]
+    found = nw.posterior_variation(model, data, genes)
+    values = model.impute(
+        data, estimates=["mean", "denoised"], depth="common", genes=genes, copy=True
+    ).obsm
+    mean, rate, sd = (
+        values[f"graphsci_{name}"].to_numpy(float) for name in ("mean", "denoised", "denoised_sd")
+    )
+    np.testing.assert_allclose(found["mean"], rate.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(
+        found["cv"], np.sqrt(rate.var(0) + (sd**2).mean(0)) / rate.mean(0), rtol=1e-4
+    )
+    np.testing.assert_allclose(found["cv_state"], mean.std(0) / mean.mean(0), rtol=1e-4)
+    assert found.index.tolist() == genes
+    assert nw.posterior_variation(model, data).index.tolist() == list(model.gene_names)
+    empty = AnnData(sparse.csr_matrix((7, data.n_vars), dtype=np.float32), var=data.var)
+    more = concat([data, empty], index_unique="-")
+    pd.testing.assert_frame_equal(nw.posterior_variation(model, more, genes), found, rtol=1e-5)
+    with pytest.raises(ValueError, match="TP53 not in model and data; expected one or more"):
+        nw.posterior_variation(model, data, ["g0", "TP53"])
+
+
+def test_posterior_variation_is_that_of_the_rates_that_were_drawn():
+    """Gamma rates of known variation: counts vary more, the posterior mean varies less."""
+    rng = np.random.default_rng(0)
+    theta = np.repeat([1.0, 4.0], 60)
+    rates = rng.gamma(theta, 2 / theta, size=(600, 120))
+    counts = rng.poisson(rates).astype(np.float32)
+    adata = AnnData(sparse.csr_matrix(counts))
+    model = GraphSCI(max_epochs=30, check=False, graph="none", likelihood="nb").fit(adata)
+    found = nw.posterior_variation(model, adata)
+    denoised = model.impute(adata, depth="common", copy=True).layers["denoised"]
+    known = rates.std(0) / rates.mean(0)
+    shrunk = denoised.std(0) / denoised.mean(0)
+    for part in (theta == 1, theta == 4):
+        truth = np.median(known[part])
+        assert np.median(found["cv"][part]) == pytest.approx(truth, rel=0.1)
+        assert np.median(shrunk[part]) < 0.9 * truth
+        assert np.median(counts[:, part].std(0) / counts[:, part].mean(0)) > 1.1 * truth
+    assert (found["cv_state"] < found["cv"]).all()
+
+
+def test_posterior_variation_is_within_batches():
+    rng = np.random.default_rng(0)
+    batch = np.repeat(["a", "b"], 150)
+    rates = np.full((300, 40), 5.0)
+    rates[:150, 0] = 20.0
+    adata = AnnData(sparse.csr_matrix(rng.poisson(rates).astype(np.float32)))
+    adata.obs["batch"] = batch
+    options = {"max_epochs": 30, "check": False, "graph": "none", "likelihood": "nb"}
+    told = GraphSCI(**options).fit(adata, batch_key="batch")
+    apart = nw.posterior_variation(told, adata, ["0"], batch_key="batch")["cv"].item()
+    untold = GraphSCI(**options).fit(adata)
+    together = nw.posterior_variation(untold, adata, ["0"])["cv"].item()
+    assert apart < 0.2 < 0.5 < together
+
+
 def test_raw_correlation_is_pearson_of_log_counts(model, data):
     rows, columns = np.array([0, 0, 16]), np.array([1, 20, 17])
     counts = data.X.toarray()

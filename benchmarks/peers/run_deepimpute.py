@@ -23,7 +23,9 @@ def estimate(counts, variant, seed):
     cells, genes = ([f"{i}" for i in range(n)] for n in counts.shape)
     multinet.keras.optimizers.Adam = multinet.keras.optimizers.legacy.Adam  # heeds lr
     raw = pd.DataFrame(counts.toarray(), index=cells, columns=genes)
-    model = multinet.MultiNet(ncores=int(os.environ.get("OMP_NUM_THREADS", "1")), seed=seed, verbose=0)
+    model = multinet.MultiNet(
+        ncores=int(os.environ.get("OMP_NUM_THREADS", "1")), seed=seed, verbose=0
+    )
     model.fit(raw)
     policy = "restore" if variant == "restore" else "none"
     return np.maximum(model.predict(raw, policy=policy).to_numpy(), 0)

@@ -16,7 +16,7 @@ docs/network.md has the reasons and the measurements.
 ``strength``   from a model to a vector per gene
 ``null``       shuffled genes, and the false-discovery rate they give
 ``ranking``    the ranked table of edges with its evidence
-``posterior``  correlation over draws from the posterior
+``posterior``  correlation and variation over draws from the posterior
 ``modules``    modules, hubs, enrichment
 ``comparison`` precision and recall against a known network
 ``files``      TSV, CSV, GraphML, CX2, cyjs, SIF
@@ -35,7 +35,7 @@ from graphsci.network.comparison import compare_networks
 from graphsci.network.files import to_cx2, to_networkx, write_network
 from graphsci.network.modules import enrich_modules, find_modules
 from graphsci.network.null import Control, train_control
-from graphsci.network.posterior import posterior_correlation
+from graphsci.network.posterior import posterior_correlation, posterior_variation
 from graphsci.network.ranking import (
     FEWEST_LABEL_CELLS,
     N_NEIGHBORS,
@@ -62,6 +62,7 @@ __all__ = [
     "nearest_pairs",
     "networks_by_label",
     "posterior_correlation",
+    "posterior_variation",
     "refine_network",
     "stored_modules",
     "stored_network",

@@ -1,7 +1,8 @@
-r"""Correlation between genes as a posterior estimate, not as one of posterior means.
+r"""Correlation and variation of genes as posterior estimates, not as those of posterior means.
 
-The mean of a posterior varies less than what it is the mean of: correlating denoised values
-therefore makes all genes look related. The law of total (co)variance puts back what is missing,
+The mean of a posterior varies less than what it is the mean of: denoised values understate how
+much genes vary, and correlating them makes all genes look related. The law of total (co)variance
+puts back what is missing,
 
 .. math::
     \text{Cov}(\lambda_i, \lambda_j) &= \text{Cov}_c(m_{ci}, m_{cj}), \quad i \ne j \\
@@ -85,10 +86,7 @@ def posterior_correlation(
     """
     wanted = [genes] if isinstance(genes, str) else list(genes)
     both = set(model.gene_names) & set(adata.var_names)
-    absent = [gene for gene in wanted if gene not in both]
-    if absent or len(set(wanted)) < max(2, len(wanted)):
-        said = f"{', '.join(absent[:5])} not in model and data" if absent else f"got {wanted[:5]}"
-        raise ValueError(f"genes: {said}; expected two or more different genes that both have.")
+    _known(wanted, both, fewest=2)
     if scale not in ("log1p", "rate"):
         raise ValueError(f"scale: got {scale!r}, expected 'log1p' or 'rate'.")
     where = {"layer": layer, "batch_key": batch_key, "allow_fractional": allow_fractional}
@@ -97,6 +95,67 @@ def posterior_correlation(
     correlation = scores @ scores.T
     np.fill_diagonal(correlation, 1.0)
     return pd.DataFrame(correlation, index=wanted, columns=wanted)
+
+
+def posterior_variation(
+    model: GraphSCI,
+    adata: AnnData,
+    genes: Sequence[str] | None = None,
+    *,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    allow_fractional: bool = False,
+    max_cells: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Estimate how much genes vary over cells, their uncertainty counted as variance.
+
+    Use it instead of the variance of ``layers["denoised"]``, which is too small, and of that of
+    the counts, which holds their sampling noise. Against single-molecule FISH: docs/network.md.
+
+    Parameters
+    ----------
+    model
+        Trained.
+    adata
+        Raw counts of the cells to look at; take the cells of one type for what varies within it.
+    genes
+        Genes of the model that ``adata`` has; default all of them.
+    layer, batch_key, allow_fractional
+        Where the counts are, as in ``GraphSCI.fit``.
+    max_cells, seed
+        Use a random choice of so many cells; default all. Empty cells are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by gene, of the expression rate at common depth: ``mean`` (counts); ``cv``,
+        standard deviation over cells / mean; ``cv_state``, the same of what the network predicts
+        from the cell's state (the estimate ``mean``), what a gene varies together with others.
+        Within the batches that the model knows. Costs one pass over the cells and the memory of
+        a block of them.
+
+    Raises
+    ------
+    ValueError
+        If a gene is unknown or repeated, or fewer than three cells have counts.
+    """
+    both = set(model.gene_names) & set(adata.var_names)
+    wanted = [str(gene) for gene in model.gene_names if gene in both]
+    if genes is not None:
+        wanted = _known([genes] if isinstance(genes, str) else list(genes), both, fewest=1)
+    where = {"layer": layer, "batch_key": batch_key, "allow_fractional": allow_fractional}
+    return SampledCells.of(model, adata, max_cells, seed, where).variation(wanted)
+
+
+def _known(genes: list[str], both: set[str], *, fewest: int) -> list[str]:
+    """Refuse genes that model and data do not both have, repeated ones, and too few."""
+    absent = [gene for gene in genes if gene not in both]
+    if absent or len(set(genes)) < max(fewest, len(genes)):
+        said = f"{', '.join(absent[:5])} not in model and data" if absent else f"got {genes[:5]}"
+        least = {1: "one", 2: "two"}[fewest]
+        raise ValueError(f"genes: {said}; expected {least} or more different genes that both have.")
+    return genes
 
 
 class SampledCells(NamedTuple):
@@ -172,6 +231,37 @@ class SampledCells(NamedTuple):
         total = np.sqrt(np.square(values, dtype=np.float64).sum(0) + variance)
         values /= np.maximum(total, 1e-12)
         return np.ascontiguousarray(values.T)
+
+    def variation(self, genes: list[str]) -> pd.DataFrame:
+        """:func:`posterior_variation` of genes that the model and the data have."""
+        names = ("mean", "denoised", "denoised_sd")
+        size = (int(self.cells.batch.max()) + 1, len(genes))
+        sums, squares = ({name: np.zeros(size) for name in names} for _ in range(2))
+        request = Request.of(self.adata, ("mean", "denoised"), genes, depth="common")
+        for block in estimate_blocks(self.model.fitted, self.cells, request):
+            rows = slice(block.start, block.start + len(block.values["mean"]))
+            filled = np.flatnonzero(self.filled[rows])
+            batch = self.cells.batch[rows][filled]
+            for name in names:
+                values = block.values[name][filled].astype(np.float64)
+                for code in np.unique(batch):
+                    sums[name][code] += values[batch == code].sum(0)
+                    squares[name][code] += np.square(values[batch == code]).sum(0)
+        n_cells = np.bincount(self.cells.batch[self.filled], minlength=size[0])[:, None]
+        total = n_cells.sum()
+        within = {
+            name: (squares[name] - np.square(sums[name]) / np.maximum(n_cells, 1)).sum(0) / total
+            for name in ("mean", "denoised")
+        }
+        variance = within["denoised"] + squares["denoised_sd"].sum(0) / total
+        mean = sums["denoised"].sum(0) / total
+        expected = sums["mean"].sum(0) / total
+        with np.errstate(invalid="ignore"):  # a gene at 0 everywhere has no coefficient
+            cv = np.sqrt(np.maximum(variance, 0)) / mean
+            cv_state = np.sqrt(np.maximum(within["mean"], 0)) / expected
+        return pd.DataFrame(
+            {"mean": mean, "cv": cv, "cv_state": cv_state}, index=pd.Index(genes, name="gene")
+        )
 
     def _within_batches(self, values: Floats) -> Floats:
         """Values (cells, genes) less the mean of their batch, in place."""
