@@ -32,6 +32,8 @@ class Record(NamedTuple):
     limit_s: float  #: CPU seconds that were allowed
     cost: dict[str, float]
     judged: dict[str, dict[str, Any]]  #: judge -> version and scores
+    versions: str = ""  #: of the packages that decide it; "" in records of before they were kept
+    machine: str = ""  #: that it ran on; the same
 
     @property
     def scores(self) -> dict[str, float]:
@@ -87,4 +89,5 @@ def today() -> str:
 
 def _load(path: Path) -> Record:
     found = json.loads(path.read_text(encoding="utf-8"))
-    return Record(**{**found, "shape": tuple(found["shape"])})
+    known = {name: found[name] for name in Record._fields if name in found}
+    return Record(**{**known, "shape": tuple(found["shape"])})
