@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from graphsci import preset
 from graphsci.evaluation import bulk as bulk_truth
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -108,6 +109,18 @@ def test_another_seed_of_the_hyper_parameters_keeps_the_first(suite, tmp_path):
     assert "preset paper, seed 1, graphsci at commit abc\n" in text
     assert "| 2 | 8.25000 |" in text  # of seed 1
     assert not hyper.write([])
+
+
+def test_every_setting_of_the_hyper_parameters_changes_the_preset(suite):
+    """Figure S9's decay among them."""
+    hyper = suite("hyper")
+    named = {setting.name: preset("paper", **setting.options) for setting in hyper.SETTINGS}
+    assert len(named) == len(hyper.SETTINGS)
+    assert named["no decay of the learning rate"].lr_decay == 1
+    assert named["decay 0.8 every 50 steps"].lr_decay == 0.8
+    assert named["decay 0.9 every 200 steps"].lr_decay_steps == 200
+    same = [setting for setting in hyper.SETTINGS if named[setting.name] == preset("paper")]
+    assert [setting.name for setting in same if not setting.prior] == ["preset paper"]
 
 
 # --- headings ---------------------------------------------------------------------------

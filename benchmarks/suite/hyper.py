@@ -57,6 +57,9 @@ SETTINGS = (
     *(Setting("S10", f"dropout rate {r}", {"dropout_rate": r}) for r in (0.0, 0.1, 0.4)),
     Setting("-", "likelihood zinb", {"likelihood": "zinb"}),
     Setting("S9", "learning rate 0.003", {"learning_rate": 0.003}),
+    Setting("S9", "no decay of the learning rate", {"lr_decay": 1.0}),
+    Setting("S9", "decay 0.8 every 50 steps", {"lr_decay": 0.8}),
+    Setting("S9", "decay 0.9 every 200 steps", {"lr_decay_steps": 200}),
 )
 
 
