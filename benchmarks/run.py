@@ -20,7 +20,7 @@ from pathlib import Path
 
 from suite import cases, environments, truth
 from suite.methods import HERE, METHODS
-from suite.running import Limits
+from suite.running import WORK, Limits
 
 
 def main() -> None:
@@ -65,12 +65,18 @@ def _scale(args: argparse.Namespace) -> None:
 
 
 def _tables(args: argparse.Namespace) -> None:
-    """Write every study's tables again, from the runs kept here and from the CSV files."""
-    del args
-    from suite import hyper, paper, records, scale, tables
+    """Write again every study's tables that are there, from the kept runs and the CSV files."""
+    from suite import hyper, paper, records, scale, tables, written
 
+    records.look_in(args.work)
     found = records.everything()
-    changed = [tables.write_truth(found), paper.write(found), hyper.write([]), scale.write([])]
+    studies = {
+        "truth": lambda: tables.write_truth(found),
+        "paper": lambda: paper.write(found),
+        "hyper": lambda: hyper.write([]),
+        scale.TABLE: lambda: scale.write([]),
+    }
+    changed = [write() for name, write in studies.items() if written.is_there(name)]
     if not any(changed):
         print("Every table is as it was.")
 
@@ -118,6 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_methods(study)
     study.add_argument("--threads", type=int, default=1)
     again = commands.add_parser("tables", help="write all tables again, run nothing")
+    again.add_argument(
+        "--work", type=Path, default=WORK, help="folder of the kept runs, of any checkout"
+    )
     again.set_defaults(run=_tables)
     return parser
 

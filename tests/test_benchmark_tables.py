@@ -70,6 +70,23 @@ def test_the_markdown_of_truth_needs_no_records(suite, tmp_path):
     assert not tables.write_truth([])
 
 
+def test_all_tables_are_written_from_the_runs_of_any_checkout(suite, tmp_path, capsys):
+    run, records = importlib.import_module("run"), suite("records")
+    suite("tables").write_truth([record(suite)])
+    suite("scale").write([ran(suite, "alra")])
+    records.look_in(tmp_path / "other")
+    records.keep(record(suite, "alra"), {})
+    records.look_in(tmp_path)
+    (tmp_path / "results" / "scale_methods.md").unlink()
+    args = run._parser().parse_args(["tables", "--work", str(tmp_path / "other")])
+    args.run(args)
+    assert "| alra |" in (tmp_path / "results" / "truth.md").read_text()
+    assert (tmp_path / "results" / "scale_methods.md").is_file()
+    capsys.readouterr()
+    args.run(args)
+    assert capsys.readouterr().out == "Every table is as it was.\n"
+
+
 def ran(suite, method, cpu_s=1.0, failed="", code="abc"):
     scale = suite("scale")
     found = {"failed": failed, "limit_s": 900, "threads": 1, "code": code, "date": "2026-11-26"}

@@ -49,6 +49,12 @@ class Record(NamedTuple):
         return f"{self.kind}/{self.dataset}"
 
 
+def look_in(work: Path) -> None:
+    """Take the records of another folder of work from now on."""
+    global RECORDS
+    RECORDS = work / "records"
+
+
 def path_of(case: str, method: str, seed: int) -> Path:
     """Return the file of a record."""
     return RECORDS / case.replace("/", "__") / f"{method}__{seed}.json"

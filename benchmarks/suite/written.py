@@ -17,6 +17,11 @@ _TEXT = dict.fromkeys(("code", "date", "versions", "machine", "reason"), str)
 NOTHING_TO_DO = "Nothing to do: every run is there already, and nothing changed."
 
 
+def is_there(name: str) -> bool:
+    """Whether a study has a table."""
+    return (RESULTS / f"{name}.csv").is_file()
+
+
 def put(path: Path, text: str, *, quiet: bool = False) -> bool:
     """Write a file, whole or not at all, unless it holds the text; return whether it was written.
 
