@@ -25,7 +25,7 @@ from graphsci.dispersion_prior import DispersionPrior
 from graphsci.evaluation import false_signal, study
 from graphsci.loading_prior import updated_covariance
 from graphsci.model import CountNetwork
-from suite import cases, tables, truth
+from suite import cases, provenance, records, truth, written
 from suite.methods import HERE
 
 DATASETS = ("pbmc_5k_protein_v3_200", "zeisel_saver", "paul15")
@@ -135,12 +135,13 @@ def write(table: pd.DataFrame, seeds: list[int]) -> None:
         "# Ablation of the preset `default`",
         "",
         f"`python benchmarks/ablation.py --data DIR --seeds {' '.join(map(str, seeds))}`, "
-        f"{tables.records.today()}, graphsci at commit {truth.commit_of(HERE)}, {tables.machine()} "
-        "likelihood nb chosen by the data on all. D2 as returned; r: of 200 shuffled genes.",
+        f"{records.today()}, graphsci at commit {truth.commit_of(HERE)}, {provenance.machine()}, "
+        f"{provenance.SHARED}; likelihood nb chosen by the data on all. D2 as returned; r: of 200 "
+        "shuffled genes.",
         "",
-        tables.markdown(shown, digits=4),
+        written.markdown(shown, digits=4),
     ]
-    tables.write("ablation", table, text)
+    written.write("ablation", table, text)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from graphsci.evaluation import openproblems
-from suite import cases, tables
-from suite.methods import HERE, METHODS
+from suite import cases, records, written
+from suite.methods import HERE, METHODS, OURS
 from suite.running import ESTIMATES, estimate_key
 
 REWARDED = "graphsci, expected_log_estimate"
@@ -47,17 +48,17 @@ def main() -> None:
         loss = losses(values)
         score = {f"{k}, score": (worst[k] - v) / (worst[k] - best[k]) for k, v in loss.items()}
         rows.append({"method": name, **loss, **score})
-    table = tables.pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
     text = [
         f"# Open Problems' metrics on {args.dataset}",
         "",
-        f"`python benchmarks/openproblems.py --data DIR`, {tables.records.today()}, seed 0, "
+        f"`python benchmarks/openproblems.py --data DIR`, {records.today()}, seed 0, "
         f"{kept.shape[0]:,} cells x {kept.shape[1]:,} genes. Score: 0 is the kept counts, 1 the "
         "held-out counts themselves; a wrong metric goes beyond 1.",
         "",
-        tables.markdown(table),
+        written.markdown(table),
     ]
-    tables.write("openproblems", table, text)
+    written.write("openproblems", table, text)
 
 
 def estimates(case, source: Path):
@@ -68,7 +69,7 @@ def estimates(case, source: Path):
             continue
         with np.load(path) as arrays:
             yield name, arrays["estimate"]
-            if name == tables.OURS:
+            if name == OURS:
                 yield (
                     REWARDED,
                     openproblems.expected_log_estimate(

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from suite.environments import BENCHMARKS
-from suite.tables import RESULTS
+from suite.written import RESULTS
 
 DOCUMENTS = [BENCHMARKS.parent / "docs" / name for name in ("results.md", "network.md")]
 #: Rows of the tables made here: method of the study, words of the document.

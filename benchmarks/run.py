@@ -6,6 +6,7 @@
     python benchmarks/run.py paper --data DIR
     python benchmarks/run.py hyper --data DIR
     python benchmarks/run.py scale
+    python benchmarks/run.py tables                 # write all tables again, run nothing
 
 Each study goes on where it stopped and says so when nothing is left to do. Runs are kept in
 ``benchmarks/.work``, tables go to ``benchmarks/results``. See ``benchmarks/README.md``.
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from suite import cases, environments, truth
 from suite.methods import HERE, METHODS
-from suite.running import Limits
+from suite.running import WORK, Limits
 
 
 def main() -> None:
@@ -63,6 +64,23 @@ def _scale(args: argparse.Namespace) -> None:
     scale.study_scale(_request(args))
 
 
+def _tables(args: argparse.Namespace) -> None:
+    """Write again every study's tables that are there, from the kept runs and the CSV files."""
+    from suite import hyper, paper, records, scale, tables, written
+
+    records.look_in(args.work)
+    found = records.everything()
+    studies = {
+        "truth": lambda: tables.write_truth(found),
+        "paper": lambda: paper.write(found),
+        "hyper": lambda: hyper.write([]),
+        scale.TABLE: lambda: scale.write([]),
+    }
+    changed = [write() for name, write in studies.items() if written.is_there(name)]
+    if not any(changed):
+        print("Every table is as it was.")
+
+
 def _request(args: argparse.Namespace) -> truth.Request:
     """Return what the options ask for; those that a study lacks keep their defaults."""
     return truth.Request(
@@ -70,8 +88,8 @@ def _request(args: argparse.Namespace) -> truth.Request:
         cases=_chosen(getattr(args, "cases", ["*"])),
         methods=getattr(args, "methods", list(METHODS)),
         seeds=getattr(args, "seeds", [0]),
-        source=args.source.resolve(),
-        limits=Limits(args.cpu_limit, args.threads),
+        source=getattr(args, "source", HERE).resolve(),
+        limits=Limits(getattr(args, "cpu_limit", Limits().cpu_s), args.threads),
         retry=getattr(args, "retry", False),
     )
 
@@ -94,24 +112,38 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="methods, cases, what is installed").set_defaults(run=_list)
     study = commands.add_parser("truth", help="every method against what is known")
     study.add_argument("--cases", nargs="+", default=["*"], help="names or patterns, see `list`")
-    _add_common(study, _truth)
-    _add_common(commands.add_parser("paper", help="the paper's tables beside ours"), _paper)
-    _add_common(commands.add_parser("hyper", help="the paper's hyper-parameters"), _hyper)
-    _add_common(commands.add_parser("scale", help="cost against size"), _scale, data=False)
+    _add_data(study, _truth)
+    _add_methods(study)
+    study = commands.add_parser("paper", help="the paper's tables beside ours")
+    _add_data(study, _paper)
+    _add_methods(study)
+    # it trains the imported package in this process: there is no other method, source or limit
+    _add_data(commands.add_parser("hyper", help="the paper's hyper-parameters"), _hyper)
+    study = commands.add_parser("scale", help="cost against size")
+    study.set_defaults(run=_scale)
+    _add_methods(study)
+    study.add_argument("--threads", type=int, default=1)
+    again = commands.add_parser("tables", help="write all tables again, run nothing")
+    again.add_argument(
+        "--work", type=Path, default=WORK, help="folder of the kept runs, of any checkout"
+    )
+    again.set_defaults(run=_tables)
     return parser
 
 
-def _add_common(
-    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], *, data: bool = True
-) -> None:
+def _add_data(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
+    """Add the options of a study on data."""
     parser.set_defaults(run=run)
-    if data:
-        parser.add_argument("--data", type=Path, required=True, help="with h5ad/, sim/, truth/")
-        parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-        parser.add_argument("--retry", action="store_true", help="run again what failed before")
+    parser.add_argument("--data", type=Path, required=True, help="with h5ad/, sim/, truth/")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--threads", type=int, default=1)
+
+
+def _add_methods(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a study that runs methods in processes of their own."""
+    parser.add_argument("--retry", action="store_true", help="run again what failed before")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--cpu-limit", type=float, default=3600, help="CPU seconds of one run")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--source", type=Path, default=HERE, help="checkout whose src/graphsci runs; this one"
     )

@@ -24,7 +24,7 @@ from scipy import sparse
 from data import DATASETS, read_dataset
 from graphsci import GraphSCI
 from graphsci.imputer import versions
-from suite import tables
+from suite import provenance, written
 from suite.truth import commit_of
 
 DEPTHS = (1.0, 0.5, 0.2)
@@ -83,16 +83,16 @@ def main() -> None:
         "",
         f"Made by `python benchmarks/subsets.py --data DIR --seeds {seeds}` on "
         f"{datetime.date.today()}; graphsci at commit {commit_of(Path(__file__).parents[1])}; "
-        f"{tables.machine()} {used}. D2: share of the gene means' Poisson deviance of held-out "
-        "molecules that is explained.",
+        f"{provenance.machine()}, {provenance.SHARED}; {used}. D2: share of the "
+        "gene means' Poisson deviance of held-out molecules that is explained.",
         "",
         f"Ours is above every simple method in {int((found['ours'] > best).sum())} of {len(found)} "
         f"subsets, above gene means in {int((found['ours'] > 0).sum())}. Verdicts: "
         f"{', '.join(f'{v!r} {n}' for v, n in found['verdict'].value_counts().items())}.",
         "",
-        tables.markdown(found),
+        written.markdown(found),
     ]
-    tables.write("subsets", found, text)
+    written.write("subsets", found, text)
 
 
 if __name__ == "__main__":

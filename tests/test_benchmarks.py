@@ -23,7 +23,7 @@ def suite(monkeypatch, tmp_path):
     load = importlib.import_module
     monkeypatch.setattr(load("suite.running"), "ESTIMATES", tmp_path / "estimates")
     monkeypatch.setattr(load("suite.records"), "RECORDS", tmp_path / "records")
-    monkeypatch.setattr(load("suite.tables"), "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(load("suite.written"), "RESULTS", tmp_path / "results")
     yield lambda name: load(f"suite.{name}")
     ours = ("suite", "data", "refresh_docs")
     for name in [name for name in sys.modules if name.split(".")[0] in ours]:
@@ -178,29 +178,29 @@ def test_tables_of_the_document_are_replaced_between_their_marks(suite, tmp_path
 
 
 def test_a_part_of_a_study_keeps_what_others_measured(suite, tmp_path):
-    tables = suite("tables")
+    written = suite("written")
     names = ["kind", "dataset", "method", "seed", "value"]
     path = tmp_path / "truth.csv"
     earlier = [("held-out", "a", "alra", 0, 0.1), ("held-out", "a", "alra", 1, 0.2)]
     pd.DataFrame(earlier, columns=names).to_csv(path, index=False)
     found = pd.DataFrame([("held-out", "a", "alra", 1, 0.5)], columns=names)
-    assert tables.with_earlier(found, path).value.tolist() == [0.5, 0.1]
+    assert written.with_earlier(found, path).value.tolist() == [0.5, 0.1]
 
 
 def test_a_part_of_a_study_keeps_what_failed_before(suite, tmp_path):
     tables = suite("tables")
-    path = tmp_path / "failed.csv"
+    path = tmp_path / "truth_failed.csv"
     names = ["case", "method", "seed", "reason"]
     earlier = [("held-out/a", "saver", 0, "too slow"), ("held-out/a", "alra", 0, "broken")]
     pd.DataFrame(earlier, columns=names).to_csv(path, index=False)
     again = SimpleNamespace(case="held-out/a", method="alra", seed=0, failed="")
-    found = tables.with_earlier_failures([again], path)
+    found = tables.failures([again], tmp_path)
     assert found.to_numpy().tolist() == [["held-out/a", "saver", 0, "too slow"]]
 
 
 def test_ours_beside_the_best_peer_without_its_cells(suite, tmp_path):
     """Of an earlier run the numbers are left, the losses of single cells are not."""
-    names = ["kind", "dataset", "cells", "method", "seed", "score", "value"]
+    names = ["kind", "dataset", "cells", "method", "seed", "score", "value", "code"]
     runs = [
         ("graphsci", 0, 0.2, 1.5),
         ("graphsci", 1, 0.4, 1.0),
@@ -209,21 +209,30 @@ def test_ours_beside_the_best_peer_without_its_cells(suite, tmp_path):
         ("nothing", 0, 0.9, 0.1),
     ]
     rows = [
-        ("held-out", "a", 1200, method, seed, score, value)
+        ("held-out", "a", 1200, method, seed, score, value, "abc")
         for method, seed, *values in runs
         for score, value in zip(("d2", "deviance"), values, strict=True)
     ]
-    tables, path = suite("tables"), tmp_path / "paired.csv"
+    tables, path = suite("held_out"), tmp_path / "paired.csv"
     whole = pd.DataFrame(rows, columns=names)
     table = tables.against_best(whole, tables.paired_gaps(whole, [], path)).splitlines()
-    assert table[-1] == "| a | 1,200 | 0.3000 (2) | alra | 0.1000 | 3.00 | -0.25 | - | -, - |"
+    assert table[-1] == (
+        "| a | 1,200 | 0.3000 (2) | alra | 0.1000 | 3.00 | nothing | 0.9000 | 0.33 "
+        "| -0.25 | - | -, - |"
+    )
     apart = pd.DataFrame([r for r in rows if r[3:5] != ("graphsci", 0)], columns=names)
     table = tables.against_best(apart, tables.paired_gaps(apart, [], path)).splitlines()
-    assert table[-1] == "| a | 1,200 | 0.4000 (1) | alra | 0.1000 | 4.00 | - | - | -, - |"
-    path.write_text("dataset,peer,difference,standard_error,z,seeds\na,alra,-0.2,0.05,-4,1\n")
+    assert table[-1] == (
+        "| a | 1,200 | 0.4000 (1) | alra | 0.1000 | 4.00 | nothing | 0.9000 | 0.44 | - | - | -, - |"
+    )
+    head = "dataset,peer,difference,standard_error,z,seeds,code\n"
+    path.write_text(f"{head}a,alra,-0.2,0.05,-4,1,abc\n")
     table = tables.against_best(whole, tables.paired_gaps(whole, [], path)).splitlines()
-    assert table[-1].endswith("| 3.00 | -0.2 ± 0.05 (1) | -4.0 | -, - |")
-    path.write_text("dataset,peer,difference,standard_error,z,seeds\na,saver,-0.2,0.05,-4,1\n")
+    assert table[-1].endswith("| 0.33 | -0.2 ± 0.05 (1) | -4.0 | -, - |")
+    path.write_text(f"{head}a,alra,-0.2,0.05,-4,1,def\n")  # another commit than the D2's
+    table = tables.against_best(whole, tables.paired_gaps(whole, [], path)).splitlines()
+    assert table[-1].endswith("| 0.33 | -0.2 ± 0.05 (1, at def) | -4.0 | -, - |")
+    path.write_text(f"{head}a,saver,-0.2,0.05,-4,1,abc\n")
     assert not len(tables.paired_gaps(whole, [], path))  # it is no longer the best
 
 
@@ -283,12 +292,13 @@ def test_costs_go_to_a_table_of_their_own(suite, tmp_path, monkeypatch, capsys):
     scale = suite("scale")
     monkeypatch.setattr(scale, "STORE", tmp_path / "scale")
     monkeypatch.setattr(scale, "SIZES", (scale.Size("cells", 100, scale.FIXED_GENES),))
-    monkeypatch.setattr(scale, "RUN", {"alra": suite("methods").METHODS["alra"]})
+    monkeypatch.setattr(scale, "METHODS_HERE", {"alra": suite("methods").METHODS["alra"]})
     asked = request(suite, tmp_path, ["alra"])
     scale.study_scale(asked)
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
         "scale_methods.csv",
         "scale_methods.md",
+        "scale_methods_failed.csv",
     ]
     capsys.readouterr()
     scale.study_scale(asked)

@@ -63,7 +63,12 @@ def test_nan_is_refused_and_whole_numbers_are_taken_as_float(name):
 
 @pytest.mark.parametrize(
     ("preset_name", "name", "value"),
-    [("default", "l2", 1.0), ("paper", "loading_scale", 0.2), ("paper", "kept_low", 0.5)],
+    [
+        ("default", "l2", 1.0),
+        ("default", "lr_decay", 0.5),
+        ("paper", "loading_scale", 0.2),
+        ("paper", "kept_low", 0.5),
+    ],
 )
 def test_options_of_another_preset_are_refused(preset_name, name, value):
     with pytest.raises(ValueError, match=f"^{name}: got {value} with preset '{preset_name}'"):
@@ -202,6 +207,8 @@ def test_paper_preset_has_the_published_values():
         "n_latent": 32,
         "n_hidden": 16,
         "learning_rate": 0.01,
+        "lr_decay": 0.9,
+        "lr_decay_steps": 50,
         "dropout_rate": 0.2,
         "l2": 1e-3,
         "validation_fraction": 0.1,

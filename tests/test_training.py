@@ -312,6 +312,10 @@ def test_schedules():
     decay = training.train(Scripted([1.0] * 100), config)
     assert rates(decay)[24] == pytest.approx(0.009)  # after 50 steps
     assert rates(decay)[99] == pytest.approx(0.01 * 0.9**4)
+    slower = training.train(Scripted([1.0] * 100), config.replace(lr_decay=0.5, lr_decay_steps=100))
+    assert rates(slower)[99] == pytest.approx(0.01 * 0.5**2)
+    none = training.train(Scripted([1.0] * 100), config.replace(lr_decay=1.0))
+    assert set(rates(none)) == {0.01}
 
 
 def test_the_optimiser_is_torchs_adam_bit_by_bit():

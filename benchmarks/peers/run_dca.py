@@ -4,10 +4,10 @@ The package wants TensorFlow below 2.5, which Python 3.11 does not have; it is i
 its pins beside TensorFlow 2.15. The names that Keras has moved since are put back where it
 looks for them, and its tuning module, which is not used here, is left out; nothing else changes.
 
-``zinb-conddisp`` is its default, ``nb-conddisp`` the other that its authors advise for UMI
-counts. Its output is the mean of the negative binomial at the cell's own depth, the count before
-dropout; the expectation of a repeated measurement is that of a ZINB times the probability that
-the entry was not dropped, as for scVI.
+``nb-conddisp`` is this version's default and what its authors advise for UMI counts;
+``zinb-conddisp`` is the model of their paper. The output is the mean of the negative binomial at
+the cell's own depth, the count before dropout; the expectation of a repeated measurement is that
+of a ZINB times the probability that the entry was not dropped, as for scVI.
 """
 
 import os

@@ -17,6 +17,7 @@ from graphsci.evaluation import study
 from graphsci.evaluation.bulk import bulk_experiment
 from graphsci.evaluation.false_signal import append_shuffled_genes
 from graphsci.simulation import PRESETS, simulate_splat
+from suite.environments import digest
 
 #: Share of the molecules held out.
 FRACTION = 0.1
@@ -42,6 +43,7 @@ class Case(NamedTuple):
     seed: int
     counts: sparse.csr_matrix  #: (cells, genes), all that a method sees
     truth: dict[str, Any]  #: for the judges, by kind
+    known: str = ""  #: digest of ``truth`` as it was built
 
     @property
     def name(self) -> str:
@@ -51,7 +53,7 @@ class Case(NamedTuple):
 
 def all_names() -> list[str]:
     """Return the names of all cases, the cheap ones of each kind first."""
-    names = [f"held-out/{name}" for name in data.DATASETS]
+    names = [f"held-out/{name}" for name in (*data.DATASETS, *data.SMALL)]
     names += [f"shuffled/{name}" for name in SHUFFLED_DATASETS]
     names += [f"simulation/{name}" for name in (*SIMULATIONS, *HARD_SIMULATIONS)]
     names += ["depth/pollen", "depth/rna_mixtures", "smfish/grun", "species/macosko"]
@@ -62,7 +64,46 @@ def build(name: str, folder: Path, *, seed: int) -> Case | None:
     """Return a case; None, with a line printed, if its files are not there."""
     kind, dataset = name.split("/")
     found = _BUILDERS[kind](folder, dataset, seed)
-    return None if found is None else Case(kind, dataset, seed, *found)
+    if found is None:
+        return None
+    counts, truth = found
+    return Case(kind, dataset, seed, counts, truth, fingerprint(truth))
+
+
+def fingerprint(value: object) -> str:
+    """Return a digest of what is known: numbers, names, matrices, frames, the text of files.
+
+    Raises
+    ------
+    TypeError
+        For anything else: a new kind of truth must say what its content is.
+    """
+    return digest(b"\n".join(_content(value)))
+
+
+def _content(value: object) -> Iterator[bytes]:
+    """Yield what a value consists of, type and shape first."""
+    if isinstance(value, pd.DataFrame):
+        value = {str(name): column.to_numpy() for name, column in value.items()}
+    yield type(value).__name__.encode()
+    if isinstance(value, dict):
+        for name in sorted(value):
+            yield str(name).encode()
+            yield from _content(value[name])
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _content(part)
+    elif sparse.issparse(value):
+        yield study.fingerprint(value).encode()
+    elif isinstance(value, np.ndarray):
+        yield f"{value.dtype} {value.shape}".encode()
+        yield repr(value.tolist()).encode() if value.dtype.hasobject else value.tobytes()
+    elif isinstance(value, Path):
+        yield value.read_bytes()
+    elif value is None or isinstance(value, str | int | float | np.generic):
+        yield repr(value).encode()
+    else:
+        raise TypeError(f"a truth of type {type(value).__name__} has no fingerprint; add one.")
 
 
 Built = tuple[sparse.csr_matrix, dict[str, Any]] | None
@@ -74,7 +115,7 @@ def _held_out(folder: Path, dataset: str, seed: int) -> Built:
         return None
     case = study.make_case(sparse.csr_matrix(adata.X), fraction=FRACTION, seed=seed)
     groups = data.labels_of(adata, dataset)
-    labels = groups if data.DATASETS[dataset].honest else None
+    labels = groups if data.dataset_of(dataset).honest else None
     genes = np.asarray(adata.var_names)[case.genes]
     truth = {"case": case, "labels": labels, "known_groups": groups, "genes": genes}
     return case.task.kept, truth | _outside_truth(folder, dataset, adata, case.genes)

@@ -4,21 +4,24 @@ Every method's estimate is scored as it came and on scales that are kinder to it
 counts, ours included: see :func:`chances`.
 """
 
-import hashlib
-import inspect
+import sys
 from collections.abc import Callable, Iterator
 from itertools import combinations
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from graphsci import count_loss
+from graphsci import count_loss, predictions, simple_methods
 from graphsci.evaluation import bulk as bulk_truth
 from graphsci.evaluation import clustering as clusters
 from graphsci.evaluation import (
+    controls,
     depth,
+    designs,
+    detection,
     evaluate_clustering,
     fish,
     metrics,
@@ -26,10 +29,19 @@ from graphsci.evaluation import (
     study,
 )
 from graphsci.evaluation import false_signal as false
+from graphsci.evaluation import labels as label_scores
+from graphsci.evaluation.study import _estimates as study_estimates
+from graphsci.evaluation.study import cases as study_cases
+from graphsci.evaluation.study import methods as study_methods
+from graphsci.evaluation.study import running as study_running
+from suite import environments
 from suite.cases import Case
+from suite.environments import digest
 from suite.running import Estimate
 
 Scores = dict[str, float]
+#: Packages of our own environment that compute scores.
+SCORING_PACKAGES = ("numpy", "scipy", "scikit-learn")
 #: Share of the gene means in the third chance.
 MIXED = 0.05
 CHANCES = ("as_is", "rescaled", "mixed")
@@ -55,12 +67,18 @@ class Judge(NamedTuple):
     name: str
     compute: Callable[[Case, Estimate], Judged]
     applies: Callable[[Case], bool]
-    uses: tuple[Callable[..., Any], ...]  #: functions of the package that decide its numbers
+    uses: tuple[ModuleType, ...]  #: modules of the package that decide its numbers
+    also: Callable[[], str] = str  #: what else decides them on this machine
 
-    def version(self) -> str:
-        """Return a digest of the source that decides the scores."""
-        texts = [inspect.getsource(function) for function in (self.compute, *self.uses)]
-        return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
+    def version(self, case: Case) -> str:
+        """Return a digest of all that decides the scores of an estimate: source and truth."""
+        return digest(f"{self.source()}{self.also()}{case.known}".encode())
+
+    def source(self) -> str:
+        """Return a digest of whole modules, this one's too, and of the versions they run on."""
+        modules = (*self.uses, sys.modules[__name__])
+        versions = [environments.versions("")[name] for name in SCORING_PACKAGES]
+        return digest(f"{environments.source_of(*modules)}{versions}".encode())
 
 
 # --- scales -----------------------------------------------------------------------------
@@ -196,21 +214,44 @@ def against_bulk(case: Case, estimate: Estimate) -> Judged:
     """Differential expression between groups of cells against that between bulk samples."""
     bulk = case.truth["bulk"]
     values, labels = log_values(case, estimate)[:, bulk.genes], case.truth["labels"]
-    found, levels = [], []
+    found, flags, levels = [], [], []
     for one, two in combinations(bulk.samples, 2):
         differ = bulk_truth.bulk_differential(first=bulk.samples[one], second=bulk.samples[two])
         groups = [values[labels == name] for name in (one, two)]
         found.append(bulk_truth.score_against_bulk(first=groups[0], second=groups[1], bulk=differ))
+        flags.append(_flag_scores(groups[0], groups[1], differ))
     for name, samples in bulk.samples.items():
         profile = np.expm1(values[labels == name]).mean(0)
         levels.append(bulk_truth.level_correlation(profile=profile, bulk=samples.mean(0)))
     return Judged(
         {
             "bulk_auc": float(np.mean([f.auc for f in found])),
+            "bulk_accuracy": float(np.mean([f.accuracy for f in flags])),
+            "bulk_f_score": float(np.mean([f.f_score for f in flags])),
             "bulk_top_overlap": float(np.mean([f.top_overlap for f in found])),
             "bulk_fold_change": float(np.mean([f.fold_change_correlation for f in found])),
             "bulk_level": float(np.mean(levels)),
         }
+    )
+
+
+class FlagScores(NamedTuple):
+    """Genes called different between groups of cells, against those that differ in bulk."""
+
+    accuracy: float  #: eq. 26
+    f_score: float  #: eq. 27
+
+
+def _flag_scores(
+    first: np.ndarray, second: np.ndarray, bulk: bulk_truth.BulkDifferential
+) -> FlagScores:
+    """Call genes different by Welch's test at a false-discovery rate of .05, and judge that."""
+    tested = bulk.tested
+    p = false.welch_p_values(first=first[:, tested], second=second[:, tested])
+    called, true = false.called_different(p_values=p), bulk.different[tested]
+    return FlagScores(
+        detection.deg_accuracy(detected=called, truly_different=true),
+        detection.deg_f_score(detected=called, truly_different=true),
     )
 
 
@@ -352,36 +393,64 @@ def _has_population(case: Case) -> bool:
     return np.unique(labels, return_counts=True)[1].max() >= MIN_POPULATION
 
 
-_LOG = (log_values, at_common_depth)
-_CLUSTERING = (
-    *_LOG,
-    evaluate_clustering,
-    *(clusters._one_run, clusters.embed_cells, clusters.cluster_cells),
-)
-_HELD_OUT = (
-    *(chances, count_loss._count_loss_sums, count_loss.poisson_deviance_sums, count_loss.d2),
-    *(study.make_case, study.rare_genes, study.predictive_coverage),
-)
-_FALSE = (*_LOG, false.false_positive_rate, false.welch_p_values)
-_DEEP = (depth.score_against_deep, metrics.on_scale, metrics.pearson_per_gene)
-_FISH = (
-    *(at_common_depth, fish.fish_truth, fish.moments),
-    fish.score_against_fish,
-)
-_BULK = (*_LOG, bulk_truth.bulk_differential, bulk_truth.score_against_bulk)
-_PROTEINS = (*_LOG, proteins.match_proteins, proteins.protein_rna_correlation)
+def protocols(case: Case, estimate: Estimate) -> Judged:
+    """ARI by other embeddings and clusterings (Figure S7), one seed; t-SNE is judged elsewhere."""
+    found = {}
+    for name in available_protocols():
+        scores = evaluate_clustering(
+            log_values=log_values(case, estimate),
+            labels=case.truth["labels"],
+            protocol=name,
+            n_seeds=1,
+        )
+        found[f"ari_{name}"] = scores.ari.mean
+    return Judged(found)
+
+
+def available_protocols() -> list[str]:
+    """Return the protocols but t-SNE whose packages are installed, and name the others."""
+    found = []
+    for name in clusters.PROTOCOLS:
+        try:
+            clusters.require_packages(name)
+        except ImportError as error:
+            print(f"{name}: skipped, {error}")
+            continue
+        found.append(name)
+    return [name for name in found if name != "tsne-kmeans"]
+
+
+#: Figure S7's protocols, on our stand-in for SIM-T6.
+S7_CASE = "simulation/sim_t6_hard"
+#: Modules that each judge's numbers hang on; a test follows their imports.
+_ESTIMATES = (predictions,)
+_CLUSTERING = (clusters, label_scores, controls, simple_methods, *_ESTIMATES)
+_STUDY = (study_cases, study_methods, study_running, study_estimates)
+_HELD_OUT = (count_loss, designs, metrics, controls, simple_methods, *_STUDY, *_ESTIMATES)
+_FALSE = (false, *_ESTIMATES)
+_BULK = (bulk_truth, detection, metrics, false, *_ESTIMATES)
 JUDGES = (
     Judge("held_out", held_out, _is("held-out"), _HELD_OUT),
     Judge("clustering", clustering, _has("labels"), _CLUSTERING),
-    Judge("halves", halves, _has_population, (*_FALSE, false.rates_over_halves)),
+    Judge("halves", halves, _has_population, _FALSE),
     Judge("bulk", against_bulk, _has("bulk"), _BULK),
-    Judge("proteins", against_proteins, _has("proteins"), _PROTEINS),
-    Judge("fish", against_fish, _is("smfish"), _FISH),
-    Judge("deep", against_deep, _is("depth"), _DEEP),
-    Judge("profiles", against_profiles, _is("bulk"), (bulk_truth.bulk_recovery,)),
-    Judge(
-        "simulated", simulated, _is("simulation"), (_simulation_errors, metrics.mean_absolute_error)
-    ),
-    Judge("shuffled", shuffled, _is("shuffled"), (*_FALSE, false.mean_absolute_correlation)),
-    Judge("species", species, _is("species"), (false.other_species_share,)),
+    Judge("proteins", against_proteins, _has("proteins"), (proteins, metrics, *_ESTIMATES)),
+    Judge("fish", against_fish, _is("smfish"), (fish, *_ESTIMATES)),
+    Judge("deep", against_deep, _is("depth"), (depth, metrics, *_ESTIMATES)),
+    Judge("profiles", against_profiles, _is("bulk"), _BULK),
+    Judge("simulated", simulated, _is("simulation"), (metrics, *_ESTIMATES)),
+    Judge("shuffled", shuffled, _is("shuffled"), _FALSE),
+    Judge("species", species, _is("species"), _FALSE),
 )
+PROTOCOL_JUDGE = Judge(
+    "protocols",
+    protocols,
+    lambda case: case.name == S7_CASE,
+    _CLUSTERING,
+    also=lambda: ", ".join(available_protocols()),
+)
+
+
+def scoring_source(*names: str) -> str:
+    """Return a digest of the source of some judges."""
+    return "".join(judge.source() for judge in JUDGES if judge.name in names)

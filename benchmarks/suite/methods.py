@@ -51,6 +51,19 @@ METHODS = {
     "scvi-zinb": Method("run_scvi.py", "scvi", "zinb", "scvi-tools"),
 }
 
+OURS, OURS_MEAN = "graphsci", "graphsci-mean"
+
+
+def is_control(method: str) -> bool:
+    """Whether a row, a variant or not, is a control's."""
+    return METHODS[method.split("@")[0]].kind == "control"
+
+
+def is_peer(method: str) -> bool:
+    """Whether a row is a peer's own; a variant of its estimate is none."""
+    return method in METHODS and METHODS[method].kind == "peer"
+
+
 #: Modules and folders of the package that cannot change an estimate.
 _NO_NUMBERS = (
     *("cli", "_cli_", "report", "pl", "_network_plots", "demo", "__main__", "_job", "_info"),

@@ -32,6 +32,8 @@ class Record(NamedTuple):
     limit_s: float  #: CPU seconds that were allowed
     cost: dict[str, float]
     judged: dict[str, dict[str, Any]]  #: judge -> version and scores
+    versions: str = ""  #: of the packages that decide it; "" in records of before they were kept
+    machine: str = ""  #: that it ran on; the same
 
     @property
     def scores(self) -> dict[str, float]:
@@ -45,6 +47,12 @@ class Record(NamedTuple):
     def case(self) -> str:
         """Name of the case."""
         return f"{self.kind}/{self.dataset}"
+
+
+def look_in(work: Path) -> None:
+    """Take the records of another folder of work from now on."""
+    global RECORDS
+    RECORDS = work / "records"
 
 
 def path_of(case: str, method: str, seed: int) -> Path:
@@ -87,4 +95,5 @@ def today() -> str:
 
 def _load(path: Path) -> Record:
     found = json.loads(path.read_text(encoding="utf-8"))
-    return Record(**{**found, "shape": tuple(found["shape"])})
+    known = {name: found[name] for name in Record._fields if name in found}
+    return Record(**{**known, "shape": tuple(found["shape"])})

@@ -147,7 +147,8 @@ def measured(command: list[str], *, log: Path, limits: Limits, source: Path) -> 
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        within = cpu < 0.95 * limits.cpu_s and wall < WALL_FACTOR * limits.cpu_s
+        in_time = cpu < 0.95 * limits.cpu_s and wall < WALL_FACTOR * limits.cpu_s
+        within = in_time and process.returncode == -signal.SIGKILL
         reason = f"the limit is {limits.cpu_s:.0f} s of CPU"
         raise Failed(
             f"stopped after {cpu:.0f} s of CPU ({wall:.0f} s), peak {peak / 2**20:,.0f} MiB: "

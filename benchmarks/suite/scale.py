@@ -5,28 +5,33 @@ breaks the limit; then larger sizes are not tried. ``docs/scale.md`` has the run
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from graphsci import _splat_params, simulation
 from graphsci.evaluation import study
-from graphsci.simulation import PRESETS, simulate_splat
-from suite import environments, tables, truth
+from graphsci.simulation import PRESETS, SplatParams, simulate_splat
+from suite import environments, provenance, records, truth, written
 from suite.methods import METHODS, Method, decisive
 from suite.running import WORK, Cost, Failed, cost_of
 
 STORE = WORK / "scale"
 #: ``results/scale.*`` is the run on disk, of ``benchmarks/scale.py``.
-TABLE = "scale_methods"
+TABLE, FAILED_TABLE = "scale_methods", "scale_methods_failed"
 CELLS, GENES = (1_000, 3_000, 10_000, 30_000, 100_000), (500, 2_000, 8_000)
 #: Genes where cells vary, and cells where genes vary.
 FIXED_GENES, FIXED_CELLS = 2_000, 3_000
+#: Of the generated counts and of the methods.
+SEED = 0
+#: Columns that name a run.
+RUN = ("series", "n_cells", "n_genes", "method")
 #: What runs: ours returns the estimate alone here, as the peers do.
-RUN = {
+METHODS_HERE = {
     "graphsci": METHODS["graphsci"]._replace(variant="default/estimate"),
     **{
         name: METHODS[name]
@@ -46,6 +51,14 @@ class Size(NamedTuple):
     n_genes: int
 
 
+class Ran(NamedTuple):
+    """One run: where, what, and its cost or the reason of its failure."""
+
+    size: Size
+    method: str
+    found: dict[str, Any]  #: ``failed``, the fields of :class:`Cost`, how it was made
+
+
 SIZES = (
     *(Size("cells", n, FIXED_GENES) for n in CELLS),
     *(Size("genes", FIXED_CELLS, n) for n in GENES if n != FIXED_GENES),
@@ -54,44 +67,68 @@ SIZES = (
 
 def study_scale(request: truth.Request) -> None:
     """Run what is missing, and write the tables."""
-    n_new, rows = 0, []
+    n_new, runs = 0, []
     too_slow: dict[tuple[str, str], str] = {}
     for size in SIZES:
         counts: sparse.csr_matrix | None = None
-        for name, method in RUN.items():
+        for name, method in METHODS_HERE.items():
             if name not in request.methods or not environments.installed(method.environment):
                 continue
             path = STORE / f"{_key(method, size, request)}.json"
-            if not path.is_file():
+            found = _kept(path, request)
+            if found is None:
                 counts = generated(size) if counts is None else counts
                 skip = too_slow.get((name, size.series), "")
                 found = {"failed": f"not tried: {skip}"} if skip else _run(method, counts, request)
+                found |= _made(name, request)
                 print(f"{size}, {name}: {found}", flush=True)
                 STORE.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(found))
                 n_new += 1
-            found = json.loads(path.read_text())
             if found.get("failed"):
                 too_slow.setdefault((name, size.series), found["failed"])
-            rows.append((size, name, found))
-    if n_new or not tables.written(TABLE):
-        write(rows, request)
-    else:
-        print("Nothing to do: every run is there already, and nothing changed.")
+            runs.append(Ran(size, name, found))
+    if not write(runs) and not n_new:
+        print(written.NOTHING_TO_DO)
+
+
+def _kept(path: Path, request: truth.Request) -> dict[str, Any] | None:
+    """Return a kept run; none if it failed and failures are to be tried again."""
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return None if found.get("failed") and request.retry else found
+
+
+def _made(name: str, request: truth.Request) -> dict[str, Any]:
+    """Return how a run was made, for its row of the table."""
+    method = METHODS_HERE[name]
+    return {
+        "limit_s": request.limits.cpu_s,
+        "threads": request.limits.threads,
+        "code": "" if method.kind == "peer" else truth.commit_of(request.source),
+        "date": records.today(),
+        "versions": environments.named_versions(method.environment),
+        "machine": provenance.machine(),
+    }
+
+
+def params_of(size: Size) -> SplatParams:
+    """Return six groups of cells, the preset ``sim-t6-hard`` at another size."""
+    base = PRESETS["sim-t6-hard"]
+    return replace(base, n_genes=size.n_genes, batch_cells=(size.n_cells,))
 
 
 def generated(size: Size) -> sparse.csr_matrix:
-    """Return counts of six groups of cells, the preset ``sim-t6-hard`` at another size."""
-    base = PRESETS["sim-t6-hard"]
-    params = replace(base, n_genes=size.n_genes, batch_cells=(size.n_cells,))
-    counts = sparse.csr_matrix(simulate_splat(params, seed=0).X, dtype=np.float32)
+    """Return generated counts without empty cells and genes."""
+    counts = sparse.csr_matrix(simulate_splat(params_of(size), seed=SEED).X, dtype=np.float32)
     counts = counts[np.asarray(counts.sum(1)).ravel() > 0]
     return counts[:, np.flatnonzero(counts.getnnz(axis=0))]
 
 
 def _run(method: Method, counts: sparse.csr_matrix, request: truth.Request) -> dict[str, Any]:
     try:
-        cost = cost_of(method, counts, seed=0, source=request.source, limits=request.limits)
+        cost = cost_of(method, counts, seed=SEED, source=request.source, limits=request.limits)
     except Failed as error:
         return {"failed": str(error)}
     return {"failed": "", **cost._asdict()}
@@ -100,48 +137,102 @@ def _run(method: Method, counts: sparse.csr_matrix, request: truth.Request) -> d
 def _key(method: Method, size: Size, request: truth.Request) -> str:
     return study.Store.key(
         size=size._asdict(),
+        generator=[asdict(params_of(size)), environments.source_of(simulation, _splat_params)],
         method=decisive(method, request.source),
         limit=request.limits.cpu_s,
         threads=request.limits.threads,
     )
 
 
-def _tidy(rows: list[tuple[Size, str, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    for size, name, found in rows:
-        for score in Cost._fields:
-            yield {**size._asdict(), "method": name, "score": score, "value": found.get(score)}
+# --- the tables -------------------------------------------------------------------------
 
 
-def write(rows: list[tuple[Size, str, dict[str, Any]]], request: truth.Request) -> None:
-    """Write ``scale_methods.csv`` and ``scale_methods.md``."""
+def write(runs: list[Ran]) -> bool:
+    """Write ``scale_methods.csv``, ``scale_methods_failed.csv`` and ``scale_methods.md``.
+
+    Rows of methods and sizes that were not among the runs stay. Returns whether a file changed.
+    """
+    tried = pd.DataFrame([_named(run) for run in runs], columns=[*RUN])
+    how = ["limit_s", "threads", *provenance.COLUMNS]
+    rows = [
+        {**_named(run), "score": score, "value": run.found[score], **_of(run, how)}
+        for run in runs
+        for score in Cost._fields
+        if not run.found.get("failed")
+    ]
+    costs = pd.DataFrame(rows, columns=[*RUN, "score", "value", *how])
+    rows = [
+        {**_named(run), "reason": run.found["failed"], **_of(run, how)}
+        for run in runs
+        if run.found.get("failed")
+    ]
+    failed = pd.DataFrame(rows, columns=[*RUN, "reason", *how])
+    folder = written.RESULTS
+    costs, failed = (
+        _in_order(written.with_earlier(new, folder / f"{name}.csv", by=RUN, tried=tried))
+        for new, name in ((costs, TABLE), (failed, FAILED_TABLE))
+    )
+    changed = [
+        written.put_table(folder / f"{TABLE}.csv", costs),
+        written.put_table(folder / f"{FAILED_TABLE}.csv", failed),
+    ]
+    kept = (written.read(folder / f"{name}.csv") for name in (TABLE, FAILED_TABLE))
+    return written.put_text(TABLE, _text(*kept)) or any(changed)
+
+
+def _named(run: Ran) -> dict[str, Any]:
+    return {**run.size._asdict(), "method": run.method}
+
+
+def _of(run: Ran, fields: list[str]) -> dict[str, Any]:
+    return {field: run.found.get(field, "") for field in fields}
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Put rows in the order of the series, the sizes and the methods."""
+    place = {name: i for i, name in enumerate(METHODS_HERE)}
+    by = pd.DataFrame(
+        {
+            "series": table.series,
+            "size": table.n_cells.astype(int) * table.n_genes.astype(int),
+            "method": table.method.map(place),
+        }
+    )
+    return table.loc[by.sort_values(list(by), kind="stable").index].reset_index(drop=True)
+
+
+def _text(costs: pd.DataFrame, failed: pd.DataFrame) -> list[str]:
+    """Return the lines of the Markdown."""
+    shown = pd.concat([costs, failed]).assign(seed=SEED)
+    limits = provenance.joined(f"{float(limit):.0f} s" for limit in shown.limit_s)
+    threads = provenance.joined(int(n) for n in shown.threads)
     text = [
         "# Study `scale`",
         "",
-        f"Generated counts (Splat, preset `sim-t6-hard` at other sizes), one run each, limit "
-        f"{request.limits.cpu_s:.0f} s of CPU, {request.limits.threads} thread(s); "
-        f"{tables.machine()} graphsci at commit {truth.commit_of(request.source)}; made "
-        f"{tables.records.today()} by `python benchmarks/run.py scale`. "
-        f"{environments.named_versions()}. Start of the interpreter, reading and writing of files "
-        "included; every method returns a dense matrix. `-`: not finished, see below.",
+        "Generated counts (Splat, preset `sim-t6-hard` at other sizes), one run each, limit "
+        f"{limits} of CPU, {threads} thread(s). Made by `python benchmarks/run.py scale` on "
+        f"{provenance.made_by(shown)}. Each row's own: scale_methods.csv. Start of the "
+        "interpreter, reading and writing of files included; every method returns a dense matrix. "
+        "`-`: not finished, see below.",
     ]
-    table = pd.DataFrame(list(_tidy(rows)))
     for series, column in (("cells", "n_cells"), ("genes", "n_genes")):
         fixed = f"{FIXED_GENES:,} genes" if series == "cells" else f"{FIXED_CELLS:,} cells"
         for score, title in (("cpu_s", "CPU seconds"), ("peak_mib", "Peak memory, MiB")):
-            here = table[table.score == score]
+            here = costs[costs.score == score]
             in_series = (here.series == series) | (
                 (here.n_cells == FIXED_CELLS) & (here.n_genes == FIXED_GENES)
             )
             text += ["", f"## {title} against {series}, {fixed}", ""]
             text += [_wide(here[in_series], column)]
-    reasons = [f"- {s.n_cells:,} x {s.n_genes:,}, {n}: {f['failed']}" for s, n, f in rows]
     text += ["", "## Not finished", ""]
-    text += [line for line, row in zip(reasons, rows, strict=True) if row[2].get("failed")]
-    tables.write(TABLE, table, text)
+    lines = [
+        f"- {r.n_cells:,} x {r.n_genes:,}, {r.method}: {r.reason}" for r in failed.itertuples()
+    ]
+    return text + (lines or ["Every run finished."])
 
 
 def _wide(part: pd.DataFrame, column: str) -> str:
     wide = part.pivot_table(index="method", columns=column, values="value", aggfunc="first")
-    wide = wide.reindex([name for name in RUN if name in set(part.method)])
+    wide = wide.reindex([name for name in METHODS_HERE if name in set(part.method)])
     wide.columns = [f"{int(n):,}" for n in wide.columns]
-    return tables.markdown(wide.reset_index().astype({"method": str}), digits=0)
+    return written.markdown(wide.reset_index().astype({"method": str}), digits=0)

@@ -1,7 +1,5 @@
 """Tidy CSV and Markdown of finished records."""
 
-import os
-import platform
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -9,16 +7,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from graphsci.evaluation import study
-from suite import environments, records
-from suite.environments import BENCHMARKS
-from suite.methods import METHODS
+from suite import held_out, provenance, written
+from suite.judges import EMBEDDING_SEEDS, MANY_CELLS, SEEDS_OF_MANY_CELLS
+from suite.methods import METHODS, OURS, OURS_MEAN, is_control, is_peer
 from suite.records import Record
-
-RESULTS = BENCHMARKS / "results"
-OURS, OURS_MEAN = "graphsci", "graphsci-mean"
-#: A difference is told from 0 at so many standard errors.
-CLEAR = 2.0
 
 
 class Score(NamedTuple):
@@ -28,6 +20,7 @@ class Score(NamedTuple):
     direction: Literal["higher", "lower", "nominal"]
     nominal: float = np.nan
     digits: int = 3
+    spread: str = ""  #: score with its standard deviation inside one run, shown in brackets
 
 
 #: Scores that get a table, in order: one row a method, one column a data set.
@@ -39,7 +32,7 @@ SCORES = {
     "shuffled_given_depth": Score("The same, given the depth of the cells", "lower"),
     "mae_all": Score("Simulations: mean absolute error, all entries", "lower"),
     "mae_dropped": Score("Simulations: mean absolute error, dropped entries", "lower"),
-    "ari": Score("Adjusted Rand index of K-means on t-SNE", "higher"),
+    "ari": Score("Adjusted Rand index of K-means on t-SNE", "higher", spread="ari_sd"),
     "clustering_accuracy": Score("Clustering accuracy", "higher"),
     "silhouette_labels": Score("Silhouette of the known labels on t-SNE", "higher"),
     "deep_log_error": Score("Depth: mean absolute log error against the deep profile", "lower"),
@@ -48,6 +41,8 @@ SCORES = {
     "deep_pearson_gene": Score("Depth: median correlation per gene", "higher"),
     "deep_pearson_cell": Score("Depth: median correlation per cell", "higher"),
     "bulk_auc": Score("Bulk: AUC for genes that differ in bulk", "higher"),
+    "bulk_accuracy": Score("Bulk: accuracy of the genes called different", "higher"),
+    "bulk_f_score": Score("Bulk: F-score of the genes called different", "higher"),
     "bulk_top_overlap": Score("Bulk: overlap of the 500 most different genes", "higher"),
     "bulk_fold_change": Score("Bulk: rank correlation of log fold changes", "higher"),
     "bulk_level": Score("Bulk: rank correlation of mean levels", "higher"),
@@ -68,78 +63,69 @@ SCORES = {
 }
 
 
-GAP_COLUMNS = ("peer", "difference", "standard_error", "z", "seeds")
-
-
-def written(name: str) -> bool:
-    """Whether a study's table is there."""
-    return (RESULTS / f"{name}.csv").is_file()
-
-
 # --- truth ------------------------------------------------------------------------------
 
 
-def write_truth(found: list[Record]) -> None:
+def write_truth(found: list[Record]) -> bool:
     """Write ``truth.csv``, ``truth_failed.csv``, ``truth_paired.csv`` and ``truth.md``.
 
-    Rows of an earlier ``truth.csv`` whose run is not among the records stay, with their dates.
+    Rows of an earlier ``truth.csv`` whose run is not among the records stay, with their dates;
+    without records the Markdown is written again from the CSV files. Returns whether a file
+    changed.
     """
-    RESULTS.mkdir(exist_ok=True)
-    new = tidy(found)
-    table = with_earlier(new, RESULTS / "truth.csv")
-    table.to_csv(RESULTS / "truth.csv", index=False, float_format="%.6g")
-    failed = with_earlier_failures(found, RESULTS / "truth_failed.csv")
-    failed.to_csv(RESULTS / "truth_failed.csv", index=False)
-    text = ["# Study `truth`", "", heading(found, "truth") + _earlier(table[len(new) :]), ""]
-    paired = RESULTS / "truth_paired.csv"
-    gaps = paired_gaps(table, found, paired)
-    gaps.to_csv(paired, float_format="%.6g")
-    text += [against_best(table, gaps), "", summary(table), "", over_seeds(table), ""]
+    folder = written.RESULTS
+    table = written.with_earlier(tidy(found), folder / "truth.csv")
+    gaps = held_out.paired_gaps(table, found, folder / "truth_paired.csv")
+    changed = [
+        written.put_table(folder / "truth.csv", table),
+        written.put_table(folder / "truth_failed.csv", failures(found, folder)),
+        written.put_table(folder / "truth_paired.csv", gaps.reset_index()),
+    ]
+    return written.put_text("truth", _text(folder)) or any(changed)
+
+
+def _text(folder: Path) -> list[str]:
+    """Return the lines of ``truth.md``, from the CSV files alone."""
+    table = written.read(folder / "truth.csv")
+    gaps = written.read(folder / "truth_paired.csv").set_index("dataset")
+    text = ["# Study `truth`", "", f"{MADE_BY} {provenance.made_by(table)}. {NOTATION}", ""]
+    text += [held_out.against_best(table, gaps), "", summary(table), "", over_seeds(table), ""]
     for name, score in SCORES.items():
         part = table[table.score == name]
         if len(part):
-            text += [f"## {score.title}", "", pivot(part, score), ""]
-    text += ["## Did not finish", "", *_failures(failed), ""]
-    (RESULTS / "truth.md").write_text("\n".join(text))
-    print(f"written: {RESULTS / 'truth.csv'}, {RESULTS / 'truth.md'}")
+            text += [f"## {score.title}", "", *([EMBEDDINGS_SHOWN, ""] if score.spread else [])]
+            text += [pivot(part, score, table[table.score == score.spread]), ""]
+    return [*text, "## Did not finish", "", *_listed(written.read(folder / "truth_failed.csv"))]
 
 
-def with_earlier(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Add the rows of a written table whose runs the new one lacks."""
-    if not path.is_file():
-        return table
-    earlier = _rows_of_other_runs(path, table[["kind", "dataset", "method", "seed"]])
-    earlier["value"] = pd.to_numeric(earlier.value)
-    return pd.concat([table, earlier], ignore_index=True)
+#: What a score on clusters is the mean of.
+EMBEDDINGS = (
+    f"Scores of clusters are means over {EMBEDDING_SEEDS} seeds of t-SNE and K-means, or "
+    f"{SEEDS_OF_MANY_CELLS} above {MANY_CELLS:,} cells; the sd of an ARI is that over these seeds, "
+    "on one estimate."
+)
+EMBEDDINGS_SHOWN = f"In square brackets: its sd. {EMBEDDINGS}"
+MADE_BY = "Made by `python benchmarks/run.py truth --data DIR` on"
+NOTATION = (
+    "Every row's commit, day, versions and machine are in truth.csv. `-`: not run. Means over "
+    "seeds; ± is the standard deviation over seeds, with their number, where there are several. "
+    "**Bold**: the best of ours and the peers; controls are never bold."
+)
 
 
-def with_earlier_failures(found: list[Record], path: Path) -> pd.DataFrame:
+def failures(found: list[Record], folder: Path) -> pd.DataFrame:
     """Return what failed, with the rows of a written table whose runs were not tried again."""
-    tried = pd.DataFrame(
-        [(r.case, r.method, r.seed, r.failed) for r in found],
-        columns=["case", "method", "seed", "reason"],
-    )
+    by = ["case", "method", "seed"]
+    runs = [(r.case, r.method, r.seed, r.failed) for r in found]
+    tried = pd.DataFrame(runs, columns=[*by, "reason"])
     failed = tried[tried.reason != ""]
-    if not path.is_file():
-        return failed
-    earlier = _rows_of_other_runs(path, tried[["case", "method", "seed"]])
-    return pd.concat([failed, earlier], ignore_index=True)
+    return written.with_earlier(failed, folder / "truth_failed.csv", by=by, tried=tried)
 
 
-def _rows_of_other_runs(path: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """Read a written table without the rows of ``runs``, one a row, by its columns."""
-    earlier = pd.read_csv(path, keep_default_na=False)
-    known = pd.MultiIndex.from_frame(runs)
-    return earlier[~pd.MultiIndex.from_frame(earlier[list(runs)]).isin(known)].copy()
-
-
-def _earlier(rows: pd.DataFrame) -> str:
-    """Say which numbers an earlier run of the study measured."""
-    if rows.empty:
-        return ""
-    methods = [name for name in METHODS if name in set(rows.method)]
-    days = " and ".join(sorted(set(rows.date)))
-    return f" Of {days}, on the same machine: some rows of {', '.join(methods)}, dated in the CSV."
+def _listed(failed: pd.DataFrame) -> list[str]:
+    """Return a line for each failure."""
+    lines = [f"- {r.case}, {r.method}, seed {r.seed}: {r.reason}" for r in failed.itertuples()]
+    return lines or ["Every run that was started finished."]
 
 
 def tidy(found: Iterable[Record]) -> pd.DataFrame:
@@ -156,12 +142,14 @@ def tidy(found: Iterable[Record]) -> pd.DataFrame:
             "value": value,
             "code": r.code,
             "date": r.made,
+            "versions": r.versions,
+            "machine": r.machine,
         }
         for r in found
         for name, value in {**r.scores, **r.cost}.items()
     ]
     columns = ["kind", "dataset", "cells", "genes", "method", "seed", "score", "value"]
-    return pd.DataFrame(rows, columns=[*columns, "code", "date"])
+    return pd.DataFrame(rows, columns=[*columns, *provenance.COLUMNS])
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -170,7 +158,7 @@ def summary(table: pd.DataFrame) -> str:
         "## Every score: ours, the best peer, the counts as they came",
         "",
         "On the seeds that peers were run with: another seed is another split or another simulated "
-        "data set. **Bold**: ours is at least as good as every peer.",
+        "data set. **Bold**: ours is at least as good as every peer. " + EMBEDDINGS,
         "",
         "| score | ours | first on | data set: ours / best peer / counts |",
         "|---|---|---|---|",
@@ -181,7 +169,7 @@ def summary(table: pd.DataFrame) -> str:
             continue
         part = part.assign(column=_columns(part))
         runs = pd.MultiIndex.from_frame(part[["column", "seed"]])
-        part = part[runs.isin(runs[part.method.map(_is_peer).to_numpy()])]
+        part = part[runs.isin(runs[part.method.map(is_peer).to_numpy()])]
         means = part.groupby(["method", "column"]).value.mean()
         ours = {m for m in part.method if m.split("@")[0] in (OURS, OURS_MEAN)}
         for method in sorted(ours, key=_place):
@@ -229,7 +217,7 @@ def over_seeds(table: pd.DataFrame) -> str:
 def _beside_best(means: pd.Series, method: str, column: str, score: Score) -> str:
     """Return ours, the best peer and the counts on one data set; nothing if one is missing."""
     here = means.xs(column, level="column")
-    peers = [name for name in here.index if _is_peer(name)]
+    peers = [name for name in here.index if is_peer(name)]
     if not peers or method not in here:
         return ""
 
@@ -247,37 +235,41 @@ def _beside_best(means: pd.Series, method: str, column: str, score: Score) -> st
     return f"{ours} / {here[best]:.3f} {best} / {counts}"
 
 
-def pivot(part: pd.DataFrame, score: Score) -> str:
+def pivot(part: pd.DataFrame, score: Score, spread: pd.DataFrame | None = None) -> str:
     """Return a Markdown table of one score: mean over seeds, and standard deviation if several.
 
-    The best of ours and the peers is bold; controls are never.
+    The best of ours and the peers is bold; controls are never. ``spread`` has the rows of the
+    score's standard deviation inside a run, shown in square brackets.
     """
     part = part.assign(column=_columns(part))
     cells = part.groupby(["method", "column"]).value.agg(["mean", "std", "count"])
     columns = list(dict.fromkeys(part.column))
     methods = sorted(set(part.method), key=_place)
     best = {column: _best(cells, methods, column, score) for column in columns}
+    inside = _inside(spread)
     lines = [f"| method | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for method in methods:
-        values = [_cell(cells, method, column, score, best[column]) for column in columns]
-        label = f"{method} (control)" if _is_control(method) else method.replace("@", ", ")
+        values = [
+            _cell(cells, method, column, score, best[column]) + inside.get((method, column), "")
+            for column in columns
+        ]
+        label = f"{method} (control)" if is_control(method) else method.replace("@", ", ")
         lines.append(f"| {label} | {' | '.join(values)} |")
     return "\n".join(lines)
+
+
+def _inside(spread: pd.DataFrame | None) -> dict[tuple[str, str], str]:
+    """Return the mean standard deviation inside a run of each cell of a table, in brackets."""
+    if spread is None or spread.empty:
+        return {}
+    means = spread.assign(column=_columns(spread)).groupby(["method", "column"]).value.mean()
+    return {cell: f" [{value:.3f}]" for cell, value in means.items()}
 
 
 def _place(method: str) -> tuple[int, str]:
     """Order of a row: that of :data:`METHODS`, variants below their method."""
     name = method.split("@")[0]
     return list(METHODS).index(name), method
-
-
-def _is_control(method: str) -> bool:
-    return METHODS[method.split("@")[0]].kind == "control"
-
-
-def _is_peer(method: str) -> bool:
-    """Whether a row is a peer's own; a variant of its estimate is none."""
-    return method in METHODS and METHODS[method].kind == "peer"
 
 
 def _columns(part: pd.DataFrame) -> pd.Series:
@@ -292,7 +284,7 @@ def _best(cells: pd.DataFrame, methods: list[str], column: str, score: Score) ->
     values = [
         cells.loc[(method, column), "mean"]
         for method in methods
-        if not _is_control(method) and (method, column) in cells.index
+        if not is_control(method) and (method, column) in cells.index
     ]
     if not values or score.title.startswith(("CPU", "Peak")):
         return np.nan
@@ -306,163 +298,6 @@ def _cell(cells: pd.DataFrame, method: str, column: str, score: Score, best: flo
         return "-"
     mean, sd, n = cells.loc[(method, column)]
     text = f"{mean:,.{score.digits}f}"
-    if mean == best and not _is_control(method):
+    if mean == best and not is_control(method):
         text = f"**{text}**"
     return f"{text} ± {sd:.{score.digits}f} ({n:.0f})" if n > 1 and score.digits else text
-
-
-def paired_gaps(table: pd.DataFrame, found: list[Record], path: Path) -> pd.DataFrame:
-    """Return how ours differs from the best peer of each data set, paired over held-out cells.
-
-    Rows of an earlier run, in ``path``, stay where the cells of its peer are gone; one of a peer
-    that is no longer the best goes.
-
-    Parameters
-    ----------
-    table
-        All rows, those of an earlier run too.
-    found
-        Records at hand, with the losses of their cells.
-    path
-        A CSV with the same columns, if there is one.
-    """
-    gaps = pd.DataFrame(columns=GAP_COLUMNS, index=pd.Index([], name="dataset"))
-    if path.is_file():
-        gaps = pd.read_csv(path, index_col="dataset")
-    runs = {
-        (r.dataset, r.method, r.seed): r
-        for r in found
-        if r.kind == "held-out" and "held_out" in r.judged
-    }
-    for dataset, rows in table[table.kind == "held-out"].groupby("dataset"):
-        best = _best_peer(rows)
-        if dataset in gaps.index and gaps.loc[dataset, "peer"] != best:
-            gaps = gaps.drop(index=dataset)
-        losses = [
-            [_losses(runs.get((dataset, name, seed))) for name in (OURS, best)]
-            for seed in sorted(set(rows.seed))
-        ]
-        whole = [pair for pair in losses if pair[0] is not None and pair[1] is not None]
-        if whole:
-            gap = study.paired(*map(list, zip(*whole, strict=True)))
-            gaps.loc[dataset] = [best, gap.difference, gap.standard_error, gap.z, len(whole)]
-    return gaps.sort_index()
-
-
-def against_best(table: pd.DataFrame, gaps: pd.DataFrame) -> str:
-    """Return how ours compares with the best peer on held-out molecules; see ``paired_gaps``."""
-    lines = [
-        "## Held-out molecules: ours and the best peer of each data set",
-        "",
-        "A peer is any method that is neither ours nor a control. The difference is paired over "
-        "cells, with its SE, over the seeds whose cells were at hand (their number in brackets; "
-        "truth_paired.csv); `-` where they never were: there over the seeds that both have.",
-        "",
-        "| data set | cells | D2 ours (seeds) | best peer | its D2 | ratio | deviance per entry, "
-        "ours - peer | in SE | D2 of pooling, of gene means, both with own counts (controls) |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for dataset, rows in table[table.kind == "held-out"].groupby("dataset"):
-        if row := _against_best(str(dataset), rows, gaps):
-            lines.append(row)
-    return "\n".join(lines)
-
-
-def _best_peer(rows: pd.DataFrame) -> str | None:
-    """Return the peer that explains most, or None if ours or every peer is missing."""
-    explained = rows[rows.score == "d2"].groupby("method").value.mean()
-    peers = [name for name in explained.index if _is_peer(name)]
-    if OURS not in explained or not peers:
-        return None
-    return max(peers, key=lambda name: float(explained[name]))
-
-
-def _against_best(dataset: str, rows: pd.DataFrame, gaps: pd.DataFrame) -> str:
-    """Return one row of that table, or nothing if ours or every peer is missing."""
-    best = _best_peer(rows)
-    if best is None:
-        return ""
-    explained = rows[rows.score == "d2"].groupby("method").value.mean()
-    if dataset in gaps.index:
-        gap = gaps.loc[dataset]
-        error = f"{gap['standard_error']:.1g} ({gap['seeds']:.0f})"
-        difference = f"{gap['difference']:+.2g} ± {error} | {gap['z']:+.1f}"
-    else:
-        deviance = rows[rows.score == "deviance"].pivot_table(
-            index="seed", columns="method", values="value"
-        )
-        shared = deviance[[OURS, best]].dropna()
-        difference = f"{(shared[OURS] - shared[best]).mean():+.2g} | -" if len(shared) else "- | -"
-    own, theirs = float(explained[OURS]), float(explained[best])
-    ratio = f"{own / theirs:.2f}" if theirs > 0 else "-"
-    names = ("neighbour_pooling_posterior", "gene_mean_posterior")
-    controls = [f"{explained[n]:.4f}" if n in explained else "-" for n in names]
-    n_seeds = rows[rows.method == OURS].seed.nunique()
-    return (
-        f"| {dataset} | {rows.cells.max():,} | {own:.4f} ({n_seeds}) "
-        f"| {best} | {theirs:.4f} | {ratio} | {difference} "
-        f"| {', '.join(controls)} |"
-    )
-
-
-def _losses(record: Record | None) -> np.ndarray | None:
-    return None if record is None else records.per_cell(record, "held_out")
-
-
-def _failures(table: pd.DataFrame) -> list[str]:
-    failed = [f"- {r.case}, {r.method}, seed {r.seed}: {r.reason}" for r in table.itertuples()]
-    absent = [
-        f"- {name}: not installed"
-        for name, method in METHODS.items()
-        if not environments.installed(method.environment)
-    ]
-    return [*failed, *absent] or ["Every run that was started finished."]
-
-
-def heading(found: Iterable[Record], name: str) -> str:
-    """Say when, where and how the numbers came about."""
-    runs = list(found)
-    codes = sorted({r.code for r in runs if METHODS[r.method].kind == "ours"})
-    dates = sorted({r.made for r in runs})
-    return (
-        f"Made by `python benchmarks/run.py {name} --data DIR` on {' to '.join(_ends(dates))}; "
-        f"graphsci at commit {', '.join(codes) or '-'}; {machine()} "
-        f"{environments.named_versions()}. `-`: not run. Means over seeds; ± is the standard "
-        "deviation over seeds, with their number, where there are several. **Bold**: the best of "
-        "ours and the peers; controls are never bold."
-    )
-
-
-def _ends(values: list[str]) -> list[str]:
-    return values if len(values) < 2 else [values[0], values[-1]]
-
-
-def machine() -> str:
-    """Name the machine."""
-    return (
-        f"{os.cpu_count()} cores ({platform.machine()}), one thread a method, a machine shared "
-        f"with other work; Python {platform.python_version()},"
-    )
-
-
-def markdown(table: pd.DataFrame, digits: int = 3) -> str:
-    """Return any small table as Markdown."""
-
-    def text(value: object) -> str:
-        if isinstance(value, float):
-            return "-" if np.isnan(value) else f"{value:.{digits}f}"
-        return str(value)
-
-    lines = [f"| {' | '.join(map(str, table.columns))} |", "|---" * len(table.columns) + "|"]
-    lines += [f"| {' | '.join(map(text, row))} |" for row in table.itertuples(index=False)]
-    return "\n".join(lines)
-
-
-def write(name: str, table: pd.DataFrame, text: list[str]) -> Path:
-    """Write a study's tidy CSV and its Markdown."""
-    RESULTS.mkdir(exist_ok=True)
-    table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.6g")
-    path = RESULTS / f"{name}.md"
-    path.write_text("\n".join(text) + "\n")
-    print(f"written: {path.with_suffix('.csv')}, {path}")
-    return path

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from suite import cases, environments, records, tables
+from suite import cases, environments, provenance, records, tables, written
 from suite.cases import Case
 from suite.judges import JUDGES, Judge
 from suite.methods import METHODS
@@ -43,7 +43,7 @@ def run(request: Request, *, judges: Sequence[Judge] = JUDGES) -> int:
             record = records.find(case.name, name, case.seed)
             if record is None or record.key != key:
                 record = _empty(case, name, key, code, request.limits)
-            wanted = _wanted(record, asked, request)
+            wanted = _wanted(record, case, asked, request)
             if wanted:
                 _judge(record, case, wanted, request)
                 n_new += 1
@@ -52,10 +52,9 @@ def run(request: Request, *, judges: Sequence[Judge] = JUDGES) -> int:
 
 def study(request: Request) -> None:
     """Run what is missing, and write the tables."""
-    if run(request) or not tables.written("truth"):
-        tables.write_truth(records.everything())
-    else:
-        print("Nothing to do: every run is there already, and nothing changed.")
+    n_new = run(request)
+    if not tables.write_truth(records.everything()) and not n_new:
+        print(written.NOTHING_TO_DO)
 
 
 def commit_of(source: Path) -> str:
@@ -91,17 +90,19 @@ def _empty(case: Case, name: str, key: str, code: str, limits: Limits) -> Record
         limits.cpu_s,
         {},
         {},
+        environments.named_versions(METHODS[name].environment),
+        provenance.machine(),
     )
 
 
-def _wanted(record: Record, judges: list[Judge], request: Request) -> list[Judge]:
+def _wanted(record: Record, case: Case, judges: list[Judge], request: Request) -> list[Judge]:
     """Return the judges that have not seen this estimate yet."""
     if record.failed and not request.retry and record.limit_s >= request.limits.cpu_s:
         return []
     return [
         judge
         for judge in judges
-        if record.judged.get(judge.name, {}).get("version") != judge.version()
+        if record.judged.get(judge.name, {}).get("version") != judge.version(case)
     ]
 
 
@@ -125,7 +126,7 @@ def _judge(record: Record, case: Case, judges: list[Judge], request: Request) ->
     losses: dict[str, np.ndarray] = {}
     for judge in judges:
         found = judge.compute(case, estimate)
-        judged[judge.name] = {"version": judge.version(), "scores": found.scores}
+        judged[judge.name] = {"version": judge.version(case), "scores": found.scores}
         if found.per_cell is not None:
             losses[judge.name] = found.per_cell
     kept = record._replace(failed="", cost=estimate.cost._asdict(), judged=judged)

@@ -113,6 +113,16 @@ class Config:
         low=0,
     )
     learning_rate: float = _option(0.01, "Peak learning rate of Adam (paper: 0.01).", low=0.0)
+    lr_decay: float = _option(
+        0.9,
+        "Factor of the learning rate every lr_decay_steps steps (paper: 0.9); 1 keeps it.",
+        low=0.01,
+        high=1.0,
+        preset="paper",
+    )
+    lr_decay_steps: int = _option(
+        50, "Steps in which the learning rate falls by lr_decay (paper: 50).", low=1, preset="paper"
+    )
     kept_low: float = _option(
         0.4,
         "Training by thinning: every step encodes a random share of each molecule and predicts "

@@ -328,7 +328,7 @@ class _Adam(torch.optim.Adam):
 def _optimizer(
     objective: Objective, config: Config, *, n_steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Adam with the preset's schedule: one cycle, or decay by 0.9 every 50 steps (Fig. S9)."""
+    """Adam with the preset's schedule: one cycle, or exponential decay (Fig. S9)."""
     groups = [
         {
             "params": group["params"],
@@ -339,7 +339,8 @@ def _optimizer(
     ]
     optimizer = _Adam(groups, fused=True)
     if config.preset == "paper":
-        decay: Callable[[int], float] = lambda step: 0.9 ** (step / 50)  # noqa: E731
+        rate, steps = config.lr_decay, config.lr_decay_steps
+        decay: Callable[[int], float] = lambda step: rate ** (step / steps)  # noqa: E731
         return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, decay)
     peaks = [group["lr"] for group in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
