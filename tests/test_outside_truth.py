@@ -47,6 +47,22 @@ def test_moments_against_numpy_and_of_a_constant_gene():
     assert not found.correlation[3].any()
 
 
+def test_moments_with_a_posterior_variance_are_those_of_draws():
+    rng = RNG(0)
+    values, sd = rng.gamma(2.0, size=(400, 3)), rng.uniform(0.2, 1.0, size=(400, 3))
+    values[:, 1] += values[:, 0]
+    draws = values + sd * rng.normal(size=(300, 400, 3))
+    found = fish.moments(values=values, variance=np.square(sd))
+    by_draws = fish.moments(values=draws.reshape(-1, 3))
+    assert found.cv == pytest.approx(by_draws.cv, rel=0.01)
+    assert found.correlation == pytest.approx(by_draws.correlation, abs=0.01)
+    assert (found.cv > fish.moments(values=values).cv).all()
+    with pytest.raises(ValueError, match=r"variance has shape \(400, 2\)"):
+        fish.moments(values=values, variance=sd[:, :2])
+    with pytest.raises(ValueError, match="numbers of at least 0"):
+        fish.moments(values=values, variance=-sd)
+
+
 def test_moments_without_counting_noise_are_those_of_the_rates():
     """Laws: counts inflate the CV and weaken r; the correction undoes both, imputing nothing."""
     rng, n = RNG(0), 40_000

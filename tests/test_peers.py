@@ -130,9 +130,12 @@ def test_savers_posterior_lies_between_the_prior_mean_and_the_count(saver):
     rng = np.random.default_rng(2)
     s, mu = rng.uniform(0.5, 2, 200), rng.uniform(1, 5, 200)
     y = rng.poisson(rng.gamma(2, mu / 2) * s).astype(float)
-    found = saver.posterior_rate(y, mu, s, False)
+    found, sd = saver.posterior_rate(y, mu, s, False)
     low, high = np.minimum(mu, y / s), np.maximum(mu, y / s)
     assert ((found >= low - 1e-9) & (found <= high + 1e-9)).all()
+    shape = (found / sd) ** 2  # of the posterior: alpha + y, more than the count
+    assert (shape > y).all()
+    assert sd.mean() < np.sqrt(y / s**2).mean()  # it knows more than the count alone
 
 
 def test_saver_borrows_from_genes_that_vary_together(saver):
@@ -141,7 +144,7 @@ def test_saver_borrows_from_genes_that_vary_together(saver):
     high = np.repeat([True, False], 60)
     rates = np.where(high[:, None] == (np.arange(60) < 30)[None, :], 3.0, 0.3)
     counts = sparse.csr_matrix(rng.poisson(rates).astype(float))
-    found = saver.rates(counts, seed=0)
+    found = saver.rates(counts, seed=0)[0]
     error = np.abs(found - rates).mean()
     assert error < 0.5 * np.abs(counts.toarray() - rates).mean()
     assert error < 0.5 * np.abs(counts.toarray().mean(0) - rates).mean()

@@ -11,12 +11,13 @@ prior        Gamma with that mean and a constant coefficient of variation, a con
              factor or a constant variance, whichever has the highest marginal (negative
              binomial) likelihood; the Fano factor alone where the prior mean is constant. Where
              the likelihood is flat down to zero, the parameter is its posterior mean on a grid.
-posterior    mean (alpha + y) / (beta + s), y the count and s the library size / the mean one
+posterior    Gamma with shape alpha + y and rate beta + s, y the count and s the library size /
+             the mean one
 
 One difference, for speed: a gene's lasso sees its 100 most correlated predictors (the original
 lets at most 300 into a model), and 20 penalties from the largest to a hundredth of it.
 
-Way back: the posterior mean of the rate times the cell's s.
+Way back: mean and standard deviation of the posterior rate times the cell's s.
 """
 
 import numpy as np
@@ -234,7 +235,7 @@ def flat_spread(model, value, found, top, y, mu, s):
 
 @njit(cache=True)
 def posterior_rate(y, mu, s, constant):
-    """Return (alpha + y) / (beta + s) of the likeliest of the three priors, (cells,)."""
+    """Return mean and sd, (2, cells), of Gamma(alpha + y, beta + s), by the likeliest prior."""
     best, spread = 1, 0.0
     lowest = np.inf
     for model in range(3):
@@ -243,10 +244,11 @@ def posterior_rate(y, mu, s, constant):
         value, found = best_spread(model, y, mu, s)
         if found < lowest:
             best, spread, lowest = model, value, found
-    out = np.empty(y.size)
+    out = np.empty((2, y.size))
     for i in range(y.size):
         alpha, beta = shape_and_rate(best, max(spread, 1e-12), max(mu[i], 1e-12))
-        out[i] = (alpha + y[i]) / (beta + s[i])
+        out[0, i] = (alpha + y[i]) / (beta + s[i])
+        out[1, i] = np.sqrt(alpha + y[i]) / (beta + s[i])
     return out
 
 
@@ -320,12 +322,12 @@ def learn_rules(genes, order, seed):
 
 
 def rates(counts, seed):
-    """Return SAVER's posterior mean of the rates at the mean library size, (cells, genes)."""
+    """Return SAVER's posterior mean and sd of the rates at the mean library, (2, cells, genes)."""
     genes = Genes(counts)
     n_genes = len(genes.y)
     order = np.random.default_rng(seed).permutation(n_genes)
     cutoff, (intercept, slope) = learn_rules(genes, order, seed) if len(genes.x) else (1.0, (0, 0))
-    out = np.empty(genes.y.shape[::-1])
+    out = np.empty((2, *genes.y.shape[::-1]))
     for gene, screened, r in genes.screened(np.arange(n_genes)):
         y = genes.y[gene]
         mu = np.full(y.size, (y / genes.s).mean())
@@ -334,13 +336,14 @@ def rates(counts, seed):
             x, normalised = genes.inputs(gene, screened)
             mu = predict(x, normalised, largest_penalty(x, normalised) / np.exp(np.sqrt(squared)))
         constant = bool(np.ptp(mu) <= 1e-9 * mu.max())
-        out[:, gene] = posterior_rate(y, mu, genes.s, constant)
+        out[:, :, gene] = posterior_rate(y, mu, genes.s, constant)
     return out
 
 
 def estimate(counts, variant, seed):
     size = library_sizes(counts)
-    return rates(counts, seed) * (size / size.mean())
+    mean, sd = rates(counts, seed) * (size / size.mean())
+    return {"estimate": mean, "sd": sd}
 
 
 if __name__ == "__main__":

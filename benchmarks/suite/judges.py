@@ -46,8 +46,9 @@ SCORING_PACKAGES = ("numpy", "scipy", "scikit-learn")
 MIXED = 0.05
 CHANCES = ("as_is", "rescaled", "mixed")
 BLOCK = 512
-#: Ends the name of a score of the median; tables give it a row of its own.
-OF_MEDIAN = "@imputed_median"
+#: End the name of a score of the median, and of draws from the posterior instead of its mean;
+#: tables give them rows of their own.
+OF_MEDIAN, OF_POSTERIOR = "@imputed_median", "@posterior"
 #: Seeds of t-SNE and K-means: five, as in the paper, cost more than most methods do.
 EMBEDDING_SEEDS, SEEDS_OF_MANY_CELLS, MANY_CELLS = 3, 2, 1500
 #: Divisions of one population into random halves, and its least size.
@@ -268,22 +269,31 @@ def against_proteins(case: Case, estimate: Estimate) -> Judged:
 
 
 def against_fish(case: Case, estimate: Estimate) -> Judged:
-    """CVs and correlations of a few genes against single-molecule FISH of the same culture."""
+    """CVs and correlations of a few genes against single-molecule FISH of the same culture.
+
+    Of a method that gives its uncertainty also those of draws from its posterior.
+    """
     tables = [pd.read_csv(path) for path in case.truth["files"]]
     truth = fish.fish_truth(tables=tables)
     names = list(case.truth["genes"])
     chosen = [names.index(gene) for gene in truth.genes if gene in names]
-    moments = fish.moments(values=at_common_depth(case, estimate)[:, chosen])
-    found = fish.score_against_fish(
-        moments=moments, genes=[names[gene] for gene in chosen], truth=truth
-    )
-    return Judged(
-        {
-            "fish_cv_error": found.cv_error,
-            "fish_correlation_error": found.correlation_error,
-            "fish_pairs": float(len(found.pairs)),
-        }
-    )
+    genes, values = [names[gene] for gene in chosen], at_common_depth(case, estimate)[:, chosen]
+    found = fish.score_against_fish(moments=fish.moments(values=values), genes=genes, truth=truth)
+    scores = {**_of_fish(found), "fish_pairs": float(len(found.pairs))}
+    if "sd" in estimate.arrays:
+        own, sd = (estimate.arrays[name][:, chosen] for name in ("estimate", "sd"))
+        at_common = sd * np.divide(values, own, out=np.zeros_like(values), where=own > 0)
+        moments = fish.moments(values=values, variance=np.square(at_common))
+        drawn = fish.score_against_fish(moments=moments, genes=genes, truth=truth)
+        scores |= {f"{name}{OF_POSTERIOR}": value for name, value in _of_fish(drawn).items()}
+    return Judged(scores)
+
+
+def _of_fish(found: fish.FishScores) -> Scores:
+    return {
+        "fish_cv_error": found.cv_error,
+        "fish_correlation_error": found.correlation_error,
+    }
 
 
 def against_deep(case: Case, estimate: Estimate) -> Judged:

@@ -84,7 +84,7 @@ def fish_truth(*, tables: Sequence[pd.DataFrame], size: str | None = "Area") -> 
     )
 
 
-def moments(*, values: Matrix) -> Moments:
+def moments(*, values: Matrix, variance: Matrix | None = None) -> Moments:
     """Return CVs and correlations of estimates over cells.
 
     Parameters
@@ -92,9 +92,27 @@ def moments(*, values: Matrix) -> Moments:
     values
         (cells, genes), at least two cells: rates or normalised counts, *not* logarithms, at a
         common depth. Choose the genes first: (genes, genes) are computed.
+    variance
+        (cells, genes) posterior variance of each value. The mean of a posterior varies less than
+        what it estimates; with this, by the law of total variance, the moments are those of draws
+        from the posterior, independent between genes.
+
+    Raises
+    ------
+    ValueError
+        If the variance has another shape, or is below 0 somewhere.
     """
     dense = as_dense(values)
-    return _moments(dense.mean(0), np.atleast_2d(np.cov(dense.T)))
+    covariance = np.atleast_2d(np.cov(dense.T))
+    if variance is not None:
+        own = as_dense(variance)
+        if own.shape != dense.shape or (own < 0).any():
+            raise ValueError(
+                f"variance has shape {own.shape} and minimum {own.min(initial=np.inf):.3g}, "
+                f"expected {dense.shape} numbers of at least 0."
+            )
+        covariance = covariance + np.diag(own.mean(0))
+    return _moments(dense.mean(0), covariance)
 
 
 def moments_without_counting_noise(*, counts: Matrix, size_factors: ArrayLike) -> Moments:
