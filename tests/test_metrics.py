@@ -1,5 +1,6 @@
 """Every metric: by hand, by an outside judge, by law, and in the order it must rank."""
 
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -1032,13 +1033,23 @@ def test_registry_is_complete(name):
     assert metric.source
     assert metric.range[0] < metric.range[1]
     assert metric.direction in {"higher", "lower", "nominal"}
-    assert metric.compute.__kwdefaults__ is not None or metric.compute.__code__.co_argcount == 0
+    assert _takes_keywords_only(metric.compute)
+
+
+def test_one_positional_parameter_is_noticed():
+    assert _takes_keywords_only(lambda *, estimate, level=0.9: (estimate, level))
+    assert not _takes_keywords_only(lambda estimate, *, level=0.9: (estimate, level))
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_the_docs_say_what_each_metric_is(name):
     docs = Path(__file__).parents[1] / "docs" / "evaluation.md"
     assert f"| `{name}` |" in docs.read_text(encoding="utf-8")
+
+
+def _takes_keywords_only(compute: Callable[..., object]) -> bool:
+    parameters = inspect.signature(compute).parameters.values()
+    return {parameter.kind for parameter in parameters} == {inspect.Parameter.KEYWORD_ONLY}
 
 
 def _log_factorial(count: int) -> float:
