@@ -1,5 +1,6 @@
 """``graphsci evaluate``: from counts to table, again without work, and what it must refuse."""
 
+import io
 import json
 import sys
 
@@ -7,12 +8,14 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from scipy import sparse
 from typer.testing import CliRunner
 
-from graphsci import GraphSCI, _evaluate, _evaluate_ours, cli
+from graphsci import GraphSCI, _evaluate, _evaluate_ours, _evaluate_report, cli
 from graphsci.config import Config
 from graphsci.evaluation import study
+from graphsci.evaluation.count_loss import PairedDifference
 
 SHORT = ("--max-epochs", "3", "--threads", "1", "--likelihood", "nb", "--graph", "none")
 CHEAP = ("--method", "nothing", "--method", "gene_mean")
@@ -65,7 +68,8 @@ def finished(tmp_path_factory, draw):
 def test_every_method_gets_every_score_on_every_seed(finished):
     folder, _, _, _ = finished
     table = pd.read_csv(folder / "out" / "scores.csv")
-    assert list(table.columns) == ["design", "method", "seed", "score", "value"]
+    columns = ["design", "method", "seed", "score", "value", "sd_over_clusterings"]
+    assert list(table.columns) == columns
     assert set(table["design"]) == {"molecules"}
     wide = table.pivot(index=["method", "seed"], columns="score", values="value")
     assert sorted(set(wide.index)) == sorted((m, s) for m in _evaluate.BUILT_IN for s in (0, 1))
@@ -87,6 +91,60 @@ def test_every_method_gets_every_score_on_every_seed(finished):
     assert (wide.loc["gene_mean", "ari"] == 0).all()
     assert wide.loc["graphsci", "coverage"].between(0, 1).all()
     assert wide["coverage"].notna().sum() == 2
+
+
+def test_clusters_come_with_their_spread_over_seeds(source, tmp_path):
+    csv, seeds = tmp_path / "scores.csv", ("--clustering-seeds", "3")
+    args = (source, *CHEAP, "--label-key", "group", "--protocol", "tsne-kmeans", *seeds)
+    result, _ = run(*args, "--csv", csv, "--json", "-")
+    found = json.loads(result.stdout)["designs"]["molecules"]["methods"]["nothing"]
+    assert 0 < found["sd_over_clusterings"]["silhouette_labels"] < 0.1
+    assert set(found["sd_over_clusterings"]) < set(found["scores"])
+    assert not any(name.endswith("_sd") for name in found["scores"])
+    rows = pd.read_csv(csv).set_index(["method", "score"])["sd_over_clusterings"]
+    assert rows["nothing", "ari"] == found["sd_over_clusterings"]["ari"]
+    assert np.isnan(rows["nothing", "d2"])
+    shown = f"{found['scores']['ari']:.3f} ± {found['sd_over_clusterings']['ari']:.2f}"
+    assert shown in result.stderr
+    assert "± of clusters: standard deviation over 3 clusterings" in result.stderr
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 100, 140])
+def test_no_number_and_no_header_is_cut(width):
+    """All scores there are, and the longest control; a terminal, a pipe and a narrow window."""
+    scores = dict.fromkeys(study.SCORES, -12.345678) | {"ari_sd": 0.03, "nmi_sd": 0.04}
+    gap = PairedDifference(0.0123, 0.0045, 3.0, 90)
+    names = ("graphsci", "neighbour_pooling_posterior", "truth")
+    summaries = [
+        study.Summary(name, scores, {}, {other: gap for other in names if other != name}, 1)
+        for name in names
+    ]
+    console = Console(file=io.StringIO(), width=1000)
+    parts = _evaluate_report.tables(summaries, width=width)
+    for part in parts:
+        assert console.measure(part).maximum <= width or len(part.columns) == 2
+        console.print(part)
+    said = console.file.getvalue()
+    assert "…" not in said
+    labels = [*(score.label for score in study.SCORES.values()), "above the best"]
+    assert [str(c.header) for part in parts for c in part.columns[1:]] == labels
+    for label in labels:
+        assert label in said
+    assert said.count("-12.346 ± 0.03") == 3
+    assert said.count("-12.34568") == 3
+
+
+def test_a_pipe_gets_whole_tables(source):
+    labels = ("--label-key", "group", "--protocol", "pca-kmeans", "--clustering-seeds", "2")
+    args = ("--method", "nothing", "--method", "neighbour_pooling_posterior", *labels)
+    result, _ = run(source, *args, "--shuffled-genes", "10")
+    assert "…" not in result.stdout
+    rows = ("method  ", "nothing  ", "neighbour_pooling_posterior  ")
+    table = [line for line in result.stdout.splitlines() if line.startswith(rows)]
+    assert len(table) == 6  # two tables of a header and two methods
+    assert max(map(len, table)) <= 120
+    for label in ("deviance", "D2 rare genes", "ARI", "NMI", "|r| given depth", "above the best"):
+        assert label in table[0] + table[3]
 
 
 def test_the_summary_compares_in_pairs_and_ends_in_one_sentence(finished):
@@ -334,7 +392,7 @@ def test_outputs_are_not_replaced_unasked(source, tmp_path):
     assert "exists" in said
     assert (tmp_path / "scores.csv").read_text() == "mine"
     run(*args, "--overwrite")
-    assert (tmp_path / "scores.csv").read_text().startswith("design,method,seed,score,value")
+    assert (tmp_path / "scores.csv").read_text().startswith("design,method,seed,score,value,")
 
 
 def test_a_label_column_of_one_kind_is_refused(source):
