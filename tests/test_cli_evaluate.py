@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from scipy import sparse
+from sklearn.metrics import mean_poisson_deviance
 from typer.testing import CliRunner
 
-from graphsci import GraphSCI, _evaluate, _evaluate_ours, _evaluate_report, cli
+from graphsci import GraphSCI, _evaluate, _evaluate_ours, _evaluate_report, _versions, cli
 from graphsci.config import Config
-from graphsci.evaluation import study
+from graphsci.evaluation import controls, study
 from graphsci.evaluation.count_loss import PairedDifference
 
 SHORT = ("--max-epochs", "3", "--threads", "1", "--likelihood", "nb", "--graph", "none")
@@ -180,10 +181,86 @@ def test_again_does_nothing_and_says_so(finished):
 
 def test_only_what_changed_is_computed(finished):
     _, args, _, _ = finished
-    _, said = run(*args, "--seed", "5")  # another model, the same controls
+    _, said = run(*args, "--max-epochs", "2")  # another model, the same controls
     assert "Nothing to do" not in said
     assert "graphsci, seed 0" in said
     assert "gene_mean, seed 0" not in said
+
+
+def test_the_seed_reaches_what_is_held_out(source, tmp_path):
+    """Judged by the counts that --write-split writes with that seed; only the last seed is new."""
+    out = ("-o", tmp_path / "out")
+    run(source, *CHEAP, "--seed", "7", "--seeds", "2", "--csv", tmp_path / "two.csv", *out)
+    table = pd.read_csv(tmp_path / "two.csv").query("score == 'deviance'")
+    table = table.set_index(["method", "seed"])["value"]
+    assert sorted(set(table.index.get_level_values("seed"))) == [7, 8]
+    for seed in ("7", "8"):
+        run(source, "--write-split", tmp_path / f"{seed}.h5ad", "--seed", seed)
+        split = anndata.read_h5ad(tmp_path / f"{seed}.h5ad")
+        mean = controls.gene_mean(split.X.astype(float), ratio=0.1 / 0.9).toarray()
+        held_out = split.layers["held_out"].toarray().astype(float)
+        judge = mean_poisson_deviance(held_out.ravel(), np.maximum(mean, 1e-6).ravel())
+        assert table["gene_mean", int(seed)] == pytest.approx(judge)
+    assert table["gene_mean", 7] != table["gene_mean", 8]
+    _, said = run(source, *CHEAP, "--seed", "8", "--seeds", "2", *out)
+    assert "seed 9" in said
+    assert "gene_mean, seed 8" not in said
+
+
+def test_the_seed_reaches_the_model_once(source, monkeypatch):
+    """The fit of the run with seed 3 is that of a model with seed 3."""
+    seeds = []
+    fit = GraphSCI.fit
+
+    def watched(self, *args, **options):
+        seeds.append(self.config.seed)
+        return fit(self, *args, **options)
+
+    monkeypatch.setattr(GraphSCI, "fit", watched)
+    run(source, "--method", "graphsci", *SHORT, "--seed", "3", "--seeds", "2")
+    assert seeds == [3, 4]
+
+
+def test_the_largest_seed_is_a_seed(source):
+    labels = ("--label-key", "group", "--protocol", "pca-kmeans", "--clustering-seeds", "2")
+    run(source, "--method", "nothing", *labels, "--seed", 2**32 - 1)
+
+
+@pytest.mark.parametrize("changed", ["source", "numpy", "scipy", "scikit-learn", "torch"])
+def test_another_program_does_not_find_old_runs(source, tmp_path, monkeypatch, changed):
+    args = (source, *CHEAP, "-o", tmp_path / "out")
+    run(*args)
+    assert "Nothing to do" in run(*args)[1]
+    if changed == "source":
+        monkeypatch.setattr(_evaluate, "source_digest", lambda: "another")
+    else:
+        known = _versions.versions()
+        assert changed in known
+        monkeypatch.setattr(_evaluate, "versions", lambda: {**known, changed: "0"})
+    said = run(*args)[1]
+    assert "Nothing to do" not in said
+    assert "gene_mean, seed 0" in said
+
+
+def test_the_digest_of_the_source_is_that_of_its_files(tmp_path):
+    (tmp_path / "part").mkdir()
+    files = {"a.py": "one", "part/b.py": "two"}
+
+    def digest():
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+        return _versions.source_digest.__wrapped__(tmp_path)
+
+    before = digest()
+    (tmp_path / "a.pyc").write_text("compiled")
+    assert digest() == before
+    files["part/b.py"] = "too"
+    changed = digest()
+    files["part/b.py"] = "two"
+    assert changed != before == digest()
+    files["c.py"] = ""
+    assert digest() != before
+    assert len(_versions.source_digest()) == 32
 
 
 def test_our_method_is_the_posterior_of_a_model_of_the_kept_counts(draw):
