@@ -1,5 +1,6 @@
 """``graphsci evaluate``: from counts to table, again without work, and what it must refuse."""
 
+import io
 import json
 import sys
 
@@ -7,12 +8,15 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from scipy import sparse
+from sklearn.metrics import mean_poisson_deviance
 from typer.testing import CliRunner
 
-from graphsci import GraphSCI, _evaluate, _evaluate_ours, cli
+from graphsci import GraphSCI, _evaluate, _evaluate_ours, _evaluate_report, _versions, cli
 from graphsci.config import Config
-from graphsci.evaluation import study
+from graphsci.evaluation import controls, study
+from graphsci.evaluation.count_loss import PairedDifference
 
 SHORT = ("--max-epochs", "3", "--threads", "1", "--likelihood", "nb", "--graph", "none")
 CHEAP = ("--method", "nothing", "--method", "gene_mean")
@@ -65,7 +69,8 @@ def finished(tmp_path_factory, draw):
 def test_every_method_gets_every_score_on_every_seed(finished):
     folder, _, _, _ = finished
     table = pd.read_csv(folder / "out" / "scores.csv")
-    assert list(table.columns) == ["design", "method", "seed", "score", "value"]
+    columns = ["design", "method", "seed", "score", "value", "sd_over_clusterings"]
+    assert list(table.columns) == columns
     assert set(table["design"]) == {"molecules"}
     wide = table.pivot(index=["method", "seed"], columns="score", values="value")
     assert sorted(set(wide.index)) == sorted((m, s) for m in _evaluate.BUILT_IN for s in (0, 1))
@@ -87,6 +92,60 @@ def test_every_method_gets_every_score_on_every_seed(finished):
     assert (wide.loc["gene_mean", "ari"] == 0).all()
     assert wide.loc["graphsci", "coverage"].between(0, 1).all()
     assert wide["coverage"].notna().sum() == 2
+
+
+def test_clusters_come_with_their_spread_over_seeds(source, tmp_path):
+    csv, seeds = tmp_path / "scores.csv", ("--clustering-seeds", "3")
+    args = (source, *CHEAP, "--label-key", "group", "--protocol", "tsne-kmeans", *seeds)
+    result, _ = run(*args, "--csv", csv, "--json", "-")
+    found = json.loads(result.stdout)["designs"]["molecules"]["methods"]["nothing"]
+    assert 0 < found["sd_over_clusterings"]["silhouette_labels"] < 0.1
+    assert set(found["sd_over_clusterings"]) < set(found["scores"])
+    assert not any(name.endswith("_sd") for name in found["scores"])
+    rows = pd.read_csv(csv).set_index(["method", "score"])["sd_over_clusterings"]
+    assert rows["nothing", "ari"] == found["sd_over_clusterings"]["ari"]
+    assert np.isnan(rows["nothing", "d2"])
+    shown = f"{found['scores']['ari']:.3f} ± {found['sd_over_clusterings']['ari']:.2f}"
+    assert shown in result.stderr
+    assert "± of clusters: standard deviation over 3 clusterings" in result.stderr
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 100, 140])
+def test_no_number_and_no_header_is_cut(width):
+    """All scores there are, and the longest control; a terminal, a pipe and a narrow window."""
+    scores = dict.fromkeys(study.SCORES, -12.345678) | {"ari_sd": 0.03, "nmi_sd": 0.04}
+    gap = PairedDifference(0.0123, 0.0045, 3.0, 90)
+    names = ("graphsci", "neighbour_pooling_posterior", "truth")
+    summaries = [
+        study.Summary(name, scores, {}, {other: gap for other in names if other != name}, 1)
+        for name in names
+    ]
+    console = Console(file=io.StringIO(), width=1000)
+    parts = _evaluate_report.tables(summaries, width=width)
+    for part in parts:
+        assert console.measure(part).maximum <= width or len(part.columns) == 2
+        console.print(part)
+    said = console.file.getvalue()
+    assert "…" not in said
+    labels = [*(score.label for score in study.SCORES.values()), "above the best"]
+    assert [str(c.header) for part in parts for c in part.columns[1:]] == labels
+    for label in labels:
+        assert label in said
+    assert said.count("-12.346 ± 0.03") == 3
+    assert said.count("-12.34568") == 3
+
+
+def test_a_pipe_gets_whole_tables(source):
+    labels = ("--label-key", "group", "--protocol", "pca-kmeans", "--clustering-seeds", "2")
+    args = ("--method", "nothing", "--method", "neighbour_pooling_posterior", *labels)
+    result, _ = run(source, *args, "--shuffled-genes", "10")
+    assert "…" not in result.stdout
+    rows = ("method  ", "nothing  ", "neighbour_pooling_posterior  ")
+    table = [line for line in result.stdout.splitlines() if line.startswith(rows)]
+    assert len(table) == 6  # two tables of a header and two methods
+    assert max(map(len, table)) <= 120
+    for label in ("deviance", "D2 rare genes", "ARI", "NMI", "|r| given depth", "above the best"):
+        assert label in table[0] + table[3]
 
 
 def test_the_summary_compares_in_pairs_and_ends_in_one_sentence(finished):
@@ -122,10 +181,86 @@ def test_again_does_nothing_and_says_so(finished):
 
 def test_only_what_changed_is_computed(finished):
     _, args, _, _ = finished
-    _, said = run(*args, "--seed", "5")  # another model, the same controls
+    _, said = run(*args, "--max-epochs", "2")  # another model, the same controls
     assert "Nothing to do" not in said
     assert "graphsci, seed 0" in said
     assert "gene_mean, seed 0" not in said
+
+
+def test_the_seed_reaches_what_is_held_out(source, tmp_path):
+    """Judged by the counts that --write-split writes with that seed; only the last seed is new."""
+    out = ("-o", tmp_path / "out")
+    run(source, *CHEAP, "--seed", "7", "--seeds", "2", "--csv", tmp_path / "two.csv", *out)
+    table = pd.read_csv(tmp_path / "two.csv").query("score == 'deviance'")
+    table = table.set_index(["method", "seed"])["value"]
+    assert sorted(set(table.index.get_level_values("seed"))) == [7, 8]
+    for seed in ("7", "8"):
+        run(source, "--write-split", tmp_path / f"{seed}.h5ad", "--seed", seed)
+        split = anndata.read_h5ad(tmp_path / f"{seed}.h5ad")
+        mean = controls.gene_mean(split.X.astype(float), ratio=0.1 / 0.9).toarray()
+        held_out = split.layers["held_out"].toarray().astype(float)
+        judge = mean_poisson_deviance(held_out.ravel(), np.maximum(mean, 1e-6).ravel())
+        assert table["gene_mean", int(seed)] == pytest.approx(judge)
+    assert table["gene_mean", 7] != table["gene_mean", 8]
+    _, said = run(source, *CHEAP, "--seed", "8", "--seeds", "2", *out)
+    assert "seed 9" in said
+    assert "gene_mean, seed 8" not in said
+
+
+def test_the_seed_reaches_the_model_once(source, monkeypatch):
+    """The fit of the run with seed 3 is that of a model with seed 3."""
+    seeds = []
+    fit = GraphSCI.fit
+
+    def watched(self, *args, **options):
+        seeds.append(self.config.seed)
+        return fit(self, *args, **options)
+
+    monkeypatch.setattr(GraphSCI, "fit", watched)
+    run(source, "--method", "graphsci", *SHORT, "--seed", "3", "--seeds", "2")
+    assert seeds == [3, 4]
+
+
+def test_the_largest_seed_is_a_seed(source):
+    labels = ("--label-key", "group", "--protocol", "pca-kmeans", "--clustering-seeds", "2")
+    run(source, "--method", "nothing", *labels, "--seed", 2**32 - 1)
+
+
+@pytest.mark.parametrize("changed", ["source", "numpy", "scipy", "scikit-learn", "torch"])
+def test_another_program_does_not_find_old_runs(source, tmp_path, monkeypatch, changed):
+    args = (source, *CHEAP, "-o", tmp_path / "out")
+    run(*args)
+    assert "Nothing to do" in run(*args)[1]
+    if changed == "source":
+        monkeypatch.setattr(_evaluate, "source_digest", lambda: "another")
+    else:
+        known = _versions.versions()
+        assert changed in known
+        monkeypatch.setattr(_evaluate, "versions", lambda: {**known, changed: "0"})
+    said = run(*args)[1]
+    assert "Nothing to do" not in said
+    assert "gene_mean, seed 0" in said
+
+
+def test_the_digest_of_the_source_is_that_of_its_files(tmp_path):
+    (tmp_path / "part").mkdir()
+    files = {"a.py": "one", "part/b.py": "two"}
+
+    def digest():
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+        return _versions.source_digest.__wrapped__(tmp_path)
+
+    before = digest()
+    (tmp_path / "a.pyc").write_text("compiled")
+    assert digest() == before
+    files["part/b.py"] = "too"
+    changed = digest()
+    files["part/b.py"] = "two"
+    assert changed != before == digest()
+    files["c.py"] = ""
+    assert digest() != before
+    assert len(_versions.source_digest()) == 32
 
 
 def test_our_method_is_the_posterior_of_a_model_of_the_kept_counts(draw):
@@ -334,7 +469,7 @@ def test_outputs_are_not_replaced_unasked(source, tmp_path):
     assert "exists" in said
     assert (tmp_path / "scores.csv").read_text() == "mine"
     run(*args, "--overwrite")
-    assert (tmp_path / "scores.csv").read_text().startswith("design,method,seed,score,value")
+    assert (tmp_path / "scores.csv").read_text().startswith("design,method,seed,score,value,")
 
 
 def test_a_label_column_of_one_kind_is_refused(source):

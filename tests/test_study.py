@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse, stats
 
 import graphsci
-from graphsci.evaluation import count_loss, study
+from graphsci.evaluation import count_loss, evaluate_clustering, study
 
 
 @pytest.fixture(scope="module")
@@ -259,12 +259,25 @@ def test_shuffled_genes_are_as_chance_has_it_and_say_nothing_in_gene_means(case)
     assert "shuffled_de" not in study.shuffled_scores(pooled, case, n_copies=20)
 
 
+def case_at_median(case):
+    """log1p of the kept counts at the median depth, by hand."""
+    kept = case.task.kept.toarray()
+    size = kept.sum(1, keepdims=True)
+    return np.log1p(kept / size * np.median(size))
+
+
 def test_a_judge_of_clustering_adds_its_scores(case):
     labels = (np.arange(90) % 3).astype(str)
     judge = study.clustering_judge(labels, protocol="pca-kmeans", n_seeds=2, seed=0)
     run = study.run_method("raw", study.control("nothing"), case, judge=judge)
     assert run.scores["ari"] > 0.5
     assert {"clustering_accuracy", "nmi", "silhouette_labels"} <= set(run.scores)
+    found = evaluate_clustering(
+        log_values=case_at_median(case), labels=labels, protocol="pca-kmeans", n_seeds=2
+    )
+    assert run.scores["silhouette_labels_sd"] == pytest.approx(found.silhouette_labels.sd, abs=1e-6)
+    one = study.clustering_judge(labels, protocol="pca-kmeans", n_seeds=1, seed=0)
+    assert not [name for name in one(case_at_median(case)) if name.endswith("_sd")]
 
 
 # --- many runs --------------------------------------------------------------------------
@@ -396,5 +409,12 @@ def test_without_a_folder_nothing_is_kept(case):
 
 def test_the_tidy_table_has_a_row_for_each_score():
     rows = list(study.tidy([run_of("a", 3, [1, 2])]))
-    assert rows[0] == {"method": "a", "seed": 3, "score": "deviance", "value": 1.5}
+    row = {"method": "a", "seed": 3, "score": "deviance", "value": 1.5}
+    assert rows[0] == {**row, "sd_over_clusterings": None}
     assert len(rows) == 2
+
+
+def test_a_spread_over_clusterings_is_a_column_of_its_score():
+    run = study.Run("a", 3, {"ari": 0.8, "ari_sd": 0.1, "d2": 0.2}, np.ones(2))
+    spread = {row["score"]: row["sd_over_clusterings"] for row in study.tidy([run])}
+    assert spread == {"ari": 0.1, "d2": None}

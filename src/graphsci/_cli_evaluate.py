@@ -80,10 +80,18 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Only hold out: write kept counts (X) and held-out ones (layer 'held_out').",
+            help="Only hold out, as with this --seed: write kept counts (X) and held-out ones "
+            "(layer 'held_out').",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Repeat with this many seeds.")] = 1,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Repeat with this many seeds, from --seed on: each holds out, trains and clusters "
+            "anew.",
+        ),
+    ] = 1,
     level: Annotated[
         float,
         typer.Option(
@@ -125,7 +133,7 @@ def evaluate(
 ) -> None:
     """Score graphsci and simple methods on molecules held out from your own counts."""
     from graphsci import _evaluate, _evaluate_report
-    from graphsci._versions import versions
+    from graphsci._versions import source_digest, versions
 
     job = _evaluate.Job(
         source=source,
@@ -165,5 +173,10 @@ def evaluate(
     outputs.check(job.output)
     with reporter.listening():
         outcomes = _evaluate.evaluate(job, config, progress=reporter.progress, log=reporter.log)
-    found = _evaluate_report.summary(job, outcomes, config=config.to_dict(), versions=versions())
+    found = _evaluate_report.summary(
+        job,
+        outcomes,
+        config=config.to_dict(),
+        versions={**versions(), "source": source_digest()},
+    )
     _evaluate_report.deliver(outcomes, job, found, outputs)

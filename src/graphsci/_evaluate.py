@@ -19,10 +19,10 @@ from scipy import sparse
 from graphsci import io
 from graphsci._evaluate_ours import OUR_MEAN, OURS, Fits, graphsci_method
 from graphsci._labels import known_labels
-from graphsci._versions import versions
+from graphsci._versions import source_digest, versions
 from graphsci._words import check_column
 from graphsci.checkpoint import digest
-from graphsci.config import Config
+from graphsci.config import Config, later_seed
 from graphsci.evaluation import CONTROLS, PROTOCOLS, study
 from graphsci.evaluation.clustering import require_packages
 from graphsci.files import check_writable
@@ -108,6 +108,9 @@ def evaluate(
 ) -> dict[str, Outcome]:
     """Run what is missing of a study, and compare; one outcome for each design.
 
+    The seeds are ``config.seed``, ``config.seed + 1``, ...: each fixes what is hidden, the fit and
+    the clustering.
+
     Raises
     ------
     ValueError, TypeError, OSError
@@ -118,11 +121,15 @@ def evaluate(
     data = read_data(job)
     outcomes, parts = {}, _parts(job, data)
     fingerprint = study.fingerprint(data.counts)
+    seeds = [later_seed(config.seed, n) for n in range(job.seeds)]
+    config = config.replace(seed=0)  # each run adds its own
     for part in parts.values():
-        _check_cases(part, data)
+        _check_cases(part, data, seeds)
     for name, part in parts.items():
         log(f"design: {name}")
-        outcomes[name] = _evaluate(part, config, data, fingerprint, progress=progress, log=log)
+        outcomes[name] = _evaluate(
+            part, config, data, seeds, fingerprint, progress=progress, log=log
+        )
     return outcomes
 
 
@@ -156,18 +163,25 @@ def _parts(job: Job, data: Data) -> dict[str, Job]:
     return parts
 
 
-def _check_cases(job: Job, data: Data) -> None:
+def _check_cases(job: Job, data: Data, seeds: Sequence[int]) -> None:
     """Refuse a design, or shuffled genes, that do not fit the counts."""
     labels = data.labels if job.label_key is not None else None
     chance = job.shuffled or data.batch is not None  # it may fit in one seed and not in another
-    for seed in range(job.seeds if chance else 1):
+    for seed in seeds if chance else seeds[:1]:
         case = _case(job, data, seed)
         if job.shuffled:
             study.check_shuffled(case, n_copies=job.shuffled, labels=labels)
 
 
 def _evaluate(
-    job: Job, config: Config, data: Data, fingerprint: str, *, progress: Progress | None, log: Log
+    job: Job,
+    config: Config,
+    data: Data,
+    seeds: Sequence[int],
+    fingerprint: str,
+    *,
+    progress: Progress | None,
+    log: Log,
 ) -> Outcome:
     """Run what is missing of one design, and compare."""
     data = data if job.label_key is not None else data._replace(labels=None)
@@ -176,7 +190,7 @@ def _evaluate(
     decisive = {"data": fingerprint, **_decisive(job, data)}
     store, runs, n_new = study.Store(job.output), list[study.Run](), 0
     fits = Fits(config, progress=progress, log=log)
-    for seed in range(job.seeds):
+    for seed in seeds:
         case = reference = None
         for name in names:
             key = store.key(**decisive, method=_described(name, config, data), seed=seed)
@@ -223,7 +237,10 @@ def read_data(job: Job) -> Data:
 
 
 def write_split(job: Job, path: Path, *, seed: int = 0, overwrite: bool = False) -> AnnData:
-    """Write the kept counts as ``X`` and the held-out ones as a layer, for others' methods."""
+    """Write the kept counts as ``X`` and the held-out ones as a layer, for others' methods.
+
+    They are those of :func:`evaluate` with that seed.
+    """
     _check_request(job)
     check_writable(path, suffixes=io.ANNDATA_SUFFIXES, overwrite=overwrite)
     adata, counts = _read_counts(job)
@@ -401,6 +418,7 @@ def _decisive(job: Job, data: Data) -> dict[str, Any]:
     """Return what decides every run of a study, beside the counts and the method."""
     found: dict[str, Any] = {"design": job.design, "fraction": job.fraction, "depth": job.depth}
     found |= {"level": job.level, "shuffled": job.shuffled}
+    found |= {"versions": versions(), "source": source_digest()}
     if data.held_out is not None:
         found["held_out"] = study.fingerprint(data.held_out)
     if data.labels is not None:
@@ -413,11 +431,11 @@ def _described(name: str, config: Config, data: Data) -> dict[str, Any]:
     """Return what decides a method's answer."""
     if name in (OURS, OUR_MEAN):
         batches = {} if data.batch is None else {"batch": digest([data.batch])}
-        return {"name": name, "config": config.to_dict(), "versions": versions(), **batches}
+        return {"name": name, "config": config.to_dict(), **batches}
     if name in data.layers:
         values = to_csr(data.layers[name])
         return {"name": name, "values": study.fingerprint(values)}
-    return {"name": name, "versions": {"graphsci": versions()["graphsci"]}}
+    return {"name": name}
 
 
 def _notes(job: Job, data: Data) -> tuple[str, ...]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from rich.cells import cell_len
 from rich.table import Table
 
 from graphsci._cli_terminal import plain_console
@@ -40,8 +41,13 @@ _DESIGNS = {
     "molecules were held out",
     "depth": "cells were thinned to a median of {depth:,.0f} molecules; the others are judged",
 }
-#: Characters that the widest table needs.
-_WIDTH = 140
+#: Characters of a line where nobody says how many there are: in a file, or a pipe.
+_WIDTH = 120
+#: Characters of a line that no table reaches: rather a long line than a cut number, where one
+#: column alone is too wide.
+_UNCUT = 10_000
+#: Spaces between two columns.
+_GAP = 2
 #: A score drawn below this is cut off there, and its number is written instead.
 _LEAST_D2 = -0.3
 
@@ -143,7 +149,7 @@ def _settings(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
-    """Return one row per design, run and score: design, method, seed, score, value."""
+    """Return one row per design, run and score, with its sd over clusterings if it has one."""
     rows = [
         {"design": design, **row}
         for design, outcome in outcomes.items()
@@ -172,9 +178,15 @@ def _summary(outcome: Outcome) -> dict[str, Any]:
     methods = {}
     for found in outcome.summaries:
         against = {name: gap._asdict() for name, gap in found.against.items()}
+        names = [name for name in found.scores if not name.endswith(study.SD)]
         methods[found.method] = {
-            "scores": found.scores,
-            "sd_over_seeds": found.spread,
+            "scores": {name: found.scores[name] for name in names},
+            "sd_over_seeds": {name: found.spread[name] for name in names},
+            "sd_over_clusterings": {
+                name: found.scores[name + study.SD]
+                for name in names
+                if name + study.SD in found.scores
+            },
             "n_seeds": found.n_seeds,
             "deviance_difference": against,
         }
@@ -197,12 +209,14 @@ def tell(outcomes: Mapping[str, Outcome], job: Job, *, to_stderr: bool, quiet: b
     Columns are explained once, after the first table.
     """
     console = plain_console(stderr=to_stderr, quiet=quiet)
-    console.width = max(console.width, _WIDTH)  # rather long lines than cut numbers
-    legend = _legend([s for outcome in outcomes.values() for s in outcome.summaries], job.level)
+    width = console.width if console.is_terminal else _WIDTH
+    console.width = _UNCUT
+    legend = _legend([s for outcome in outcomes.values() for s in outcome.summaries], job)
     for design, outcome in outcomes.items():
         hidden = _hidden(design, job, outcome)
         console.print(f"\n{design}: {hidden}.", style="bold", soft_wrap=True)
-        console.print(_table(outcome.summaries))
+        for found_table in tables(outcome.summaries, width=width):
+            console.print(found_table)
         if legend:
             console.print(legend, style="dim", soft_wrap=True)
             legend = ""
@@ -231,22 +245,49 @@ def _hidden(design: str, job: Job, outcome: Outcome) -> str:
     return said.format(fraction=job.fraction, depth=outcome.depth, held_out=job.held_out)
 
 
-def _table(summaries: Sequence[study.Summary]) -> Table:
-    columns = _present(summaries)
-    found_table = Table(box=None, pad_edge=False)
-    found_table.add_column("method", no_wrap=True)
-    for score in columns.values():
-        found_table.add_column(score.label, justify="right", no_wrap=True)
+def tables(summaries: Sequence[study.Summary], *, width: int) -> list[Table]:
+    """Return all scores of all methods, in as many tables side by side as fit the width."""
+    methods = ["method", *(found.method for found in summaries)]
+    parts: list[list[list[str]]] = [[methods]]
+    for column in _columns(summaries):
+        if len(parts[-1]) > 1 and _width([*parts[-1], column]) > width:
+            parts.append([methods])
+        parts[-1].append(column)
+    return [_drawn(part) for part in parts]
+
+
+def _columns(summaries: Sequence[study.Summary]) -> Iterator[list[str]]:
+    """Yield each score as a column: its label, then a cell for each method."""
+    for name, score in _present(summaries).items():
+        yield [score.label, *(_cell(found, name, score.format) for found in summaries)]
     best = study.without_ceiling(summaries)[0]
-    found_table.add_column("above the best", justify="right", no_wrap=True)
-    for found in summaries:
-        cells = [
-            format(found.scores[name], score.format) if name in found.scores else "-"
-            for name, score in columns.items()
-        ]
-        gap = found.against.get(best.method)
-        above = "-" if gap is None else f"{gap.difference:.2g} ± {gap.standard_error:.1g}"
-        found_table.add_row(found.method, *cells, above)
+    gaps = [found.against.get(best.method) for found in summaries]
+    yield [
+        "above the best",
+        *(f"{g.difference:.2g} ± {g.standard_error:.1g}" if g is not None else "-" for g in gaps),
+    ]
+
+
+def _cell(found: study.Summary, name: str, form: str) -> str:
+    """Return a method's score as a cell, with its sd over clusterings if it has one."""
+    if name not in found.scores:
+        return "-"
+    said = format(found.scores[name], form)
+    sd = found.scores.get(name + study.SD)
+    return said if sd is None else f"{said} ± {sd:.2f}"
+
+
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    """Return how wide a table is: its columns and the gaps between them."""
+    return sum(max(map(cell_len, column)) for column in columns) + _GAP * (len(columns) - 1)
+
+
+def _drawn(columns: Sequence[Sequence[str]]) -> Table:
+    found_table = Table(box=None, pad_edge=False, padding=(0, _GAP // 2))
+    for number, (label, *_) in enumerate(columns):
+        found_table.add_column(label, justify="right" if number else "left", no_wrap=True)
+    for row in zip(*(cells[1:] for cells in columns), strict=True):
+        found_table.add_row(*row)
     return found_table
 
 
@@ -256,13 +297,15 @@ def _present(summaries: Sequence[study.Summary]) -> dict[str, study.Score]:
     return {name: score for name, score in study.SCORES.items() if name in names}
 
 
-def _legend(summaries: Sequence[study.Summary], level: float) -> str:
+def _legend(summaries: Sequence[study.Summary], job: Job) -> str:
     """Explain the columns that are there."""
     n_seeds = summaries[0].n_seeds
     words = [
-        f"{score.label}: {score.meaning.format(level=level)}"
+        f"{score.label}: {score.meaning.format(level=job.level)}"
         for score in _present(summaries).values()
     ]
+    if any(name.endswith(study.SD) for found in summaries for name in found.scores):
+        words.append(f"± of clusters: standard deviation over {job.clustering_seeds} clusterings")
     methods = [found.method for found in summaries]
     if OUR_MEAN in methods:
         words.append(f"{OUR_MEAN}: the same model, the kept count not used again")

@@ -19,14 +19,15 @@ def lazy_names(
     modules
         Its modules.
     homes
-        Names that it offers, and the module of the package that each comes from.
+        Names that it offers, and the module of the package that each comes from; ``.name`` is a
+        module beside the package.
     """
 
     def find(name: str) -> Any:
         if name in modules:
             return importlib.import_module(f"{package}.{name}")
         if name in homes:
-            return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+            return getattr(importlib.import_module(f".{homes[name]}", package), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return find

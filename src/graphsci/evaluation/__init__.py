@@ -32,7 +32,7 @@ _HOMES = {
     "METRICS": "registry",
     "PROTOCOLS": "clustering",
     "Metric": "registry",
-    "Prediction": "_blocks",
+    "Prediction": ".predictions",
     "evaluate_clustering": "clustering",
 }
 _MODULES = (

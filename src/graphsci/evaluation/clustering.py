@@ -103,7 +103,7 @@ def evaluate_clustering(
     protocol
         A name in :data:`PROTOCOLS`.
     n_seeds
-        Number of seeds: ``random_state``, ``random_state + 1``, ...
+        Number of seeds: ``random_state``, ``random_state + 1``, ..., from 0 again after 2**32 - 1.
     random_state
         First seed.
 
@@ -117,7 +117,7 @@ def evaluate_clustering(
     chosen = _checked_protocol(protocol, n_seeds)
     known = _checked_labels(labels, n_cells=log_values.shape[0])
     runs = [
-        _one_run(log_values, known, chosen, random_state=random_state + seed)
+        _one_run(log_values, known, chosen, random_state=(random_state + seed) % 2**32)
         for seed in range(n_seeds)
     ]
     return ClusteringScores(*(SeedScores(scores) for scores in zip(*runs, strict=True)))

@@ -31,7 +31,7 @@ class Metric(NamedTuple):
     source: str  #: equation of the paper, DOI, or repository
     compute: Callable[..., object]  #: keyword-only; a float, or one per gene or cell
     #: Why the metric is only quoted: it need not rank truth above raw counts above empty.
-    #: Empty text: it does, and a test proves it.
+    #: Empty text: it does, with 37, 84 and 93 % of zeros, and a test proves it.
     quoted_only: str = ""
 
 
@@ -42,6 +42,10 @@ _MCV = "doi:10.1101/786269"
 _SILENCE_WINS = (
     "an estimate that says nothing invents nothing and scores best; read it beside held-out "
     "molecules and against the raw counts"
+)
+_NOISE_LOSES = (
+    "on sparse counts an empty estimate beats them: a count's noise exceeds a rate far below one; "
+    "compare estimates with each other, the truth is best at any depth"
 )
 _OP = "github.com/openproblems-bio/task_denoising; doi:10.1038/s41587-025-02694-w"
 
@@ -89,6 +93,7 @@ METRICS: dict[str, Metric] = {
         _NAMED,
         "the paper, supplement",
         metrics.mean_absolute_error,
+        _NOISE_LOSES,
     ),
     "root_mean_squared_error": Metric(
         "Root mean squared error",
@@ -97,6 +102,7 @@ METRICS: dict[str, Metric] = {
         _NAMED,
         "common",
         metrics.root_mean_squared_error,
+        _NOISE_LOSES,
     ),
     "pearson_per_gene": Metric(
         "Pearson per gene", "higher", (-1, 1), _NAMED, "the paper, Fig. 6", metrics.pearson_per_gene
@@ -146,6 +152,8 @@ METRICS: dict[str, Metric] = {
         _NAMED,
         "doi:10.1198/016214506000001437, eq. 43",
         metrics.interval_score,
+        "the right interval wins at any depth, but on sparse counts an empty estimate beats that "
+        "around the counts, which is too wide where a molecule happened to be",
     ),
     "adjusted_rand_index": Metric(
         "ARI",

@@ -30,7 +30,7 @@ from graphsci.evaluation.study.comparing import (
     summarise,
     without_ceiling,
 )
-from graphsci.evaluation.study.judging import check_shuffled, clustering_judge, shuffled_scores
+from graphsci.evaluation.study.judging import SD, check_shuffled, clustering_judge, shuffled_scores
 from graphsci.evaluation.study.methods import (
     CEILING,
     Expected,
@@ -58,6 +58,7 @@ __all__ = [
     "DESIGNS",
     "FLAT",
     "SCORES",
+    "SD",
     "SILENT",
     "TEST_CELLS",
     "Case",

@@ -20,11 +20,18 @@ from graphsci.evaluation.study.methods import Method
 from graphsci.predictions import Floats
 from graphsci.preprocessing import library_sizes
 
+#: What the name of a score's standard deviation over the seeds of a clustering ends in.
+SD = "_sd"
+
 
 def clustering_judge(
     labels: NDArray[Any], *, protocol: str, n_seeds: int, seed: int
 ) -> Callable[[Floats], dict[str, float]]:
-    """Return a judge for :func:`run_method`: how well clusters agree with labels (cells,)."""
+    """Return a judge for :func:`run_method`: how well clusters agree with labels (cells,).
+
+    Each score is the mean over the seeds of the clustering; with more than one, their standard
+    deviation comes with it, under the name of the score and ``_sd``.
+    """
 
     def judge(log_values: Floats) -> dict[str, float]:
         found = evaluate_clustering(
@@ -34,10 +41,11 @@ def clustering_judge(
             n_seeds=n_seeds,
             random_state=seed,
         )
-        means = {name: scores.mean for name, scores in found._asdict().items()}
-        return {
-            "clustering_accuracy" if name == "accuracy" else name: means[name] for name in means
-        }
+        by_name = found._asdict()
+        by_name["clustering_accuracy"] = by_name.pop("accuracy")
+        means = {name: scores.mean for name, scores in by_name.items()}
+        spread = {name + SD: scores.sd for name, scores in by_name.items() if n_seeds > 1}
+        return means | spread
 
     return judge
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from graphsci.evaluation.study.judging import SD
 from graphsci.evaluation.study.running import Run
 from graphsci.files import atomic_path, write_json
 
@@ -73,7 +74,12 @@ class Store:
 
 
 def tidy(runs: Iterable[Run]) -> Iterator[dict[str, Any]]:
-    """Yield one row for each score of each run, for a table."""
+    """Yield one row for each score of each run, for a table.
+
+    ``sd_over_clusterings`` is None for scores that no clustering was repeated for.
+    """
     for run in runs:
         for name, value in run.scores.items():
-            yield {"method": run.method, "seed": run.seed, "score": name, "value": value}
+            if name.removesuffix(SD) == name:
+                row = {"method": run.method, "seed": run.seed, "score": name, "value": value}
+                yield {**row, "sd_over_clusterings": run.scores.get(name + SD)}
