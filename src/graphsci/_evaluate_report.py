@@ -215,7 +215,9 @@ def tell(outcomes: Mapping[str, Outcome], job: Job, *, to_stderr: bool, quiet: b
     for design, outcome in outcomes.items():
         hidden = _hidden(design, job, outcome)
         console.print(f"\n{design}: {hidden}.", style="bold", soft_wrap=True)
-        for found_table in tables(outcome.summaries, width=width):
+        for number, found_table in enumerate(tables(outcome.summaries, width=width)):
+            if number:
+                console.print()
             console.print(found_table)
         if legend:
             console.print(legend, style="dim", soft_wrap=True)
