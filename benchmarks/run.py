@@ -65,9 +65,11 @@ def _scale(args: argparse.Namespace) -> None:
 
 
 def _tables(args: argparse.Namespace) -> None:
-    """Write again every study's tables that are there, from the kept runs and the CSV files."""
+    """Write every study's tables again: `truth` and `paper` from kept runs too, others from CSV."""
     from suite import hyper, paper, records, scale, tables, written
 
+    if not (args.work / "records").is_dir():
+        sys.exit(f"--work: {args.work / 'records'} is no folder of kept runs.")
     records.look_in(args.work)
     found = records.everything()
     studies = {

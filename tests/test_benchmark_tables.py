@@ -70,6 +70,56 @@ def test_the_markdown_of_truth_needs_no_records(suite, tmp_path):
     assert not tables.write_truth([])
 
 
+def test_a_later_run_takes_the_place_of_an_earlier_one_with_all_its_rows(suite, tmp_path):
+    tables, path = suite("tables"), tmp_path / "results" / "truth.csv"
+    scores = {"d2": 0.2, "deviance": 1.0, "d2@posterior": 0.3}
+    judged = {"held_out": {"version": "v", "scores": scores}}
+    first = record(suite, "saver", judged=judged)
+    tables.write_truth([first, record(suite)])
+    plain = record(suite, "saver", made="2026-11-28")
+    tables.write_truth([plain])
+    assert set(pd.read_csv(path).method) == {"graphsci", "saver"}  # no variant of a run that went
+    tables.write_truth([first])
+    assert set(pd.read_csv(path).method) == {"graphsci", "saver"}  # an earlier day's
+    tables.write_truth([plain._replace(failed="out of memory", judged={}, cost={})])
+    assert set(pd.read_csv(path).method) == {"graphsci"}
+    assert pd.read_csv(tmp_path / "results" / "truth_failed.csv").method.tolist() == ["saver"]
+
+
+def test_methods_are_compared_on_the_same_simulations(suite, tmp_path):
+    """Ours on two data sets, a peer on one: the second may be the easier one."""
+    tables, paper = suite("tables"), suite("paper")
+
+    def simulated(method, seed, ari):
+        judged = {"clusters": {"version": "v", "scores": {"ari": ari}}}
+        name = {"kind": "simulation", "dataset": "sim_t6_hard"}
+        return record(suite, method, seed, judged=judged, **name)
+
+    runs = [simulated("graphsci", 0, 0.2), simulated("graphsci", 1, 0.8)]
+    runs += [simulated("saver", 0, 0.3)]
+    tables.write_truth(runs)
+    text = (tmp_path / "results" / "truth.md").read_text()
+    assert "| graphsci | 0.200 |" in text
+    assert "| saver | **0.300** |" in text
+    assert "sim_t6_hard 0.500 ± 0.424 (2)" in text
+    paper.write(runs)
+    text = (tmp_path / "results" / "paper.md").read_text()
+    assert "| GraphSCI | graphsci | 0.818 | 0.200 | - |" in text
+    assert "| 0.500 ± 0.424 (2) |" in text
+
+
+def test_a_peers_posterior_is_a_rival_of_our_posterior_alone(suite, tmp_path):
+    def found(method, error, of_posterior):
+        scores = {"fish_cv_error": error, "fish_cv_error@posterior": of_posterior}
+        judged = {"fish": {"version": "v", "scores": scores}}
+        return record(suite, method, kind="smfish", dataset="grun", judged=judged)
+
+    suite("tables").write_truth([found("graphsci", 0.3, 0.2), found("saver", 0.4, 0.1)])
+    text = (tmp_path / "results" / "truth.md").read_text()
+    assert "| graphsci | 1 of 1 | **grun 0.300** / 0.400 saver / - |" in text
+    assert "| graphsci, posterior | 0 of 1 | grun 0.200 / 0.100 saver@posterior / - |" in text
+
+
 def test_all_tables_are_written_from_the_runs_of_any_checkout(suite, tmp_path, capsys):
     run, records = importlib.import_module("run"), suite("records")
     suite("tables").write_truth([record(suite)])
@@ -85,6 +135,9 @@ def test_all_tables_are_written_from_the_runs_of_any_checkout(suite, tmp_path, c
     capsys.readouterr()
     args.run(args)
     assert capsys.readouterr().out == "Every table is as it was.\n"
+    args.work = tmp_path / "nowhere"
+    with pytest.raises(SystemExit, match="is no folder of kept runs"):
+        args.run(args)
 
 
 def ran(suite, method, cpu_s=1.0, failed="", code="abc"):
@@ -107,6 +160,25 @@ def test_a_part_of_the_costs_keeps_the_others(suite, tmp_path):
     text = (tmp_path / "results" / "scale_methods.md").read_text()
     assert "| saver | 5 |" in text
     assert "too slow" not in text
+
+
+def test_what_was_not_tried_keeps_the_cost_of_an_earlier_run(suite, tmp_path):
+    scale = suite("scale")
+    scale.write([ran(suite, "alra", cpu_s=31.0)])
+    scale.write([ran(suite, "alra", failed="not tried: at 500 x 500 stopped after 900 s of CPU")])
+    assert "| alra | 31 |" in (tmp_path / "results" / "scale_methods.md").read_text()
+
+
+def test_a_crash_does_not_keep_larger_sizes_from_being_tried(suite, tmp_path, monkeypatch):
+    scale, reasons = suite("scale"), iter(["exit code -6", "stopped after 900 s of CPU"])
+    monkeypatch.setattr(scale, "STORE", tmp_path / "scale")
+    monkeypatch.setattr(scale, "generated", lambda size: None)
+    monkeypatch.setattr(scale, "_run", lambda *_: {"failed": next(reasons)})
+    monkeypatch.setattr(scale, "SIZES", scale.SIZES[:3])
+    scale.study_scale(scale_request(suite, methods=["alra"]))
+    text = (tmp_path / "results" / "scale_methods.md").read_text()
+    assert "- 3,000 x 2,000, alra: stopped after 900 s of CPU" in text
+    assert "- 10,000 x 2,000, alra: not tried: at 3,000 x 2,000 stopped after 900 s" in text
 
 
 def fitted(suite, seed, code, date):
@@ -397,8 +469,8 @@ def test_the_papers_tables_have_every_printed_row_and_say_what_is_another_method
     rows += [record(suite, dataset=name) for name in paper.FIGURE_7]
     paper.write(rows)
     text = (tmp_path / "results" / "paper.md").read_text()
-    assert "| GraphSCI | graphsci | 0.472 | - | - | 0.552 | - | 0.177 | - | 0 |" in text
-    assert "| scRNA-seq | nothing | 0.157 | - | - | 0.268 | - | -0.170 | - | 0 |" in text
+    assert "| GraphSCI | graphsci | 0.472 | - | - | 0.552 | - | 0.177 | - | - |" in text
+    assert "| scRNA-seq | nothing | 0.157 | - | - | 0.268 | - | -0.170 | - | - |" in text
     assert "| SAVER-X | saver (not SAVER-X) | 0.845 |" in text
     for figure in ("Figure S1", "Figure S2", "Figure S3", "Figure S4"):
         assert figure in text.split("## What is elsewhere")[1]

@@ -217,13 +217,14 @@ def test_ours_beside_the_best_peer_without_its_cells(suite, tmp_path):
     whole = pd.DataFrame(rows, columns=names)
     table = tables.against_best(whole, tables.paired_gaps(whole, [], path)).splitlines()
     assert table[-1] == (
-        "| a | 1,200 | 0.3000 (2) | alra | 0.1000 | 3.00 | nothing | 0.9000 | 0.33 "
+        "| a | 1,200 | 0.3000 (2) | alra | 0.1000 (1) | 3.00 | nothing | 0.9000 (1) | 0.33 "
         "| -0.25 | - | -, - |"
     )
     apart = pd.DataFrame([r for r in rows if r[3:5] != ("graphsci", 0)], columns=names)
     table = tables.against_best(apart, tables.paired_gaps(apart, [], path)).splitlines()
     assert table[-1] == (
-        "| a | 1,200 | 0.4000 (1) | alra | 0.1000 | 4.00 | nothing | 0.9000 | 0.44 | - | - | -, - |"
+        "| a | 1,200 | 0.4000 (1) | alra | 0.1000 (1) | 4.00 | nothing | 0.9000 (1) | 0.44 | - "
+        "| - | -, - |"
     )
     head = "dataset,peer,difference,standard_error,z,seeds,code\n"
     path.write_text(f"{head}a,alra,-0.2,0.05,-4,1,abc\n")

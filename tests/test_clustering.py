@@ -1,5 +1,7 @@
 """The paper's clustering protocols on cells whose groups are known."""
 
+from importlib.metadata import version
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -106,3 +108,11 @@ def test_bad_protocols_and_labels_are_refused(log_values):
         c.embed_cells(log_values=log_values, method="som", random_state=0)
     with pytest.raises(ValueError, match="got clustering 'som'"):
         c.cluster_cells(points=log_values, method="som", n_clusters=2, random_state=0)
+
+
+def test_a_protocol_names_the_versions_of_its_packages():
+    assert c.package_versions("tsne-kmeans") == {}
+    assert c.package_versions("umap-kmeans") == {"umap-learn": version("umap-learn")}
+    assert c.package_versions("pca-leiden") == {
+        name: version(name) for name in ("igraph", "scanpy")
+    }

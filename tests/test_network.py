@@ -300,6 +300,8 @@ def test_posterior_variation_follows_the_law_of_total_variance(model, data):
     pd.testing.assert_frame_equal(nw.posterior_variation(model, more, genes), found, rtol=1e-5)
     with pytest.raises(ValueError, match="TP53 not in model and data; expected one or more"):
         nw.posterior_variation(model, data, ["g0", "TP53"])
+    with pytest.raises(ValueError, match="2 cells with counts, expected at least 3 cells"):
+        nw.posterior_variation(model, data[:2])
 
 
 def test_posterior_variation_is_that_of_the_rates_that_were_drawn():
@@ -334,7 +336,7 @@ def test_posterior_variation_is_within_batches():
     apart = nw.posterior_variation(told, adata, ["0"], batch_key="batch")["cv"].item()
     untold = GraphSCI(**options).fit(adata)
     together = nw.posterior_variation(untold, adata, ["0"])["cv"].item()
-    assert apart < 0.2 < 0.5 < together
+    assert apart < 0.3 < 0.5 < together
 
 
 def test_raw_correlation_is_pearson_of_log_counts(model, data):
@@ -387,7 +389,7 @@ def test_a_control_needs_the_cells_that_it_was_trained_on(model, control):
 
 
 def test_one_cell_correlates_nothing(model, data):
-    with pytest.raises(ValueError, match="at least 3 cells with counts, adata has 1"):
+    with pytest.raises(ValueError, match="adata has 1 cells with counts, expected at least 3"):
         nw.refine_network(model, data, cells=np.arange(data.n_obs) == 0)
 
 

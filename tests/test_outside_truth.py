@@ -59,8 +59,9 @@ def test_moments_with_a_posterior_variance_are_those_of_draws():
     assert (found.cv > fish.moments(values=values).cv).all()
     with pytest.raises(ValueError, match=r"variance has shape \(400, 2\)"):
         fish.moments(values=values, variance=sd[:, :2])
-    with pytest.raises(ValueError, match="numbers of at least 0"):
-        fish.moments(values=values, variance=-sd)
+    for bad in (-sd, np.where(sd > 0.9, np.nan, sd)):
+        with pytest.raises(ValueError, match="finite numbers of at least 0"):
+            fish.moments(values=values, variance=bad)
 
 
 def test_moments_without_counting_noise_are_those_of_the_rates():

@@ -84,13 +84,15 @@ def fingerprint(value: object) -> str:
 def _content(value: object) -> Iterator[bytes]:
     """Yield what a value consists of, type and shape first."""
     if isinstance(value, pd.DataFrame):
-        value = {str(name): column.to_numpy() for name, column in value.items()}
+        columns = {str(name): column.to_numpy() for name, column in value.items()}
+        value = {"columns": columns, "index": value.index.to_numpy()}
     yield type(value).__name__.encode()
     if isinstance(value, dict):
         for name in sorted(value):
             yield str(name).encode()
             yield from _content(value[name])
     elif isinstance(value, list | tuple):
+        yield str(len(value)).encode()
         for part in value:
             yield from _content(part)
     elif sparse.issparse(value):

@@ -457,7 +457,7 @@ PROTOCOL_JUDGE = Judge(
     protocols,
     lambda case: case.name == S7_CASE,
     _CLUSTERING,
-    also=lambda: ", ".join(available_protocols()),
+    also=lambda: ", ".join(f"{p} {clusters.package_versions(p)}" for p in available_protocols()),
 )
 
 

@@ -124,6 +124,8 @@ FIGURE_6_NOTE = (
     "count before dropout of `graphsci` is as well, since nb is chosen for so few samples."
 )
 #: Figure S7 is for these.
+#: The seed that every method was run with: numbers side by side are of it.
+SEED = 0
 S7_METHODS = ("nothing", "graphsci")
 
 
@@ -144,7 +146,7 @@ def study(request: truth.Request) -> None:
 
 def write(found: list[Record]) -> bool:
     """Write ``paper.csv`` and ``paper.md``; runs of the study `truth` of earlier days count too."""
-    measured = written.with_earlier(tables.tidy(found), written.RESULTS / "truth.csv")
+    measured = tables.with_earlier_runs(found)
     measured = written.rounded(measured)
     text = ["# Study `paper`", "", heading(measured), ""]
     rows = []
@@ -185,7 +187,8 @@ def heading(measured: pd.DataFrame) -> str:
     return (
         f"Made by `python benchmarks/run.py paper --data DIR` on {provenance.made_by(rows)}. Rows "
         "of the study `truth` count too; each one's own commit and day: truth.csv. `-`: not run "
-        f"or not here. Means over seeds. {tables.EMBEDDINGS}"
+        f"or not here. Numbers side by side are of seed {SEED}, which every method was run with: "
+        f"another seed is another simulation or split. {tables.EMBEDDINGS}"
     )
 
 
@@ -202,11 +205,12 @@ FIGURE_7_NOTE = (
     "the genes that Welch's test calls different at a false-discovery rate of .05. Smoothing "
     "shrinks the variance that the test relies on: more genes are called, while AUC uses their "
     "order alone. Adipose stem cells day 0 and 7, and three lung lines in pairs; 90 % of "
-    "the molecules. `-` in accuracy and F: judged before they were added."
+    "the molecules. Accuracy and F are shown where a run was judged since they were added."
 )
 S7_NOTE = (
-    "ARI on `sim-t6-hard`, one seed of embedding and clustering. PCAreduce and SC3 are R packages "
-    "and were not run; PHATE where its package is installed."
+    "ARI on `sim-t6-hard`, seed 0: t-SNE is the mean over its embeddings, the others are one. "
+    "PCAreduce and SC3 are R packages and were not run; PHATE where its package is installed. `-`: "
+    "judged by an earlier run, whose scores were not kept."
 )
 ELSEWHERE = (
     "Figure 8 and the networks' precision against STRING: [docs/network.md]"
@@ -224,19 +228,19 @@ def side_by_side(found: pd.DataFrame, case: str, printed: dict[str, Printed]) ->
     rows = []
     for name, row in printed.items():
         for method in NAMES[name]:
-            measured = _mean(found, case, method)
+            measured = _on_seed(found, case, method)
             rows.append(
                 {
                     "paper's name": name,
                     "method here": _here(name, method),
                     "ARI printed": row.ari,
                     "ARI here": measured.get("ari", np.nan),
-                    "its sd": measured.get("ari_sd", np.nan),
+                    "sd over embeddings": measured.get("ari_sd", np.nan),
                     "CA printed": row.accuracy,
                     "CA here": measured.get("clustering_accuracy", np.nan),
                     "SC printed": row.silhouette,
                     "SC here": measured.get("silhouette_labels", np.nan),
-                    "seeds here": int(measured.get("seeds", 0)),
+                    "ARI over seeds": _over_seeds(found, case, method, "ari"),
                 }
             )
     return pd.DataFrame(rows)
@@ -273,7 +277,7 @@ def figure_6(found: pd.DataFrame) -> pd.DataFrame:
             row: dict[str, object] = {"paper's name": name, "method here": _here(name, method)}
             printed = FIGURE_6.get(name, (np.nan,) * 3)
             for value, dataset in zip(printed, cases.WORM_ZEROS, strict=True):
-                measured = _mean(found, f"bulk/{dataset}", method)
+                measured = _on_seed(found, f"bulk/{dataset}", method)
                 zeros = dataset.removeprefix("worm_")
                 row[f"printed, {zeros} %"] = value
                 row[f"per gene, {zeros} %"] = measured.get("recovery_per_gene", np.nan)
@@ -288,18 +292,18 @@ def figure_7(found: pd.DataFrame) -> pd.DataFrame:
     for method in METHODS:
         row: dict[str, object] = {"method": method}
         for dataset in FIGURE_7:
-            measured = _mean(found, f"held-out/{dataset}", method)
+            measured = _on_seed(found, f"held-out/{dataset}", method)
             for title, score in FIGURE_7_SCORES.items():
                 row[f"{title}, {dataset}"] = measured.get(score, np.nan)
         rows.append(row)
-    return pd.DataFrame(rows).dropna(thresh=2)
+    return pd.DataFrame(rows).dropna(thresh=2).dropna(axis=1, how="all")
 
 
 def figure_s7(found: pd.DataFrame) -> pd.DataFrame:
     """Return ARI by embedding and clustering."""
     rows = []
     for method in S7_METHODS:
-        measured = _mean(found, S7_CASE, method)
+        measured = _on_seed(found, S7_CASE, method)
         row: dict[str, object] = {"method": method, "tsne-kmeans": measured.get("ari", np.nan)}
         row |= {k.removeprefix("ari_"): v for k, v in measured.items() if k[4:] in PROTOCOLS}
         rows.append(row)
@@ -322,16 +326,24 @@ def published() -> str:
     return written.markdown(pd.DataFrame(rows))
 
 
-def _mean(found: pd.DataFrame, case: str, method: str) -> dict[str, float]:
-    """Return the mean of every score over the seeds that were run, and their number.
-
-    ``found`` has a row for each score of each run, as :func:`tables.tidy` makes them.
-    """
+def _runs(found: pd.DataFrame, case: str, method: str) -> pd.DataFrame:
+    """Return the rows of a method on a case; ``found`` is as :func:`tables.tidy` makes it."""
     kind, _, dataset = case.partition("/")
-    runs = found[(found.kind == kind) & (found.dataset == dataset) & (found.method == method)]
-    if runs.empty:
-        return {}
-    scores = runs.groupby("score")["value"].mean().to_dict()
-    return {str(name): float(value) for name, value in scores.items()} | {
-        "seeds": runs["seed"].nunique()
-    }
+    return found[(found.kind == kind) & (found.dataset == dataset) & (found.method == method)]
+
+
+def _on_seed(found: pd.DataFrame, case: str, method: str) -> dict[str, float]:
+    """Return every score on the seed that all methods were run with.
+
+    Another seed is another simulated data set, another split or other noise.
+    """
+    runs = _runs(found, case, method)
+    runs = runs[runs.seed == SEED]
+    return {str(score): float(value) for score, value in zip(runs.score, runs.value, strict=True)}
+
+
+def _over_seeds(found: pd.DataFrame, case: str, method: str, score: str) -> str:
+    """Return mean, standard deviation and number of seeds of a score, if there are several."""
+    runs = _runs(found, case, method)
+    values = runs[runs.score == score].value
+    return f"{values.mean():.3f} ± {values.std():.3f} ({len(values)})" if len(values) > 1 else "-"

@@ -57,7 +57,9 @@ def made_by(rows: pd.DataFrame) -> str:
         codes = joined(rows.code[kinds == kind].unique())
         if codes:
             parts.append(f"{title} at commit{'s' * (', ' in codes)} {codes}")
-    parts.append(f"versions: {joined(_versions(rows))}")
+    kept = "versions" in rows and (rows.versions != "").all()
+    source = "" if kept else " (where a row keeps none, those named in the tables of its day)"
+    parts.append(f"versions{source}: {joined(_versions(rows))}")
     parts.append(machines(rows))
     return f"{days(rows.date)}; {'; '.join(parts)}; {SHARED}"
 

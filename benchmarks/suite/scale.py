@@ -85,8 +85,9 @@ def study_scale(request: truth.Request) -> None:
                 STORE.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(found))
                 n_new += 1
-            if found.get("failed"):
-                too_slow.setdefault((name, size.series), found["failed"])
+            if found.get("failed", "").startswith("stopped after"):  # time or memory; no crash
+                reason = f"at {size.n_cells:,} x {size.n_genes:,} {found['failed']}"
+                too_slow.setdefault((name, size.series), reason)
             runs.append(Ran(size, name, found))
     if not write(runs) and not n_new:
         print(written.NOTHING_TO_DO)
@@ -153,6 +154,8 @@ def write(runs: list[Ran]) -> bool:
     Rows of methods and sizes that were not among the runs stay. Returns whether a file changed.
     """
     tried = pd.DataFrame([_named(run) for run in runs], columns=[*RUN])
+    skipped = [run.found.get("failed", "").startswith("not tried") for run in runs]
+    ran = tried[~np.array(skipped, dtype=bool)]
     how = ["limit_s", "threads", *provenance.COLUMNS]
     rows = [
         {**_named(run), "score": score, "value": run.found[score], **_of(run, how)}
@@ -169,8 +172,8 @@ def write(runs: list[Ran]) -> bool:
     failed = pd.DataFrame(rows, columns=[*RUN, "reason", *how])
     folder = written.RESULTS
     costs, failed = (
-        _in_order(written.with_earlier(new, folder / f"{name}.csv", by=RUN, tried=tried))
-        for new, name in ((costs, TABLE), (failed, FAILED_TABLE))
+        _in_order(written.with_earlier(new, folder / f"{name}.csv", by=RUN, tried=made))
+        for new, name, made in ((costs, TABLE, ran), (failed, FAILED_TABLE, tried))
     )
     changed = [
         written.put_table(folder / f"{TABLE}.csv", costs),
@@ -204,8 +207,8 @@ def _in_order(table: pd.DataFrame) -> pd.DataFrame:
 def _text(costs: pd.DataFrame, failed: pd.DataFrame) -> list[str]:
     """Return the lines of the Markdown."""
     shown = pd.concat([costs, failed]).assign(seed=SEED)
-    limits = provenance.joined(f"{float(limit):.0f} s" for limit in shown.limit_s)
-    threads = provenance.joined(int(n) for n in shown.threads)
+    limits = provenance.joined(f"{float(limit):.0f} s" for limit in shown.limit_s if limit != "")
+    threads = provenance.joined(int(n) for n in shown.threads if n != "")
     text = [
         "# Study `scale`",
         "",

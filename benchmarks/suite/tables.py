@@ -74,7 +74,7 @@ def write_truth(found: list[Record]) -> bool:
     changed.
     """
     folder = written.RESULTS
-    table = written.with_earlier(tidy(found), folder / "truth.csv")
+    table = _in_order(with_earlier_runs(found))
     gaps = held_out.paired_gaps(table, found, folder / "truth_paired.csv")
     changed = [
         written.put_table(folder / "truth.csv", table),
@@ -98,17 +98,47 @@ def _text(folder: Path) -> list[str]:
     return [*text, "## Did not finish", "", *_listed(written.read(folder / "truth_failed.csv"))]
 
 
+def with_earlier_runs(found: list[Record]) -> pd.DataFrame:
+    """Return the rows of all runs: of the records, and of those in ``truth.csv`` that are not.
+
+    A run takes the place of an earlier one with all its scores and estimates, even if it failed;
+    of two the one of the later day counts.
+    """
+    path = written.RESULTS / "truth.csv"
+    if path.is_file():
+        earlier = written.read(path)
+        days = earlier.assign(method=earlier.method.str.split("@").str[0])
+        days = days.groupby(list(written.RUN)).date.max().to_dict()
+        found = [r for r in found if r.made >= days.get((r.kind, r.dataset, r.method, r.seed), "")]
+    made = [(r.kind, r.dataset, r.method, r.seed) for r in found]
+    tried = pd.DataFrame(made, columns=[*written.RUN])
+    return written.with_earlier(tidy(found), path, tried=tried)
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Put rows in an order that does not depend on which run was made last."""
+    place = {name: i for i, name in enumerate(METHODS)}
+    by = table[["kind", "dataset", "seed", "score"]].assign(
+        base=table.method.str.split("@").str[0].map(place), method=table.method
+    )
+    by = by[["kind", "dataset", "base", "method", "seed", "score"]]
+    return table.loc[by.sort_values(list(by), kind="stable").index].reset_index(drop=True)
+
+
+#: Kinds of which another seed is another data set: methods are compared on the same seeds.
+DATA_BY_SEED = ("simulation", "bulk")
 #: What a score on clusters is the mean of.
 EMBEDDINGS = (
     f"Scores of clusters are means over {EMBEDDING_SEEDS} seeds of t-SNE and K-means, or "
     f"{SEEDS_OF_MANY_CELLS} above {MANY_CELLS:,} cells; the sd of an ARI is that over these seeds, "
     "on one estimate."
 )
-EMBEDDINGS_SHOWN = f"In square brackets: its sd. {EMBEDDINGS}"
+EMBEDDINGS_SHOWN = f"In square brackets: sd over embeddings. {EMBEDDINGS}"
 MADE_BY = "Made by `python benchmarks/run.py truth --data DIR` on"
 NOTATION = (
     "Every row's commit, day, versions and machine are in truth.csv. `-`: not run. Means over "
-    "seeds; ± is the standard deviation over seeds, with their number, where there are several. "
+    "seeds; ± is the standard deviation over seeds, with their number, where there are several; "
+    "of simulations and noisy bulk, the seeds that all methods of a column share. "
     "**Bold**: the best of ours and the peers; controls are never bold."
 )
 
@@ -190,12 +220,14 @@ def over_seeds(table: pd.DataFrame) -> str:
         "## Other truths: ours over its seeds",
         "",
         "Mean ± standard deviation (seeds). Another seed trains another model on the same data; of "
-        "the hard simulations and of the noisy bulk it is also another data set.",
+        "the simulations and of the noisy bulk it is also another data set, and the methods that "
+        "were run on several of these stand beside ours.",
         "",
-        "| score | ours | data sets |",
+        "| score | method | data sets |",
         "|---|---|---|",
     ]
-    other = table[(table.kind != "held-out") & table.method.str.startswith(OURS)]
+    other = table[(table.kind != "held-out")]
+    other = other[other.method.str.startswith(OURS) | other.kind.isin(DATA_BY_SEED)]
     for name, score in SCORES.items():
         part = other[other.score == name]
         if score.title.startswith(("CPU", "Peak")) or not len(part):
@@ -217,7 +249,12 @@ def over_seeds(table: pd.DataFrame) -> str:
 def _beside_best(means: pd.Series, method: str, column: str, score: Score) -> str:
     """Return ours, the best peer and the counts on one data set; nothing if one is missing."""
     here = means.xs(column, level="column")
-    peers = [name for name in here.index if is_peer(name)]
+    variant = method.partition("@")[2]  # a peer's estimate of the same kind is a rival too
+    peers = [
+        name
+        for name in here.index
+        if is_peer(name.partition("@")[0]) and name.partition("@")[2] in ("", variant)
+    ]
     if not peers or method not in here:
         return ""
 
@@ -241,7 +278,7 @@ def pivot(part: pd.DataFrame, score: Score, spread: pd.DataFrame | None = None) 
     The best of ours and the peers is bold; controls are never. ``spread`` has the rows of the
     score's standard deviation inside a run, shown in square brackets.
     """
-    part = part.assign(column=_columns(part))
+    part = shared_seeds(part.assign(column=_columns(part)))
     cells = part.groupby(["method", "column"]).value.agg(["mean", "std", "count"])
     columns = list(dict.fromkeys(part.column))
     methods = sorted(set(part.method), key=_place)
@@ -256,6 +293,17 @@ def pivot(part: pd.DataFrame, score: Score, spread: pd.DataFrame | None = None) 
         label = f"{method} (control)" if is_control(method) else method.replace("@", ", ")
         lines.append(f"| {label} | {' | '.join(values)} |")
     return "\n".join(lines)
+
+
+def shared_seeds(part: pd.DataFrame) -> pd.DataFrame:
+    """Leave, where a seed is a data set, the seeds that all methods of a column were run with."""
+    kept = []
+    for _, rows in part.groupby("column", sort=False):
+        runs = rows.groupby("seed").method.nunique()
+        shared = runs.index[runs == rows.method.nunique()]
+        by_seed = rows.kind.iloc[0] in DATA_BY_SEED and len(shared)
+        kept.append(rows[rows.seed.isin(shared)] if by_seed else rows)
+    return pd.concat(kept)
 
 
 def _inside(spread: pd.DataFrame | None) -> dict[tuple[str, str], str]:

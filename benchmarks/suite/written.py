@@ -80,6 +80,8 @@ def with_earlier(
 ) -> pd.DataFrame:
     """Add the rows of a written table whose runs were not made again.
 
+    A variant's rows (``method@variant``) belong to the run of the method.
+
     Parameters
     ----------
     table
@@ -94,11 +96,19 @@ def with_earlier(
     if not path.is_file():
         return table
     earlier = read(path)
-    runs = pd.MultiIndex.from_frame((table if tried is None else tried)[list(by)])
-    earlier = earlier[~pd.MultiIndex.from_frame(earlier[list(by)]).isin(runs)].copy()
+    made = _runs(table if tried is None else tried, by)
+    earlier = earlier[~_runs(earlier, by).isin(made)].copy()
     if table.empty or earlier.empty:  # the columns of the new one, whichever has rows
         return _completed(earlier, table) if table.empty else table
     return pd.concat([table, _completed(earlier, table)], ignore_index=True)
+
+
+def _runs(table: pd.DataFrame, by: Sequence[str]) -> pd.MultiIndex:
+    """Return the run of each row."""
+    runs = table[list(by)]
+    if "method" in runs:
+        runs = runs.assign(method=runs.method.str.split("@").str[0])
+    return pd.MultiIndex.from_frame(runs)
 
 
 def _completed(earlier: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:

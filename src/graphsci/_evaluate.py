@@ -24,7 +24,7 @@ from graphsci._words import check_column
 from graphsci.checkpoint import digest
 from graphsci.config import Config, later_seed
 from graphsci.evaluation import CONTROLS, PROTOCOLS, study
-from graphsci.evaluation.clustering import require_packages
+from graphsci.evaluation.clustering import package_versions, require_packages
 from graphsci.files import check_writable
 from graphsci.preprocessing import extract_batch, extract_counts, fit_median_library_size
 from graphsci.sources import to_csr
@@ -424,6 +424,7 @@ def _decisive(job: Job, data: Data) -> dict[str, Any]:
     if data.labels is not None:
         found["labels"] = digest([data.labels.astype(str)])
         found |= {"protocol": job.protocol, "clustering_seeds": job.clustering_seeds}
+        found["protocol_versions"] = package_versions(job.protocol)
     return found
 
 

@@ -1,5 +1,7 @@
 """The paper's clustering protocols: embed, cluster, compare with known labels, over seeds."""
 
+import contextlib
+import importlib.metadata
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -49,6 +51,8 @@ _UMAP = ("umap", "UMAP", "umap-learn")
 _PHATE = ("phate", "PHATE", "graphsci[phate]")
 _IGRAPH = ("igraph", "Leiden", "graphsci[network]")
 _SCANPY = ("scanpy", "Leiden", "scanpy")
+#: Under which name a module is installed, where that is another one.
+_DISTRIBUTIONS = {"umap": "umap-learn"}
 _PACKAGES = {"umap": (_UMAP,), "phate": (_PHATE,), "leiden": (_IGRAPH, _SCANPY)}
 
 
@@ -294,6 +298,18 @@ def require_packages(protocol: str) -> None:
     for step in (chosen.embedding, chosen.clustering):
         for names in _PACKAGES.get(step, ()):
             _package(*names)
+
+
+def package_versions(protocol: str) -> dict[str, str]:
+    """Versions of the optional packages that a protocol needs and that are installed."""
+    chosen = _checked_protocol(protocol, n_seeds=1)
+    found = {}
+    for step in (chosen.embedding, chosen.clustering):
+        for module, *_ in _PACKAGES.get(step, ()):
+            name = _DISTRIBUTIONS.get(module, module)
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _package(module: str, what: str, package: str) -> Any:

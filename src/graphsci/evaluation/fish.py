@@ -100,16 +100,16 @@ def moments(*, values: Matrix, variance: Matrix | None = None) -> Moments:
     Raises
     ------
     ValueError
-        If the variance has another shape, or is below 0 somewhere.
+        If the variance has another shape, or is below 0 or not finite somewhere.
     """
     dense = as_dense(values)
     covariance = np.atleast_2d(np.cov(dense.T))
     if variance is not None:
         own = as_dense(variance)
-        if own.shape != dense.shape or (own < 0).any():
+        if own.shape != dense.shape or not (np.isfinite(own) & (own >= 0)).all():
             raise ValueError(
                 f"variance has shape {own.shape} and minimum {own.min(initial=np.inf):.3g}, "
-                f"expected {dense.shape} numbers of at least 0."
+                f"expected {dense.shape} finite numbers of at least 0."
             )
         covariance = covariance + np.diag(own.mean(0))
     return _moments(dense.mean(0), covariance)

@@ -110,8 +110,9 @@ def posterior_variation(
 ) -> pd.DataFrame:
     """Estimate how much genes vary over cells, their uncertainty counted as variance.
 
-    Use it instead of the variance of ``layers["denoised"]``, which is too small, and of that of
-    the counts, which holds their sampling noise. Against single-molecule FISH: docs/network.md.
+    One pass over the cells, and the memory of a block of them. Use it instead of the variance of
+    ``layers["denoised"]``, which is too small, and of that of the counts, which holds their
+    sampling noise. Against single-molecule FISH: docs/network.md.
 
     Parameters
     ----------
@@ -129,11 +130,11 @@ def posterior_variation(
     Returns
     -------
     pandas.DataFrame
-        Indexed by gene, of the expression rate at common depth: ``mean`` (counts); ``cv``,
-        standard deviation over cells / mean; ``cv_state``, the same of what the network predicts
-        from the cell's state (the estimate ``mean``), what a gene varies together with others.
-        Within the batches that the model knows. Costs one pass over the cells and the memory of
-        a block of them.
+        Indexed by gene, of the expression rate at common depth: ``mean``, of the posterior
+        (counts); ``cv``, standard deviation over cells / mean; ``cv_state``, the same of what the
+        network predicts from the cell's state, what a gene varies together with others. That one
+        leaves out how uncertain the state itself is, and is a lower bound. Within the batches
+        that the model knows.
 
     Raises
     ------
@@ -183,7 +184,7 @@ class SampledCells(NamedTuple):
         filled = cells.library > 0
         if filled.sum() < 3:
             raise ValueError(
-                f"a correlation needs at least 3 cells with counts, adata has {filled.sum()}."
+                f"adata has {filled.sum()} cells with counts, expected at least 3 cells."
             )
         return cls(model, adata, cells, filled)
 
@@ -256,9 +257,8 @@ class SampledCells(NamedTuple):
         variance = within["denoised"] + squares["denoised_sd"].sum(0) / total
         mean = sums["denoised"].sum(0) / total
         expected = sums["mean"].sum(0) / total
-        with np.errstate(invalid="ignore"):  # a gene at 0 everywhere has no coefficient
-            cv = np.sqrt(np.maximum(variance, 0)) / mean
-            cv_state = np.sqrt(np.maximum(within["mean"], 0)) / expected
+        cv = np.sqrt(np.maximum(variance, 0)) / mean
+        cv_state = np.sqrt(np.maximum(within["mean"], 0)) / expected
         return pd.DataFrame(
             {"mean": mean, "cv": cv, "cv_state": cv_state}, index=pd.Index(genes, name="gene")
         )
