@@ -227,7 +227,7 @@ def test_the_heading_is_of_the_rows_that_are_shown(suite, tmp_path):
     text = (tmp_path / "results" / "truth.md").read_text()
     assert "on 2026-11-25 to 2026-11-27; seeds 0, 1; graphsci at commits aaa, bbb;" in text
     known = "dca 0.3.5, magic-impute 3.0.0, numpy 2.4.6, scipy 1.17.1, tensorflow-cpu 2.15.1"
-    assert f"versions: {known}, torch 2.13.0+cpu, torch 9;" in text
+    assert f"in the tables of its day): {known}, torch 2.13.0+cpu, torch 9;" in text
     assert "CPU model and memory not kept) and one; one thread a method" in text
     assert "scvi" not in text.split("## ")[0]
     assert "not installed" not in text

@@ -283,7 +283,7 @@ def pivot(part: pd.DataFrame, score: Score, spread: pd.DataFrame | None = None) 
     columns = list(dict.fromkeys(part.column))
     methods = sorted(set(part.method), key=_place)
     best = {column: _best(cells, methods, column, score) for column in columns}
-    inside = _inside(spread)
+    inside = _inside(spread, part)
     lines = [f"| method | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for method in methods:
         values = [
@@ -306,10 +306,12 @@ def shared_seeds(part: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept)
 
 
-def _inside(spread: pd.DataFrame | None) -> dict[tuple[str, str], str]:
-    """Return the mean standard deviation inside a run of each cell of a table, in brackets."""
+def _inside(spread: pd.DataFrame | None, part: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """Return the mean standard deviation inside the runs of each cell of a table, in brackets."""
     if spread is None or spread.empty:
         return {}
+    shown = pd.MultiIndex.from_frame(part[[*written.RUN]])
+    spread = spread[pd.MultiIndex.from_frame(spread[[*written.RUN]]).isin(shown)]
     means = spread.assign(column=_columns(spread)).groupby(["method", "column"]).value.mean()
     return {cell: f" [{value:.3f}]" for cell, value in means.items()}
 
