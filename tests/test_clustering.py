@@ -25,6 +25,7 @@ def log_values() -> np.ndarray:
 PACKAGES = {"pca-leiden": "igraph", "umap-kmeans": "umap", "phate-kmeans": "phate"}
 
 
+@pytest.mark.filterwarnings("ignore:Graph is disconnected:RuntimeWarning")  # of phate: so it is
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_protocols_find_groups_that_are_there(log_values, name):
     if name in PACKAGES:
