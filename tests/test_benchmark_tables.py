@@ -96,11 +96,13 @@ def test_methods_are_compared_on_the_same_simulations(suite, tmp_path):
         return record(suite, method, seed, judged=judged, **name)
 
     runs = [simulated("graphsci", 0, 0.2), simulated("graphsci", 1, 0.8)]
-    runs += [simulated("saver", 0, 0.3)]
+    runs += [simulated("saver", 0, 0.3), *(simulated("alra", seed, 0.4) for seed in (0, 1))]
     tables.write_truth(runs)
     text = (tmp_path / "results" / "truth.md").read_text()
+    assert "sim_t6_hard 0.200 / 0.400 alra" in text
+    assert "| alra | sim_t6_hard 0.400 ± 0.000 (2) |" in text
     assert "| graphsci | 0.200 |" in text
-    assert "| saver | **0.300** |" in text
+    assert "| alra | **0.400** |" in text
     assert "sim_t6_hard 0.500 ± 0.424 (2)" in text
     paper.write(runs)
     text = (tmp_path / "results" / "paper.md").read_text()

@@ -187,8 +187,9 @@ def summary(table: pd.DataFrame) -> str:
     lines = [
         "## Every score: ours, the best peer, the counts as they came",
         "",
-        "On the seeds that peers were run with: another seed is another split or another simulated "
-        "data set. **Bold**: ours is at least as good as every peer. " + EMBEDDINGS,
+        "On the seeds that peers were run with, of simulations and noisy bulk on those that all "
+        "methods share: another seed is another split or another data set. **Bold**: ours is at "
+        "least as good as every peer. " + EMBEDDINGS,
         "",
         "| score | ours | first on | data set: ours / best peer / counts |",
         "|---|---|---|---|",
@@ -199,7 +200,7 @@ def summary(table: pd.DataFrame) -> str:
             continue
         part = part.assign(column=_columns(part))
         runs = pd.MultiIndex.from_frame(part[["column", "seed"]])
-        part = part[runs.isin(runs[part.method.map(is_peer).to_numpy()])]
+        part = shared_seeds(part[runs.isin(runs[part.method.map(is_peer).to_numpy()])])
         means = part.groupby(["method", "column"]).value.mean()
         ours = {m for m in part.method if m.split("@")[0] in (OURS, OURS_MEAN)}
         for method in sorted(ours, key=_place):
@@ -303,7 +304,7 @@ def shared_seeds(part: pd.DataFrame) -> pd.DataFrame:
         shared = runs.index[runs == rows.method.nunique()]
         by_seed = rows.kind.iloc[0] in DATA_BY_SEED and len(shared)
         kept.append(rows[rows.seed.isin(shared)] if by_seed else rows)
-    return pd.concat(kept)
+    return pd.concat(kept) if kept else part
 
 
 def _inside(spread: pd.DataFrame | None, part: pd.DataFrame) -> dict[tuple[str, str], str]:
