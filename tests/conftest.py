@@ -1,8 +1,11 @@
 """Small data of known structure, and models trained on it once for all tests."""
 
+import importlib
 import os
+import sys
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +16,29 @@ from anndata import AnnData
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 EMPTY_CELL, UNDETECTED_GENE = 7, 5
+
+
+@pytest.fixture
+def benchmarks() -> Path:
+    """Return the folder of the benchmarks, which an installed package has not."""
+    folder = Path(__file__).resolve().parents[1] / "benchmarks"
+    if not folder.is_dir():
+        pytest.skip("an installed package has no benchmarks")
+    return folder
+
+
+@pytest.fixture
+def suite(benchmarks, monkeypatch, tmp_path):
+    """Import modules of the suite, their folders of work and results in a temporary one."""
+    monkeypatch.syspath_prepend(str(benchmarks))
+    load = importlib.import_module
+    monkeypatch.setattr(load("suite.running"), "ESTIMATES", tmp_path / "estimates")
+    monkeypatch.setattr(load("suite.records"), "RECORDS", tmp_path / "records")
+    monkeypatch.setattr(load("suite.written"), "RESULTS", tmp_path / "results")
+    yield lambda name: load(f"suite.{name}")
+    ours = ("suite", "data", "refresh_docs", "run")
+    for name in [name for name in sys.modules if name.split(".")[0] in ours]:
+        del sys.modules[name]
 
 
 def draw_toy(n_cells: int = 120, n_genes: int = 60, seed: int = 0) -> AnnData:

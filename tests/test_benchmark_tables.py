@@ -3,7 +3,6 @@
 import ast
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +12,6 @@ from scipy import sparse
 
 from graphsci import preset
 from graphsci.evaluation import bulk as bulk_truth
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
-
-@pytest.fixture
-def suite(monkeypatch, tmp_path):
-    """Import modules of the suite, their folders of work and results in a temporary one."""
-    if not BENCHMARKS.is_dir():
-        pytest.skip("an installed package has no benchmarks")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    load = importlib.import_module
-    monkeypatch.setattr(load("suite.records"), "RECORDS", tmp_path / "records")
-    monkeypatch.setattr(load("suite.written"), "RESULTS", tmp_path / "results")
-    yield lambda name: load(f"suite.{name}")
-    for name in [n for n in sys.modules if n.split(".")[0] in ("suite", "data", "run")]:
-        del sys.modules[name]
 
 
 def record(suite, method="graphsci", seed=0, **changes):

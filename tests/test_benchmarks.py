@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import anndata
@@ -10,24 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
-
-@pytest.fixture
-def suite(monkeypatch, tmp_path):
-    """Import modules of the suite, their folders of work and results in a temporary one."""
-    if not BENCHMARKS.is_dir():
-        pytest.skip("an installed package has no benchmarks")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    load = importlib.import_module
-    monkeypatch.setattr(load("suite.running"), "ESTIMATES", tmp_path / "estimates")
-    monkeypatch.setattr(load("suite.records"), "RECORDS", tmp_path / "records")
-    monkeypatch.setattr(load("suite.written"), "RESULTS", tmp_path / "results")
-    yield lambda name: load(f"suite.{name}")
-    ours = ("suite", "data", "refresh_docs")
-    for name in [name for name in sys.modules if name.split(".")[0] in ours]:
-        del sys.modules[name]
 
 
 @pytest.fixture

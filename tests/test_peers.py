@@ -1,22 +1,17 @@
 """Peers that we wrote ourselves, against what their papers describe."""
 
 import sys
-from pathlib import Path
 
 import anndata
 import numpy as np
 import pytest
 from scipy import optimize, sparse, special, stats
 
-PEERS = Path(__file__).resolve().parents[1] / "benchmarks" / "peers"
-
 
 @pytest.fixture
-def peer(monkeypatch):
+def peer(benchmarks, monkeypatch):
     """Import a peer's script as it runs: from its own folder."""
-    if not PEERS.is_dir():
-        pytest.skip("an installed package has no benchmarks")
-    monkeypatch.syspath_prepend(str(PEERS))
+    monkeypatch.syspath_prepend(str(benchmarks / "peers"))
 
     def load(name):
         import importlib

@@ -275,11 +275,8 @@ def test_the_benchmark_and_the_tests_compare_the_same(small, splat_vs_r):
 
 
 @pytest.fixture
-def splat_vs_r(monkeypatch):
-    folder = Path(__file__).resolve().parents[1] / "benchmarks"
-    if not folder.is_dir():
-        pytest.skip("an installed package has no benchmarks")
-    monkeypatch.syspath_prepend(str(folder))
+def splat_vs_r(benchmarks, monkeypatch):
+    monkeypatch.syspath_prepend(str(benchmarks))
     yield importlib.import_module("splat_vs_r")
     del sys.modules["splat_vs_r"]
 
