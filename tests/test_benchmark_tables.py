@@ -128,8 +128,8 @@ def test_all_tables_are_written_from_the_runs_of_any_checkout(suite, tmp_path, c
 def ran(suite, method, cpu_s=1.0, failed="", code="abc"):
     scale = suite("scale")
     found = {"failed": failed, "limit_s": 900, "threads": 1, "code": code, "date": "2026-11-26"}
-    cost = {} if failed else {"wall_s": cpu_s, "cpu_s": cpu_s, "peak_mib": 10.0}
-    return scale.Ran(scale.SIZES[0], method, {**found, **cost})
+    scores = {"wall_s": cpu_s, "cpu_s": cpu_s, "peak_mib": 10.0, "d2": 0.1234}
+    return scale.Ran(scale.SIZES[0], method, found | ({} if failed else scores))
 
 
 def test_a_part_of_the_costs_keeps_the_others(suite, tmp_path):
@@ -139,6 +139,7 @@ def test_a_part_of_the_costs_keeps_the_others(suite, tmp_path):
     text = (tmp_path / "results" / "scale_methods.md").read_text()
     assert "| graphsci | 7 |" in text
     assert "| alra | 1 |" in text
+    assert "| alra | 0.1234 |" in text
     assert "- 1,000 x 2,000, saver: too slow" in text
     assert "on 2026-11-26; seed 0; graphsci at commit def;" in text
     scale.write([ran(suite, "saver", cpu_s=5.0)])
@@ -394,7 +395,8 @@ def test_costs_that_failed_are_tried_again_when_asked(suite, tmp_path, monkeypat
     monkeypatch.setattr(scale, "STORE", tmp_path / "scale")
     monkeypatch.setattr(scale, "SIZES", scale.SIZES[:1])
     monkeypatch.setattr(scale, "generated", lambda size: None)
-    outcomes = iter([{"failed": "broken"}, {"failed": "", "wall_s": 1, "cpu_s": 1, "peak_mib": 1}])
+    finished = {"failed": "", "wall_s": 1, "cpu_s": 1, "peak_mib": 1, "d2": 0.1}
+    outcomes = iter([{"failed": "broken"}, finished])
     monkeypatch.setattr(scale, "_run", lambda *args: next(outcomes))
     path = tmp_path / "results" / "scale_methods.md"
     for retry, failed in ((False, True), (False, True), (True, False)):

@@ -77,18 +77,29 @@ def estimate_of(
         cost = _run(METHODS[name], counts, kept, seed=seed, source=source, limits=limits)
         record.write_text(json.dumps({"method": name, "seed": seed, **cost._asdict()}))
     found = json.loads(record.read_text())
-    with np.load(kept) as arrays:
-        values = {array: arrays[array] for array in arrays.files}
-    return Estimate(key, values, Cost(*(found[field] for field in Cost._fields)))
+    return Estimate(key, _arrays(kept), Cost(*(found[field] for field in Cost._fields)))
 
 
-def cost_of(
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays that a method wrote; see ``peers/contract.py``."""
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def fresh_estimate(
     method: Method, counts: sparse.csr_matrix, *, seed: int, source: Path, limits: Limits
-) -> Cost:
-    """Return what a method costs; its estimate is thrown away."""
+) -> Estimate:
+    """Return the estimate of a new run and its cost; neither is kept.
+
+    Raises
+    ------
+    Failed
+        As ``estimate_of``.
+    """
     with tempfile.TemporaryDirectory(prefix="graphsci-cost-") as folder:
         target = Path(folder) / "estimate.npz"
-        return _run(method, counts, target, seed=seed, source=source, limits=limits)
+        cost = _run(method, counts, target, seed=seed, source=source, limits=limits)
+        return Estimate("", _arrays(target), cost)
 
 
 def _run(

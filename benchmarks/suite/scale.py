@@ -1,7 +1,8 @@
-"""Study ``scale``: cost against the number of cells and of genes, on generated counts.
+"""Study ``scale``: cost and accuracy against the number of cells and of genes.
 
-Every method runs in a process of its own on Splat counts of growing size until it fails or
-breaks the limit; then larger sizes are not tried. ``docs/scale.md`` has the run on disk.
+Every method runs in a process of its own on Splat counts of growing size, a tenth of their
+molecules held out, until it fails or breaks the limit; then larger sizes are not tried.
+``docs/scale.md`` has the run on disk.
 """
 
 import json
@@ -13,12 +14,13 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from graphsci import _splat_params, simulation
+from graphsci import _splat_params, count_loss, simulation
 from graphsci.evaluation import study
+from graphsci.evaluation.study import cases as study_cases
 from graphsci.simulation import PRESETS, SplatParams, simulate_splat
-from suite import environments, provenance, records, truth, written
+from suite import cases, environments, judges, provenance, records, truth, written
 from suite.methods import METHODS, Method, decisive
-from suite.running import WORK, Cost, Failed, cost_of
+from suite.running import WORK, Cost, Failed, fresh_estimate
 
 STORE = WORK / "scale"
 #: ``results/scale.*`` is the run on disk, of ``benchmarks/scale.py``.
@@ -26,8 +28,16 @@ TABLE, FAILED_TABLE = "scale_methods", "scale_methods_failed"
 CELLS, GENES = (1_000, 3_000, 10_000, 30_000, 100_000), (500, 2_000, 8_000)
 #: Genes where cells vary, and cells where genes vary.
 FIXED_GENES, FIXED_CELLS = 2_000, 3_000
-#: Of the generated counts and of the methods.
+#: Of the generated counts, of what is held out and of the methods.
 SEED = 0
+#: What a run is described by: its cost, and the D2 of held-out molecules.
+SCORES = (*Cost._fields, "d2")
+#: Tables for each series: score, title, digits.
+_TABLES = (
+    ("cpu_s", "CPU seconds", 0),
+    ("peak_mib", "Peak memory, MiB", 0),
+    ("d2", "D2 of held-out molecules", 4),
+)
 #: Columns that name a run.
 RUN = ("series", "n_cells", "n_genes", "method")
 #: What runs: ours returns the estimate alone here, as the peers do.
@@ -56,7 +66,7 @@ class Ran(NamedTuple):
 
     size: Size
     method: str
-    found: dict[str, Any]  #: ``failed``, the fields of :class:`Cost`, how it was made
+    found: dict[str, Any]  #: ``failed``, ``SCORES``, how it was made
 
 
 SIZES = (
@@ -70,16 +80,16 @@ def study_scale(request: truth.Request) -> None:
     n_new, runs = 0, []
     too_slow: dict[tuple[str, str], str] = {}
     for size in SIZES:
-        counts: sparse.csr_matrix | None = None
+        case: cases.Case | None = None
         for name, method in METHODS_HERE.items():
             if name not in request.methods or not environments.installed(method.environment):
                 continue
             path = STORE / f"{_key(method, size, request)}.json"
             found = _kept(path, request)
             if found is None:
-                counts = generated(size) if counts is None else counts
+                case = generated(size) if case is None else case
                 skip = too_slow.get((name, size.series), "")
-                found = {"failed": f"not tried: {skip}"} if skip else _run(method, counts, request)
+                found = {"failed": f"not tried: {skip}"} if skip else _run(method, case, request)
                 found |= _made(name, request)
                 print(f"{size}, {name}: {found}", flush=True)
                 STORE.mkdir(parents=True, exist_ok=True)
@@ -120,25 +130,29 @@ def params_of(size: Size) -> SplatParams:
     return replace(base, n_genes=size.n_genes, batch_cells=(size.n_cells,))
 
 
-def generated(size: Size) -> sparse.csr_matrix:
-    """Return generated counts without empty cells and genes."""
+def generated(size: Size) -> cases.Case:
+    """Return generated counts, without empty cells, with a tenth of the molecules held out."""
     counts = sparse.csr_matrix(simulate_splat(params_of(size), seed=SEED).X, dtype=np.float32)
     counts = counts[np.asarray(counts.sum(1)).ravel() > 0]
-    return counts[:, np.flatnonzero(counts.getnnz(axis=0))]
+    held_out = study.make_case(counts, fraction=cases.FRACTION, seed=SEED)
+    return cases.Case("scale", size.series, SEED, held_out.task.kept, {"case": held_out})
 
 
-def _run(method: Method, counts: sparse.csr_matrix, request: truth.Request) -> dict[str, Any]:
+def _run(method: Method, case: cases.Case, request: truth.Request) -> dict[str, Any]:
+    how = {"seed": case.seed, "source": request.source, "limits": request.limits}
     try:
-        cost = cost_of(method, counts, seed=SEED, source=request.source, limits=request.limits)
+        estimate = fresh_estimate(method, case.counts, **how)
     except Failed as error:
         return {"failed": str(error)}
-    return {"failed": "", **cost._asdict()}
+    explained = judges.held_out(case, estimate).scores["d2"]
+    return {"failed": "", **estimate.cost._asdict(), "d2": explained}
 
 
 def _key(method: Method, size: Size, request: truth.Request) -> str:
     return study.Store.key(
         size=size._asdict(),
         generator=[asdict(params_of(size)), environments.source_of(simulation, _splat_params)],
+        judge=[cases.FRACTION, environments.source_of(study_cases, count_loss)],
         method=decisive(method, request.source),
         limit=request.limits.cpu_s,
         threads=request.limits.threads,
@@ -160,7 +174,7 @@ def write(runs: list[Ran]) -> bool:
     rows = [
         {**_named(run), "score": score, "value": run.found[score], **_of(run, how)}
         for run in runs
-        for score in Cost._fields
+        for score in SCORES
         if not run.found.get("failed")
     ]
     costs = pd.DataFrame(rows, columns=[*RUN, "score", "value", *how])
@@ -216,17 +230,18 @@ def _text(costs: pd.DataFrame, failed: pd.DataFrame) -> list[str]:
         f"{limits} of CPU, {threads} thread(s). Made by `python benchmarks/run.py scale` on "
         f"{provenance.made_by(shown)}. Each row's own: scale_methods.csv. Start of the "
         "interpreter, reading and writing of files included; every method returns a dense matrix. "
-        "`-`: not finished, see below.",
+        "D2 is that of a tenth of the molecules, held out, best of three scales as in the study "
+        "`truth`. `-`: not finished, see below.",
     ]
     for series, column in (("cells", "n_cells"), ("genes", "n_genes")):
         fixed = f"{FIXED_GENES:,} genes" if series == "cells" else f"{FIXED_CELLS:,} cells"
-        for score, title in (("cpu_s", "CPU seconds"), ("peak_mib", "Peak memory, MiB")):
+        for score, title, digits in _TABLES:
             here = costs[costs.score == score]
             in_series = (here.series == series) | (
                 (here.n_cells == FIXED_CELLS) & (here.n_genes == FIXED_GENES)
             )
             text += ["", f"## {title} against {series}, {fixed}", ""]
-            text += [_wide(here[in_series], column)]
+            text += [_wide(here[in_series], column, digits)]
     text += ["", "## Not finished", ""]
     lines = [
         f"- {r.n_cells:,} x {r.n_genes:,}, {r.method}: {r.reason}" for r in failed.itertuples()
@@ -234,8 +249,8 @@ def _text(costs: pd.DataFrame, failed: pd.DataFrame) -> list[str]:
     return text + (lines or ["Every run finished."])
 
 
-def _wide(part: pd.DataFrame, column: str) -> str:
+def _wide(part: pd.DataFrame, column: str, digits: int) -> str:
     wide = part.pivot_table(index="method", columns=column, values="value", aggfunc="first")
     wide = wide.reindex([name for name in METHODS_HERE if name in set(part.method)])
     wide.columns = [f"{int(n):,}" for n in wide.columns]
-    return written.markdown(wide.reset_index().astype({"method": str}), digits=0)
+    return written.markdown(wide.reset_index().astype({"method": str}), digits=digits)
