@@ -31,7 +31,7 @@ def test_protocols_find_groups_that_are_there(log_values, name):
     if name in PACKAGES:
         pytest.importorskip(PACKAGES[name])
     scores = evaluate_clustering(
-        log_values=log_values, labels=LABELS, protocol=name, n_seeds=2, random_state=1
+        log_values=log_values, labels=LABELS, protocol=name, n_seeds=2, seed=1
     )
     assert scores.ari.mean > 0.95
     assert scores.accuracy.mean > 0.95
@@ -42,7 +42,7 @@ def test_protocols_find_groups_that_are_there(log_values, name):
 
 def test_sparse_and_dense_agree(log_values):
     dense, sparse = (
-        c.embed_cells(log_values=values, method="pca", random_state=0)
+        c.embed_cells(log_values=values, method="pca", seed=0)
         for values in (log_values, sp.csr_matrix(log_values))
     )
     assert np.abs(dense) == pytest.approx(np.abs(sparse), abs=1e-6)
@@ -50,7 +50,7 @@ def test_sparse_and_dense_agree(log_values):
 
 def test_a_seed_fixes_the_result_and_another_changes_it(log_values):
     first, second, third = (
-        c.embed_cells(log_values=log_values, method="tsne", random_state=seed) for seed in (0, 0, 1)
+        c.embed_cells(log_values=log_values, method="tsne", seed=seed) for seed in (0, 0, 1)
     )
     assert np.array_equal(first, second)
     assert first.shape == (120, 2)
@@ -68,7 +68,7 @@ def test_nothing_to_see_is_one_cluster_of_score_zero(log_values):
 def test_permuting_cells_permutes_the_clusters(log_values):
     order = np.random.default_rng(0).permutation(len(log_values))
     straight, permuted = (
-        c.cluster_cells(points=points, method="kmeans", n_clusters=3, random_state=0)
+        c.cluster_cells(points=points, method="kmeans", n_clusters=3, seed=0)
         for points in (log_values, log_values[order])
     )
     assert adjusted_rand_score(straight[order], permuted) == 1.0
@@ -106,9 +106,9 @@ def test_bad_protocols_and_labels_are_refused(log_values):
     with pytest.raises(ValueError, match="1 missing for 120 cells"):
         evaluate_clustering(log_values=log_values, labels=labels)
     with pytest.raises(ValueError, match="got embedding 'som'"):
-        c.embed_cells(log_values=log_values, method="som", random_state=0)
+        c.embed_cells(log_values=log_values, method="som", seed=0)
     with pytest.raises(ValueError, match="got clustering 'som'"):
-        c.cluster_cells(points=log_values, method="som", n_clusters=2, random_state=0)
+        c.cluster_cells(points=log_values, method="som", n_clusters=2, seed=0)
 
 
 def test_a_protocol_names_the_versions_of_its_packages():

@@ -108,8 +108,8 @@ def test_block_size_does_not_matter(split):
 @pytest.mark.parametrize("name", controls.CONTROLS)
 def test_controls_are_deterministic_and_finite(split, name):
     kept, _ = split
-    first = controls.CONTROLS[name](kept, ratio=RATIO, random_state=3).toarray()
-    second = controls.CONTROLS[name](kept, ratio=RATIO, random_state=3).toarray()
+    first = controls.CONTROLS[name](kept, ratio=RATIO, seed=3).toarray()
+    second = controls.CONTROLS[name](kept, ratio=RATIO, seed=3).toarray()
     assert np.array_equal(first, second)
     assert np.isfinite(first).all()
     assert (first >= 0).all()

@@ -10,7 +10,7 @@ from graphsci.evaluation import CONTROLS
 
 
 def estimate(counts, variant, seed):
-    predicted = CONTROLS[variant](counts, ratio=1.0, random_state=seed)
+    predicted = CONTROLS[variant](counts, ratio=1.0, seed=seed)
     return np.concatenate([block for _, block in predicted])
 
 

@@ -128,7 +128,7 @@ def fit(setting: Setting, case: Case, folder: Path) -> dict[str, Any]:
         labels=case.truth["labels"],
         protocol=PROTOCOL,
         n_seeds=1,
-        random_state=case.seed,
+        seed=case.seed,
     )
     history = model.history
     return {

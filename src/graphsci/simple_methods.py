@@ -57,15 +57,15 @@ class PooledNeighbours(NamedTuple):
         return pooled * (self.library[start:stop] / pooled.sum(1))[:, None]
 
 
-def nothing(kept: Matrix, *, ratio: float, random_state: int = 0) -> Prediction:
+def nothing(kept: Matrix, *, ratio: float, seed: int = 0) -> Prediction:
     """Predict the held-out counts by the kept ones: ``ratio * x``."""
-    del random_state  # nothing is drawn; the argument keeps all methods alike
+    del seed  # nothing is drawn; the argument keeps all methods alike
     counts, ratio = as_csr(kept, name="kept"), checked_ratio(ratio)
     return Prediction(counts.shape, lambda start, stop: ratio * counts[start:stop].toarray())
 
 
 def gene_mean(
-    kept: Matrix, *, ratio: float, batch: Codes | None = None, random_state: int = 0
+    kept: Matrix, *, ratio: float, batch: Codes | None = None, seed: int = 0
 ) -> Prediction:
     """Predict by the gene's share of all molecules: ``ratio * l_i * sum_i x_ij / sum_ij x_ij``.
 
@@ -73,14 +73,14 @@ def gene_mean(
     (cells,), the shares are those of its batch and of one pseudo-cell of the mean profile, so that
     a gene that a small batch does not show is not predicted at exactly zero.
     """
-    del random_state
+    del seed
     counts, ratio = as_csr(kept, name="kept"), checked_ratio(ratio)
     mean = _gene_means(counts, batch)
     return Prediction(counts.shape, lambda start, stop: ratio * mean(start, stop))
 
 
 def gene_mean_posterior(
-    kept: Matrix, *, ratio: float, batch: Codes | None = None, random_state: int = 0
+    kept: Matrix, *, ratio: float, batch: Codes | None = None, seed: int = 0
 ) -> Prediction:
     """Predict by :func:`gene_mean` combined with the cell's own counts.
 
@@ -88,7 +88,7 @@ def gene_mean_posterior(
     gene's mean share as ``mu``: nothing is borrowed from other cells but the mean and theta. What a
     method explains beyond it, it has learned of cells.
     """
-    del random_state
+    del seed
     counts, ratio = as_csr(kept, name="kept"), checked_ratio(ratio)
     return _with_own_counts(counts, _gene_means(counts, batch), ratio)
 
@@ -99,7 +99,7 @@ def neighbour_pooling(
     ratio: float,
     k: int = 30,
     n_components: int = 30,
-    random_state: int = 0,
+    seed: int = 0,
 ) -> Prediction:
     """Predict by the pooled profile of the k nearest cells, at the cell's own depth.
 
@@ -118,7 +118,7 @@ def neighbour_pooling(
         Cells in a pool, the cell itself included; at most all of them.
     n_components
         Principal components; at most one fewer than cells and genes.
-    random_state
+    seed
         Seed of ARPACK's starting vector.
 
     Raises
@@ -131,7 +131,7 @@ def neighbour_pooling(
     Wagner et al. 2018, doi:10.1101/217737 (kNN-smoothing), in its simplest form.
     """
     checked_ratio(ratio)  # before the work
-    pools = pool_neighbours(kept, k=k, n_components=n_components, random_state=random_state)
+    pools = pool_neighbours(kept, k=k, n_components=n_components, seed=seed)
     return pooled(pools, ratio=ratio)
 
 
@@ -149,7 +149,7 @@ def neighbour_pooling_posterior(
     ratio: float,
     k: int = 30,
     n_components: int = 30,
-    random_state: int = 0,
+    seed: int = 0,
 ) -> Prediction:
     """Predict by neighbour pooling combined with the cell's own counts.
 
@@ -159,7 +159,7 @@ def neighbour_pooling_posterior(
     and errors as :func:`neighbour_pooling`.
     """
     checked_ratio(ratio)  # before the work
-    pools = pool_neighbours(kept, k=k, n_components=n_components, random_state=random_state)
+    pools = pool_neighbours(kept, k=k, n_components=n_components, seed=seed)
     return pooled_posterior(pools, ratio=ratio)
 
 
@@ -169,12 +169,12 @@ def pooled_posterior(pools: PooledNeighbours, *, ratio: float) -> Prediction:
 
 
 def pool_neighbours(
-    kept: Matrix, *, k: int = 30, n_components: int = 30, random_state: int = 0
+    kept: Matrix, *, k: int = 30, n_components: int = 30, seed: int = 0
 ) -> PooledNeighbours:
     """Return each cell's pool of neighbours; see :func:`neighbour_pooling`."""
     counts = as_csr(kept, name="kept")
     neighbours = nearest_cells(
-        principal_components(counts, n_components=n_components, random_state=random_state), k=k
+        principal_components(counts, n_components=n_components, seed=seed), k=k
     )
     n_cells = counts.shape[0]
     pointers = np.arange(n_cells + 1) * neighbours.shape[1]
@@ -185,9 +185,7 @@ def pool_neighbours(
     )
 
 
-def principal_components(
-    counts: Matrix, *, n_components: int = 30, random_state: int = 0
-) -> Floats:
+def principal_components(counts: Matrix, *, n_components: int = 30, seed: int = 0) -> Floats:
     """Return the leading principal components of log-normalised counts, (cells, components).
 
     Centred without being made dense (ARPACK). Fewer components are returned if cells or genes
@@ -198,7 +196,7 @@ def principal_components(
     # a cell without molecules has no place of its own: it is normalised as if it had one
     median = fit_median_library_size(matrix[np.asarray(matrix.sum(1)).ravel() > 0])
     logs = log_normalize(matrix, median_library_size=median)
-    pca = PCA(n_components, svd_solver="arpack", random_state=random_state)
+    pca = PCA(n_components, svd_solver="arpack", random_state=seed)
     return pca.fit_transform(sp.csr_matrix(logs, dtype=np.float64))
 
 

@@ -162,7 +162,7 @@ def judge(
     from graphsci import simple_methods  # with scikit-learn, which only this needs
 
     ratio = fraction / (1 - fraction)
-    pools = simple_methods.pool_neighbours(kept, random_state=seed)
+    pools = simple_methods.pool_neighbours(kept, seed=seed)
     predictions = {
         OURS: ours,
         NOTHING: lambda: simple_methods.nothing(kept, ratio=ratio),

@@ -144,7 +144,7 @@ def _similar_cells(
 
     from graphsci.simple_methods import principal_components
 
-    points = principal_components(counts, n_components=10, random_state=seed)
+    points = principal_components(counts, n_components=10, seed=seed)
     labels = KMeans(n_groups, n_init=3, random_state=seed).fit_predict(points)
     groups = [np.flatnonzero(labels == group) for group in range(n_groups)]
     return [group for group in groups if len(group) >= _CELLS_PER_GROUP // 2]

@@ -91,7 +91,7 @@ def evaluate_clustering(
     labels: label_scores.Labels,
     protocol: str = "tsne-kmeans",
     n_seeds: int = 5,
-    random_state: int = 0,
+    seed: int = 0,
 ) -> ClusteringScores:
     """Embed and cluster cells ``n_seeds`` times and compare with known labels.
 
@@ -107,8 +107,8 @@ def evaluate_clustering(
     protocol
         A name in :data:`PROTOCOLS`.
     n_seeds
-        Number of seeds: ``random_state``, ``random_state + 1``, ..., from 0 again after 2**32 - 1.
-    random_state
+        Number of seeds: ``seed``, ``seed + 1``, ..., from 0 again after 2**32 - 1.
+    seed
         First seed.
 
     Raises
@@ -121,13 +121,12 @@ def evaluate_clustering(
     chosen = _checked_protocol(protocol, n_seeds)
     known = _checked_labels(labels, n_cells=log_values.shape[0])
     runs = [
-        _one_run(log_values, known, chosen, random_state=(random_state + seed) % 2**32)
-        for seed in range(n_seeds)
+        _one_run(log_values, known, chosen, seed=(seed + run) % 2**32) for run in range(n_seeds)
     ]
     return ClusteringScores(*(SeedScores(scores) for scores in zip(*runs, strict=True)))
 
 
-def embed_cells(*, log_values: Matrix, method: Embedding, random_state: int) -> Floats:
+def embed_cells(*, log_values: Matrix, method: Embedding, seed: int) -> Floats:
     """Return cells in few dimensions, (cells, 50) for ``"pca"`` and (cells, 2) for the others.
 
     All start from the 50 leading principal components (fewer for small data).
@@ -139,7 +138,7 @@ def embed_cells(*, log_values: Matrix, method: Embedding, random_state: int) -> 
     method
         ``"tsne"`` (scikit-learn, perplexity 30, random start), ``"umap"`` (umap-learn, 15
         neighbours), ``"phate"`` (phate's defaults) or ``"pca"``.
-    random_state
+    seed
         Seed.
 
     Raises
@@ -151,19 +150,19 @@ def embed_cells(*, log_values: Matrix, method: Embedding, random_state: int) -> 
     """
     if method not in {"tsne", "umap", "phate", "pca"}:
         raise ValueError(f"got embedding {method!r}, expected 'tsne', 'umap', 'phate' or 'pca'.")
-    components = _principal_components(log_values, random_state=random_state)
+    components = _principal_components(log_values, seed=seed)
     if method == "pca" or not np.ptp(components, axis=0).any():
         return components
     if method == "tsne":
         perplexity = min(30.0, (len(components) - 1) / 3)
         # a random start, so that seeds differ: with a PCA start they all give one map
-        tsne = TSNE(perplexity=perplexity, init="random", random_state=random_state)
+        tsne = TSNE(perplexity=perplexity, init="random", random_state=seed)
         return tsne.fit_transform(components)
-    return (_umap if method == "umap" else _phate)(components, random_state)
+    return (_umap if method == "umap" else _phate)(components, seed)
 
 
 def cluster_cells(
-    *, points: Floats, method: Clustering, n_clusters: int, random_state: int
+    *, points: Floats, method: Clustering, n_clusters: int, seed: int
 ) -> NDArray[np.int64]:
     """Return the cluster of each cell, (cells,).
 
@@ -175,7 +174,7 @@ def cluster_cells(
         ``"kmeans"`` (10 starts) or ``"leiden"`` (15 nearest neighbours, resolution 1).
     n_clusters
         For K-means; Leiden ignores it.
-    random_state
+    seed
         Seed.
 
     Raises
@@ -190,24 +189,22 @@ def cluster_cells(
     if not np.ptp(points, axis=0).any():
         return np.zeros(len(points), dtype=np.int64)
     if method == "leiden":
-        return _leiden(points, random_state)
+        return _leiden(points, seed)
     n_clusters = min(n_clusters, len(np.unique(points, axis=0)))
-    kmeans = KMeans(n_clusters, n_init=10, random_state=random_state)
+    kmeans = KMeans(n_clusters, n_init=10, random_state=seed)
     return kmeans.fit_predict(points).astype(np.int64)
 
 
 def _one_run(
-    log_values: Matrix, labels: NDArray, protocol: Protocol, *, random_state: int
+    log_values: Matrix, labels: NDArray, protocol: Protocol, *, seed: int
 ) -> tuple[float, ...]:
     """Return the scores of one seed, in the order of :class:`ClusteringScores`."""
-    points = embed_cells(
-        log_values=log_values, method=protocol.embedding, random_state=random_state
-    )
+    points = embed_cells(log_values=log_values, method=protocol.embedding, seed=seed)
     clusters = cluster_cells(
         points=points,
         method=protocol.clustering,
         n_clusters=len(np.unique(labels)),
-        random_state=random_state,
+        seed=seed,
     )
     return (
         label_scores.adjusted_rand_index(labels=labels, clusters=clusters),
@@ -226,7 +223,7 @@ def _silhouette_or_zero(points: Floats, groups: NDArray) -> float:
     return label_scores.silhouette(points=points, labels=groups)
 
 
-def _principal_components(log_values: Matrix, *, random_state: int) -> Floats:
+def _principal_components(log_values: Matrix, *, seed: int) -> Floats:
     """Return up to 50 principal components, (cells, components); sparse input stays sparse."""
     sparse = sp.issparse(log_values)
     values = sp.csr_matrix(log_values, dtype=np.float64) if sparse else np.asarray(log_values)
@@ -235,32 +232,32 @@ def _principal_components(log_values: Matrix, *, random_state: int) -> Floats:
     spread = abs(highest - lowest).max()
     if not spread > 0:
         return np.zeros((values.shape[0], n_components))
-    pca = PCA(n_components, svd_solver="arpack", random_state=random_state)
+    pca = PCA(n_components, svd_solver="arpack", random_state=seed)
     return pca.fit_transform(values)
 
 
-def _umap(points: Floats, random_state: int) -> Floats:
+def _umap(points: Floats, seed: int) -> Floats:
     """Return 2-D UMAP; one job, for more give another answer at each run."""
     umap = _package(*_UMAP)
     neighbours = min(N_NEIGHBOURS, len(points) - 1)
-    model = umap.UMAP(n_neighbors=neighbours, random_state=random_state, n_jobs=1)
+    model = umap.UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1)
     return model.fit_transform(points)
 
 
-def _phate(points: Floats, random_state: int) -> Floats:
+def _phate(points: Floats, seed: int) -> Floats:
     """Return 2-D PHATE."""
     phate = _package(*_PHATE)
-    return phate.PHATE(random_state=random_state, verbose=False, n_jobs=1).fit_transform(points)
+    return phate.PHATE(random_state=seed, verbose=False, n_jobs=1).fit_transform(points)
 
 
-def _leiden(points: Floats, random_state: int) -> NDArray[np.int64]:
+def _leiden(points: Floats, seed: int) -> NDArray[np.int64]:
     """Return Leiden clusters at resolution 1 of the shared-neighbour graph."""
     _package(*_IGRAPH)
     sc = _package(*_SCANPY)
     adata = AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(points))]))
     graph = shared_neighbour_graph(points, k=N_NEIGHBOURS)
     options = {"flavor": "igraph", "n_iterations": 2, "directed": False}
-    sc.tl.leiden(adata, adjacency=graph, random_state=random_state, **options)
+    sc.tl.leiden(adata, adjacency=graph, random_state=seed, **options)
     return adata.obs["leiden"].to_numpy().astype(np.int64)
 
 

@@ -13,9 +13,9 @@ from graphsci.predictions import Matrix, Prediction, as_csr
 from graphsci.simple_methods import *  # noqa: F403 (controls, and what they consist of)
 
 
-def empty(kept: Matrix, *, ratio: float, random_state: int = 0) -> Prediction:
+def empty(kept: Matrix, *, ratio: float, seed: int = 0) -> Prediction:
     """Predict no molecule anywhere: what a metric must never rank above the counts."""
-    del random_state
+    del seed
     counts, _ = as_csr(kept, name="kept"), simple_methods.checked_ratio(ratio)
     return Prediction(counts.shape, lambda start, stop: np.zeros((stop - start, counts.shape[1])))
 
@@ -32,7 +32,7 @@ def truth(expected: Matrix) -> Prediction:
 
 Control = Callable[..., Prediction]
 
-#: Controls that are methods: ``CONTROLS[name](kept, ratio=..., random_state=...)``.
+#: Controls that are methods: ``CONTROLS[name](kept, ratio=..., seed=...)``.
 CONTROLS: dict[str, Control] = {
     "nothing": simple_methods.nothing,
     "gene_mean": simple_methods.gene_mean,

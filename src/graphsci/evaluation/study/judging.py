@@ -39,7 +39,7 @@ def clustering_judge(
             labels=labels,
             protocol=protocol,
             n_seeds=n_seeds,
-            random_state=seed,
+            seed=seed,
         )
         by_name = found._asdict()
         by_name["clustering_accuracy"] = by_name.pop("accuracy")

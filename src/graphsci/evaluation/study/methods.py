@@ -36,7 +36,7 @@ def control(name: str) -> Method:
     def predict(task: Task) -> Iterator[Expected]:
         seen = sp.csr_matrix(sp.vstack([task.training, task.kept])) if task.new_cells else task.kept
         first = seen.shape[0] - task.kept.shape[0]
-        predicted = CONTROLS[name](seen, ratio=task.ratio, random_state=task.seed)
+        predicted = CONTROLS[name](seen, ratio=task.ratio, seed=task.seed)
         judged = Prediction(
             task.kept.shape, lambda start, stop: predicted.rows(first + start, first + stop)
         )
