@@ -77,7 +77,7 @@ SIZES = (
 
 def study_scale(request: truth.Request) -> None:
     """Run what is missing, and write the tables."""
-    n_new, runs = 0, []
+    n_new, runs, changed = 0, [], False
     too_slow: dict[tuple[str, str], str] = {}
     for size in SIZES:
         case: cases.Case | None = None
@@ -99,7 +99,8 @@ def study_scale(request: truth.Request) -> None:
                 reason = f"at {size.n_cells:,} x {size.n_genes:,} {found['failed']}"
                 too_slow.setdefault((name, size.series), reason)
             runs.append(Ran(size, name, found))
-    if not write(runs) and not n_new:
+        changed |= write(runs)  # after every size: a study that is stopped keeps what it has
+    if not changed and not n_new:
         print(written.NOTHING_TO_DO)
 
 
