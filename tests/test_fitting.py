@@ -8,6 +8,7 @@ import pytest
 import torch
 from anndata import AnnData
 from scipy import sparse, stats
+from sklearn import metrics
 
 from conftest import EMPTY_CELL, UNDETECTED_GENE
 from graphsci import GraphSCI, blocks, cell_blocks, checking, fitting, training_graph, variation
@@ -608,6 +609,15 @@ def test_the_papers_loss_falls_over_five_seeds(splat, seed):
         assert np.isfinite(losses).all()
         assert losses[-1] < losses[0]
         assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    edges_are_recovered(fitted)
+
+
+def edges_are_recovered(fitted):
+    """Genes that an edge joins are nearer than others: the gene encoder lives."""
+    z = fitted.network.gene_mean.numpy()
+    pairs = np.triu_indices(len(z), 1)
+    edges = fitted.spec.graph.adjacency.toarray()[pairs] != 0
+    assert metrics.roc_auc_score(edges, (z @ z.T)[pairs]) > 0.7  # by chance 0.5
 
 
 def test_gene_order_does_not_matter(toy):

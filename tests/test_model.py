@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import sparse
+from scipy import sparse, stats
 from torch import nn
 from torch.autograd import gradcheck
 
@@ -175,12 +175,22 @@ def test_gene_encoder_follows_equations_3_and_4():
         paper_model.GeneEncoder(n_cells=6, n_hidden=4, n_latent=2, dropout_rate=0.5).double().eval()
     )
     adjacency = normalized_adjacency(sparse.csr_matrix(CHAIN)).toarray()
-    x = random(9, 6).abs()
-    mean, log_variance = encoder(fixed(x), fixed(adjacency))
+    x = random(9, 6)
     a, w0 = torch.as_tensor(adjacency).to(DOUBLE), encoder.hidden.weight
     both = a @ torch.relu(a @ x @ w0) @ encoder.posterior.weight
+    mean, log_variance = encoder(x, fixed(adjacency))
     torch.testing.assert_close(mean, both[:, :2])
     torch.testing.assert_close(log_variance, both[:, 2:])
+
+
+def test_standardized_rows_without_a_dense_matrix():
+    x = np.abs(random(9, 6).numpy()) * (random(9, 6).numpy() > 0)
+    truth = stats.zscore(x, axis=1)
+    x[4], truth[4] = 3.0, 0.0  # does not vary
+    found = sparse_product.StandardizedMatrix.of(sparse.csr_matrix(x), dtype=DOUBLE)
+    weight = random(6, 4).requires_grad_()
+    torch.testing.assert_close(found.times(weight), torch.as_tensor(truth) @ weight)
+    assert gradcheck(found.times, [weight])
 
 
 # --- the masked layer (eq. 5) ---------------------------------------------------------

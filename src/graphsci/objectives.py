@@ -22,7 +22,7 @@ from graphsci.loading_prior import information, loading_scale_for, updated_covar
 from graphsci.model import CountNetwork, split_block
 from graphsci.model_parts import CellBlock, CountDistribution
 from graphsci.paper_model import GeneEncoder, PaperNetwork
-from graphsci.sparse_product import DENSE_ABOVE, FixedMatrix
+from graphsci.sparse_product import DENSE_ABOVE, FixedMatrix, StandardizedMatrix, row_moments
 from graphsci.training import Pooled, alone
 
 #: theta starts at 1 for every gene and has far to go (a Poisson-like gene to 100 or more)
@@ -273,7 +273,7 @@ class PaperObjective:
             self.n_cells, config.n_hidden, config.n_latent, config.dropout_rate
         ).to(device)
         self.both = torch.nn.ModuleDict({"decoder": network, "gene_encoder": self.gene_encoder})
-        self.expression = _by_genes(log_normalized[self.training], device)
+        self.expression = _standardized_genes(log_normalized[self.training], device)
         self.normalized_adjacency = FixedMatrix.of(normalized_adjacency, device)
         upper = sparse.triu(adjacency, k=1).tocoo()
         self.edges = torch.as_tensor(np.stack([upper.row, upper.col])).long().to(device)
@@ -359,13 +359,18 @@ class PaperObjective:
         return 0.5 * self.config.l2 * torch.stack([w.square().sum() for w in weights]).sum()
 
 
-def _by_genes(values: sparse.csr_matrix, device: torch.device) -> Tensor | FixedMatrix:
-    """Transpose of (cells, genes) on the device; dense if that is faster."""
-    if values.nnz <= DENSE_ABOVE * values.shape[0] * values.shape[1]:
-        return FixedMatrix.of(values.T, device)
+def _standardized_genes(
+    values: sparse.csr_matrix, device: torch.device
+) -> Tensor | StandardizedMatrix:
+    """Transpose of (cells, genes), every gene standardised, on the device; dense if faster."""
+    by_genes = sparse.csr_matrix(values.T)
+    if by_genes.nnz <= DENSE_ABOVE * by_genes.shape[0] * by_genes.shape[1]:
+        return StandardizedMatrix.of(by_genes, device)
+    mean, deviation = row_moments(by_genes)
+    dense = (by_genes.toarray() - mean) / deviation
     # a copy: matrix products give the same bits only for the same alignment of memory, which
     # torch's own allocations keep and numpy's do not
-    return torch.tensor(values.T.toarray(), dtype=torch.float32, device=device)
+    return torch.tensor(dense, dtype=torch.float32, device=device)
 
 
 def _sample(mean: Tensor, log_variance: Tensor, keys: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from graphsci.model_parts import (
     CountDistribution,
     RowDropout,
 )
-from graphsci.sparse_product import FixedMatrix, weighted_rows
+from graphsci.sparse_product import FixedMatrix, StandardizedMatrix, weighted_rows
 
 #: log expression is clamped to this before exp: e^30 molecules is beyond any measurement.
 LARGEST_LOG_MEAN = 30.0
@@ -35,9 +35,9 @@ class GraphConvolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_in, n_out))
         nn.init.xavier_uniform_(self.weight)
 
-    def forward(self, features: Tensor | FixedMatrix, adjacency: FixedMatrix) -> Tensor:
+    def forward(self, features: Tensor | StandardizedMatrix, adjacency: FixedMatrix) -> Tensor:
         """Convolve ``features`` (genes, n_in) to (genes, n_out) by A~ (genes, genes)."""
-        if isinstance(features, FixedMatrix):
+        if isinstance(features, StandardizedMatrix):
             return adjacency.times(features.times(self.weight))
         return adjacency.times(features @ self.weight)
 
@@ -47,6 +47,10 @@ class GeneEncoder(nn.Module):
 
     W0 has one row per training cell, so this half of the model is tied to the training data:
     once trained, the embeddings are kept and the encoder is dropped.
+
+    Genes are standardised over the cells. Log expression as it is has no negative value, so that
+    all weights of a hidden unit move together: after a step or two of Adam no gene reaches
+    any unit, and by eq. 3, which has no bias, none ever does again (docs/method.md).
     """
 
     def __init__(self, n_cells: int, n_hidden: int, n_latent: int, dropout_rate: float) -> None:
@@ -56,11 +60,14 @@ class GeneEncoder(nn.Module):
         self.dropout = RowDropout(dropout_rate)
 
     def forward(
-        self, expression: Tensor | FixedMatrix, adjacency: FixedMatrix, keys: Tensor | None = None
+        self,
+        expression: Tensor | StandardizedMatrix,
+        adjacency: FixedMatrix,
+        keys: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of Z_N, each (genes, latent).
 
-        ``expression`` is X^T, (genes, cells); ``keys`` (genes,) of dropout.
+        ``expression`` is X^T with standardised rows, (genes, cells); ``keys`` (genes,) of dropout.
         """
         hidden = F.relu(self.hidden(expression, adjacency))  # (genes, hidden)
         mean, log_variance = self.posterior(self.dropout(hidden, keys), adjacency).chunk(2, 1)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
@@ -49,6 +51,41 @@ class FixedMatrix(NamedTuple):
         """Multiply ``dense`` (columns, n) to (rows, n)."""
         product: Tensor = _FixedProduct.apply(dense, *self)
         return product
+
+
+class StandardizedMatrix(NamedTuple):
+    """A sparse matrix that is not learned, its rows taken to mean 0 and standard deviation 1.
+
+    It stays sparse: with means m and deviations s its product with X is (P X - m 1^T X) / s.
+    """
+
+    matrix: FixedMatrix  #: P
+    mean: Tensor  #: (rows, 1)
+    deviation: Tensor  #: (rows, 1); 1 for a row that does not vary
+
+    @classmethod
+    def of(
+        cls,
+        matrix: sparse.spmatrix,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> StandardizedMatrix:
+        """Move a scipy matrix to the device."""
+        moments = (torch.as_tensor(moment).to(device, dtype) for moment in row_moments(matrix))
+        return cls(FixedMatrix.of(matrix, device, dtype), *moments)
+
+    def times(self, dense: Tensor) -> Tensor:
+        """Multiply ``dense`` (columns, n) to (rows, n)."""
+        return (self.matrix.times(dense) - self.mean * dense.sum(0)) / self.deviation
+
+
+def row_moments(matrix: sparse.spmatrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of rows, (rows, 1) each; 1 for the deviation of a constant row."""
+    rows = sparse.csr_matrix(matrix, dtype=np.float64)
+    mean = np.asarray(rows.mean(1)).reshape(-1, 1)
+    squares = np.asarray(rows.multiply(rows).mean(1)).reshape(-1, 1)
+    deviation = np.sqrt(np.maximum(squares - mean**2, 0))
+    return mean, np.where(deviation > 1e-6 * (1 + mean), deviation, 1.0)
 
 
 def product_by_rows(dense: Tensor, columns: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
