@@ -80,7 +80,7 @@ class StandardizedMatrix(NamedTuple):
 
 
 def row_moments(matrix: sparse.spmatrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of rows, (rows, 1) each; 1 for the deviation of a constant row."""
+    """Mean and standard deviation of rows, (rows, 1) each; of a constant row 1."""
     rows = sparse.csr_matrix(matrix, dtype=np.float64)
     mean = np.asarray(rows.mean(1)).reshape(-1, 1)
     squares = np.asarray(rows.multiply(rows).mean(1)).reshape(-1, 1)
