@@ -81,7 +81,9 @@ class Files:
 class Ranking:
     """Which edges are looked for, and which are shown."""
 
-    max_genes: Annotated[int, typer.Option(min=2, help="With --genes: genes kept.")] = 50
+    max_genes: Annotated[
+        int | None, typer.Option(min=2, help="With --genes: genes kept.  [default: 50]")
+    ] = None
     min_confidence: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Keep edges of this confidence (1 - FDR)."),
@@ -159,7 +161,7 @@ def network(
     reporter = Reporter(quiet)
     with reporter.listening():
         found = _network_job.run(job, config, log=reporter.log, progress=reporter.progress)
-    _tell(found, list(job.paths.values()), quiet=quiet)
+    _tell(found, _network_job.written(job, found), quiet=quiet)
 
 
 def _tell(findings: Findings, paths: list[Path], *, quiet: bool) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from graphsci._request import Request
 from graphsci._words import check_column
 from graphsci.files import check_writable
+from graphsci.known_networks import check_symbols
+from graphsci.prior_knowledge import detect_format
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,12 +38,14 @@ def check_outputs(job: FileJob, *, replaced: Sequence[Path] = ()) -> None:
 
 
 def check_networks(job: FileJob, *, read: Sequence[Path]) -> None:
-    """Refuse what says how known networks are ``read`` where there are none."""
+    """Refuse what says how known networks are ``read`` where there are none, or none such."""
     if job.network_symbols is not None and not read:
         raise ValueError(
             "network_symbols (--network-symbols): it names the proteins of a known network, but "
             "none was given. Give one, or leave it out."
         )
+    if job.network_symbols is not None:
+        check_symbols(job.network_symbols, [detect_format(path) for path in read])
     if job.ignore_case and not read:
         raise ValueError(
             "ignore_case (--ignore-case): it is about the genes of a known network, but none was "

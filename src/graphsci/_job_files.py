@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from graphsci import io
 from graphsci._keys import DEFAULT_KEY
 from graphsci.known_networks import read_known_networks
+from graphsci.prior_knowledge import detect_format
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -70,8 +71,12 @@ class FileJob:
         """Join known networks over the genes of the data, and tell what matched; None of none."""
         if not paths:
             return None
+        of_string = any(detect_format(path) == "string" for path in paths)
         found = read_known_networks(
-            paths, gene_names, symbols=self.network_symbols, ignore_case=self.ignore_case
+            paths,
+            gene_names,
+            symbols=self.network_symbols if of_string else None,
+            ignore_case=self.ignore_case,
         )
         for note in found.notes:
             log(f"known network: {note}")

@@ -12,7 +12,7 @@ from graphsci import io
 from graphsci import network as nw
 from graphsci._job_checks import check_networks, check_outputs
 from graphsci._job_files import Endings, FileJob
-from graphsci._keys import keys
+from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._optional import networkx
 from graphsci.config import Config
 from graphsci.files import atomic_path
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from graphsci.fitting import Log
     from graphsci.training import Progress
 
+#: Genes that are shown around chosen ones.
+MAX_GENES = 50
 _TABLES = (".tsv", ".csv")
 #: Those that show modules, and those that networkx makes.
 _WITH_MODULES = frozenset({"modules", "enrichment", "h5ad", "graphml", "cx2", "cyjs", "picture"})
@@ -70,7 +72,7 @@ class NetworkJob(FileJob):
     picture: Path | None = None
     priors: tuple[Path, ...] = ()  #: known networks to report beside the other evidence
     genes: tuple[str, ...] | None = None
-    max_genes: int = 50
+    max_genes: int | None = None  #: that are shown with ``genes``; :data:`MAX_GENES` if None
     min_confidence: float | None = None
     n_neighbors: int = nw.N_NEIGHBORS
     control: bool = True
@@ -140,6 +142,11 @@ def run(
     return found._replace(network=shown)
 
 
+def written(job: NetworkJob, found: Findings) -> list[Path]:
+    """Return the files that :func:`run` wrote: there is no picture of no edge."""
+    return [p for name, p in job.paths.items() if name != "picture" or found.network.n_edges]
+
+
 # --- checks -----------------------------------------------------------------------------
 
 
@@ -147,6 +154,14 @@ def _check_options(job: NetworkJob, config: Config) -> None:
     """Refuse what does not go together."""
     keys(job.key_added)  # refuses what is no name
     has_data = job.counts is not None
+    where = {"layer": job.layer, "batch-key": job.batch_key, "genes-in": job.genes_in}
+    unused = [f"--{name}" for name, value in where.items() if value is not None]
+    if unused and not has_data:
+        raise ValueError(f"{', '.join(unused)}: about counts, but none are given (--data).")
+    if job.key_added != DEFAULT_KEY and job.h5ad is None:
+        raise ValueError("--key-added names results in an AnnData: ask for one (--h5ad).")
+    if job.max_genes is not None and job.genes is None:
+        raise ValueError("--max-genes goes with --genes: it limits the partners shown of them.")
     if job.data is not None and not job.is_model:
         raise ValueError("--data goes with a model folder; these counts are the input already.")
     if job.n_models > 1 and job.is_model:
@@ -209,7 +224,8 @@ def _read_counts(job: NetworkJob, log: Log) -> AnnData | None:
 
 def _shown(job: NetworkJob, network: nw.GeneNetwork) -> nw.GeneNetwork:
     """Edges around the genes asked for."""
-    return network if job.genes is None else network.around(job.genes, max_genes=job.max_genes)
+    most = MAX_GENES if job.max_genes is None else job.max_genes
+    return network if job.genes is None else network.around(job.genes, max_genes=most)
 
 
 def _write(

@@ -113,7 +113,8 @@ def _case_problem(
     return (
         f"{looks}: {loose} of {len(np.asarray(network))} symbols would match if case were ignored, "
         f"{len(spelling)} match as written. Use a network of the right species, or pass "
-        "ignore_case=True if orthologs of the same name will do."
+        "ignore_case=True (match_symbols, read_known_networks; --ignore-case on the command line) "
+        "if orthologs of the same name will do."
     )
 
 

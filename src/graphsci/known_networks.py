@@ -57,11 +57,8 @@ def read_known_networks(
     """
     files = [Path(path) for path in paths]
     formats = [detect_format(path) for path in files]
-    if symbols is not None and "string" not in formats:
-        raise ValueError(
-            f"symbols: {Path(symbols).name} names STRING's proteins, but no network is STRING's "
-            f"(read as {', '.join(formats)}). Leave it out."
-        )
+    if symbols is not None:
+        check_symbols(symbols, formats)
     tables = [
         read_network(path, format=kind, symbols=symbols if kind == "string" else None)
         for path, kind in zip(files, formats, strict=True)
@@ -73,6 +70,15 @@ def read_known_networks(
     if len(graphs) == 1:
         return graphs[0]
     return combine_graphs([relative_to_strongest(graph) for graph in graphs])
+
+
+def check_symbols(symbols: str | Path, formats: Sequence[str]) -> None:
+    """Refuse names of STRING's proteins for networks none of which is STRING's."""
+    if "string" not in formats:
+        raise ValueError(
+            f"symbols: {Path(symbols).name} names STRING's proteins, but no network is STRING's "
+            f"(read as {', '.join(formats)}). Leave it out."
+        )
 
 
 def user_graph(graph: Any, gene_names: NDArray[np.str_]) -> GeneGraph:
@@ -116,7 +122,7 @@ def user_graph(graph: Any, gene_names: NDArray[np.str_]) -> GeneGraph:
 def _graph(table: pd.DataFrame, name: str, gene_names: ArrayLike, ignore_case: bool) -> GeneGraph:
     try:
         matched = match_symbols(table, gene_names, ignore_case=ignore_case)
+        graph = graph_from_edges(matched.edges, gene_names=gene_names, source=name)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    graph = graph_from_edges(matched.edges, gene_names=gene_names, source=name)
     return graph._replace(notes=(*table.attrs["notes"], *matched.notes, *graph.notes))

@@ -10,8 +10,9 @@
 ``trrust``              TRRUST: TF, target, mode, PubMed ids; with or without a header
 ``regulon``             DoRothEA and CollecTRI, decoupler's columns ``source``/``tf``,
                         ``target``, ``weight``/``mor``, ``confidence``
-``edges``               any TSV or CSV whose first two columns are gene symbols and, if there
-                        is a third that is numeric, its weight
+``edges``               any TSV or CSV whose first two columns are gene symbols, with a weight
+                        in a column of that name, ``score`` or ``combined_score``, or in the
+                        third if it is numeric; SIF (gene, relation, gene)
 ======================  =====================================================================
 
 ``format="auto"`` looks at the first line. All may be gzipped. The result is
@@ -20,7 +21,7 @@ an edge table for ``gene_graph.graph_from_edges``.
 
 import gzip
 from collections.abc import Iterable, Iterator
-from itertools import combinations, islice
+from itertools import combinations, islice, takewhile
 from pathlib import Path
 from typing import Any, Literal, TextIO, cast
 
@@ -37,6 +38,8 @@ STRING_MIN_SCORE = 700  #: STRING's own "high confidence", of 1000
 STRING_SYMBOL_SOURCES = ("Ensembl_HGNC_symbol", "Ensembl_gene_name", "Ensembl_EntrezGene")
 REGULON_SOURCES = ("source", "tf")
 REGULON_WEIGHTS = ("weight", "mor")
+EDGE_WEIGHTS = ("weight", "score", "combined_score")
+MISSING = {"", "na", "nan", "null", "none"}  #: what programs write for no number
 EDGE_HEADERS = {"gene_a", "gene_b", "gene1", "gene2", "source", "target", "from", "to"} | {
     "node1",
     "node2",
@@ -49,6 +52,7 @@ EDGE_HEADERS = {"gene_a", "gene_b", "gene1", "gene2", "source", "target", "from"
     "score",
 }
 TRRUST_SIGNS = {"activation": 1.0, "repression": -1.0, "unknown": 0.0}
+SIF_SIGNS = {"positive": 1.0, "negative": -1.0}  #: relations as ``write_network`` names them
 CHUNK_ROWS = 1_000_000  #: STRING's human file has 14 million rows; most score low
 
 
@@ -312,6 +316,8 @@ def _read_edges(path: Path) -> Table:
             f"{path.name} has one column; an edge list needs two columns of gene symbols, "
             "separated by tabs or commas."
         )
+    if ".sif" in path.suffixes:
+        return _edges_of_sif(frame, path), []
     if _has_header(frame):
         frame = _with_header(frame)
     first, second = ("gene_a", "gene_b") if "gene_a" in frame else frame.columns[:2]
@@ -319,17 +325,29 @@ def _read_edges(path: Path) -> Table:
     return _edge_table(frame[first], frame[second], weight), notes
 
 
+def _edges_of_sif(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Gene, relation, gene; a sign where all relations are those of ``write_network``."""
+    if frame.shape[1] != 3:
+        raise ValueError(
+            f"{path.name} has {frame.shape[1]} columns; a SIF file has gene, relation and gene, "
+            "one pair a line."
+        )
+    table, sign = _edge_table(frame[0], frame[2], 1.0), frame[1].str.lower().map(SIF_SIGNS)
+    return table if sign.isna().any() else table.assign(sign=sign.to_numpy())
+
+
 def _optional_weight(frame: pd.DataFrame, path: Path) -> tuple[Any, list[str]]:
-    """Return the column ``weight``, or the third if it is numeric, or 1."""
-    if "weight" in frame:
-        return _numbers(frame["weight"], path), []
+    """Return the column of weights: by its name, or the third if it holds numbers; else 1."""
+    named = [name for name in EDGE_WEIGHTS if name in frame]
+    if named:
+        return _numbers(frame[named[0]], path), []
     if frame.shape[1] < 3:
         return 1.0, []
     third = frame.columns[2]
-    numeric = pd.to_numeric(frame[third], errors="coerce")
-    if numeric.notna().all():
-        return numeric.to_numpy(dtype=np.float64), []
-    return 1.0, [f"column {third!r} is not numeric and was not used as weight"]
+    if 2 * pd.to_numeric(frame[third], errors="coerce").notna().sum() > len(frame):
+        return _numbers(frame[third], path), []
+    name = f"column {third!r}" if isinstance(third, str) else "the third column"
+    return 1.0, [f"{name} is not numeric and was not used as weight"]
 
 
 def _has_header(frame: pd.DataFrame) -> bool:
@@ -345,12 +363,16 @@ def _has_header(frame: pd.DataFrame) -> bool:
     if frame.shape[1] < 3 or len(frame) < 2:
         return False
     numeric = pd.to_numeric(frame.iloc[:, 2], errors="coerce").notna()
-    return bool(numeric.iloc[1:].all() and not numeric.iloc[0])
+    named = not numeric.iloc[0] and str(frame.iloc[0, 2]).strip().lower() not in MISSING
+    return bool(numeric.iloc[1:].all() and named)
 
 
 def _with_header(frame: pd.DataFrame) -> pd.DataFrame:
     """Make the first line the names of the columns, in small letters."""
-    return frame.iloc[1:].set_axis(frame.iloc[0].str.strip().str.lower().to_list(), axis=1)
+    names = frame.iloc[0].str.strip().str.lower()
+    if names.duplicated().any():
+        raise ValueError(f"two columns have the name {names[names.duplicated()].iloc[0]!r}.")
+    return frame.iloc[1:].set_axis(names.to_list(), axis=1)
 
 
 # ----------------------------------------------------------------------------
@@ -369,11 +391,11 @@ def _detect(path: Path) -> Format:
     fields = [field.strip().strip('"').lower() for field in first[0].split(_separator(first[0]))]
     if {"protein1", "protein2"} <= set(first[0].lower().split()):
         return "string"
-    if {"target"} < set(fields) and set(REGULON_SOURCES) & set(fields):
-        mode = "mode" in fields  # TRRUST with a header
-        return "trrust" if mode else "regulon"
-    if len(fields) >= 3 and fields[2] in TRRUST_SIGNS:
+    modes = [line.split(_separator(line))[2:3] for line in first]  # a header may be above
+    if any(mode and mode[0].strip().strip('"').lower() in TRRUST_SIGNS for mode in modes):
         return "trrust"
+    if {"target"} < set(fields) and set(REGULON_SOURCES) & set(fields):
+        return "trrust" if "mode" in fields else "regulon"
     return "edges"
 
 
@@ -383,18 +405,31 @@ def _separator(line: str) -> str | None:
 
 
 def _filled(lines: Iterable[str]) -> Iterator[str]:
-    return (line for line in lines if line.strip())
+    return filter(_is_filled, lines)
+
+
+def _is_filled(line: str) -> bool:
+    """Whether a line is neither blank nor a comment; ``#node1`` is the first name of a header."""
+    return bool(line.strip()) and not line.startswith(("# ", "##"))
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """Read TSV, CSV or white-space separated text as strings, the first line as any other."""
+    """Read TSV, CSV or white-space separated text as strings, the first line as any other.
+
+    Comments above the table and an index, a first column without a name, are left out.
+    """
+    with _open(path) as lines:
+        above = list(takewhile(lambda line: not _is_filled(line), lines))
     with _open(path) as lines:
         first = next(_filled(lines), "")
     if not first:
         raise ValueError(f"{path.name} is empty. Expected a gene network.")
     separator = _separator(first) or r"\s+"
     # "NA" may be a gene: nothing written in the file counts as missing
-    frame = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False)
+    options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "skiprows": len(above)}
+    frame = pd.read_csv(path, sep=separator, header=None, **options)
+    if frame.shape[1] > 2 and frame.iloc[0, 0] == "":
+        frame = frame.iloc[:, 1:].set_axis(range(frame.shape[1] - 1), axis=1)
     needed = frame.iloc[:, :3]  # two genes and a weight
     short = np.flatnonzero((needed.isna() | (needed == "")).any(axis=1))
     if len(short):
@@ -406,7 +441,8 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def _edge_table(gene_a: Any, gene_b: Any, weight: Any) -> pd.DataFrame:
-    table = pd.DataFrame({"gene_a": np.asarray(gene_a, str), "gene_b": np.asarray(gene_b, str)})
+    ends = (pd.Series(np.asarray(genes, str)).str.strip() for genes in (gene_a, gene_b))
+    table = pd.DataFrame(dict(zip(("gene_a", "gene_b"), ends, strict=True)))
     return table.assign(weight=np.asarray(weight, dtype=np.float64))
 
 

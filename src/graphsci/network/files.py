@@ -118,7 +118,9 @@ def _edges(network: GeneNetwork) -> Iterable[tuple[str, str, dict[str, Any]]]:
 def _gene_facts(modules: pd.DataFrame | None) -> dict[str, dict[str, Any]]:
     if modules is None:
         return {}
-    facts = modules.set_index("gene").to_dict("index")
+    # edges within the module, in the whole network: not those of what is written
+    renamed = modules.rename(columns={"degree": "module_degree"})
+    facts = renamed.set_index("gene").to_dict("index")
     return {str(gene): _plain(values) for gene, values in facts.items()}
 
 

@@ -85,7 +85,8 @@ def refine_network(
     ------
     ValueError
         If models disagree in their genes, options are out of range, the prior names none of the
-        genes, there is a control and no cells, or fewer than three cells have counts.
+        genes, there is a control and no cells or others than its own, or fewer than three cells
+        have counts.
 
     Notes
     -----
@@ -129,7 +130,7 @@ def refine_network(
     else:
         notes.append("no control was trained: edges have no confidence")
     edges["confidence"] = 1 - edges["q_value"]
-    notes += _verdict_note(model)
+    notes += _verdict_note(model) + _silent_note(size)
     parameters = {
         "n_neighbors": n_neighbors,
         "n_models": len(members),
@@ -149,6 +150,13 @@ def _verdict_note(model: GraphSCI) -> list[str]:
     if verdict is None or verdict.passed:
         return []
     return [f"the relations rest on a model whose check says: {verdict.headline()}"]
+
+
+def _silent_note(size: NDArray[np.float64]) -> list[str]:
+    """Say so if the ranking ranks nothing."""
+    if not len(size) or size.any():
+        return []
+    return ["no relation has a strength: the order of the edges means nothing"]
 
 
 def networks_by_label(
@@ -211,9 +219,9 @@ def _group_sizes(adata: AnnData, label_key: str) -> pd.Series:
 
 
 def check_neighbors(n_neighbors: int) -> None:
-    """Refuse a number of partners below 0."""
-    if n_neighbors < 0:
-        raise ValueError(f"n_neighbors must not be negative, got {n_neighbors}.")
+    """Refuse a number of partners that is not whole, or below 0."""
+    if not isinstance(n_neighbors, int | np.integer) or n_neighbors < 0:
+        raise ValueError(f"n_neighbors: got {n_neighbors!r}, expected a whole number, 0 or more.")
 
 
 def _check_request(
@@ -240,8 +248,20 @@ def _check_request(
             raise ValueError("models: presets 'default' and 'paper' cannot be averaged.")
     if control is not None and control.model.config.preset != model.config.preset:
         raise ValueError("control: it was trained with another preset. Train it for this model.")
+    if control is not None and adata is not None:
+        _check_same_cells(control, adata)
     if cells is not None and (adata is None or np.shape(cells) != (adata.n_obs,)):
         raise ValueError("cells: expected adata, and one boolean for each of its cells.")
+
+
+def _check_same_cells(control: Control, adata: AnnData) -> None:
+    """Refuse a control over other cells, or in another order: masks of cells fit both."""
+    if not control.adata.obs_names.equals(adata.obs_names):
+        raise ValueError(
+            f"control: it was trained on {control.adata.n_obs:,} cells, and adata has "
+            f"{adata.n_obs:,}, or names them otherwise or in another order. Give the cells of "
+            "the control, and choose among them by cells=."
+        )
 
 
 def _candidates(
@@ -264,11 +284,16 @@ def prior_graph(
 
     Raises
     ------
-    ValueError
-        If it names none of the genes.
+    ValueError, TypeError
+        If it names none of the genes; if it is neither a graph nor a table.
     """
     if prior is None:
         return None, []
+    if not isinstance(prior, pd.DataFrame | GeneGraph):
+        raise TypeError(
+            f"prior: got {type(prior).__name__}, expected a GeneGraph or a table of edges. "
+            "graphsci.prior_knowledge.read_network(path) reads one from a file."
+        )
     if isinstance(prior, GeneGraph):
         known = graph_from_edges(prior.edge_table(), gene_names=names)
         return known, [f"prior: {note}" for note in prior.notes]
@@ -278,11 +303,15 @@ def prior_graph(
 
 
 def _signs(edges: pd.DataFrame, coordinates: Coordinates) -> NDArray[np.int64]:
-    """Sign of the strength; for ``paper``, whose strengths have none, of a correlation."""
-    if coordinates.signed:
-        return np.where(edges["refined"] < 0, -1, 1)
-    seen = edges["initial_correlation"].fillna(edges["denoised_correlation"])
-    return np.where(seen < 0, -1, 1)
+    """Sign of the strength; where it has none, of the denoised or the initial correlation.
+
+    Strengths of ``paper`` have no sign, and one of 0 has none: such an edge is listed as it is in
+    the initial graph.
+    """
+    measured = edges["denoised_correlation"].replace(0.0, np.nan)
+    seen = measured.fillna(edges["initial_correlation"])
+    told = edges["refined"].where(edges["refined"] != 0, seen) if coordinates.signed else seen
+    return np.where(told < 0, -1, 1)
 
 
 def _stability(

@@ -15,7 +15,17 @@ from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._optional import networkx
 from graphsci._words import few
 from graphsci.pl._scale import Common
-from graphsci.pl._style import BLUE, GREY, GROUP_COLORS, INK, RED, axes_for, figure_for, styled
+from graphsci.pl._style import (
+    BLUE,
+    GREY,
+    GROUP_COLORS,
+    INK,
+    MANY_GROUP_COLORS,
+    RED,
+    axes_for,
+    figure_for,
+    styled,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -78,6 +88,8 @@ def gene_network(
     found, stored = _network(network, key)
     modules = stored if modules is None else modules
     genes = [genes] if isinstance(genes, str) else list(genes)
+    if len(genes) > max_genes:
+        raise ValueError(f"genes: got {len(genes)}, expected at most max_genes, {max_genes}.")
     if genes:
         edges = found.around(genes, max_genes=max_genes, max_edges=max_edges).edges
     else:
@@ -288,7 +300,7 @@ def _layout(graph: Any, seed: int) -> dict[str, NDArray[np.float64]]:
 def _draw_edges(ax: Axes, graph: Any, places: dict[str, Any]) -> None:
     from matplotlib.collections import LineCollection
 
-    strongest = max(size for *_, size in graph.edges(data="size"))
+    strongest = max(size for *_, size in graph.edges(data="size")) or 1.0  # none has a strength
     for sign, (style, color, _) in _EDGES.items():
         chosen = [(a, b, d["size"]) for a, b, d in graph.edges(data=True) if d["sign"] == sign]
         lines = LineCollection(
@@ -311,7 +323,8 @@ def _draw_genes(
 ) -> None:
     module = {} if modules is None else dict(zip(modules["gene"], modules["module"], strict=True))
     order = pd.Series([module[gene] for gene in graph if gene in module]).value_counts().index
-    paint = dict(zip(order, GROUP_COLORS, strict=False))
+    colors_of_all = GROUP_COLORS if len(order) <= len(GROUP_COLORS) else MANY_GROUP_COLORS
+    paint = dict(zip(order, colors_of_all, strict=False))
     colors = [paint.get(module.get(gene, -1), GREY) for gene in graph]
     points = np.array([places[gene] for gene in graph])
     sizes = [40 + 10 * graph.degree(gene) for gene in graph]
