@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -160,6 +161,35 @@ def test_devices_and_torchrun_must_agree(monkeypatch, tmp_path):
     result = CliRunner().invoke(cli.app, args)
     assert result.exit_code == cli.BAD_INPUT
     assert "got 2, but torchrun started 3 processes" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("number", "how", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)]
+)
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_signal_that_ends_a_job_is_no_bug(tmp_path, monkeypatch, number, how, code, kept):
+    pytest.importorskip("lightning_fabric")
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    def stopped(*arguments):
+        logger = logging.getLogger("torch.distributed.elastic.agent.server.api")
+        logger.warning("Received %s death signal", int(number))
+        raise SignalException("got a signal", number)
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *_: stopped)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    output = tmp_path / "b.h5ad"
+    if kept:
+        output.with_name("b.h5ad.checkpoint").touch()
+    args = ["impute", str(tmp_path / "a.h5ad"), "-o", str(output), "--devices", "2"]
+    result = CliRunner().invoke(cli.app, args)
+    said = " ".join(result.stderr.split())
+    assert result.exit_code == code
+    assert f"stopped by {how}; unfinished outputs were removed" in said
+    assert ("the same command goes on from" if kept else "too early for a checkpoint") in said
+    assert "bug" not in said
+    assert "death signal" not in said
 
 
 # --- several processes fill one store ---------------------------------------------------

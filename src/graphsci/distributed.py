@@ -16,6 +16,7 @@ import atexit
 import datetime
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar, cast
@@ -340,6 +341,14 @@ class ProcessDied(Exception):
         self.exit_code = exit_code  #: of the process; negative: the signal that killed it
 
 
+class JobStopped(Exception):
+    """A job was ended by a signal, Ctrl-C or that of a batch system."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.signal = number
+
+
 def launch(n: int, arguments: Sequence[str]) -> None:
     """Run ``graphsci`` with these arguments in ``n`` processes of this machine, as torchrun does.
 
@@ -349,12 +358,15 @@ def launch(n: int, arguments: Sequence[str]) -> None:
     ------
     ProcessDied
         If one of them failed; the others are ended.
+    JobStopped
+        If this process got a signal to end; all of them are ended.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     _fabric()  # refuse before anything is started
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    _silence("torch.distributed.elastic")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n)))
     config = LaunchConfig(
         min_nodes=1,
@@ -370,6 +382,15 @@ def launch(n: int, arguments: Sequence[str]) -> None:
         elastic_launch(config, sys.executable)("-m", "graphsci", *arguments)
     except ChildFailedError as error:
         _refuse(*error.get_first_failure(), n)
+    except SignalException as error:
+        raise JobStopped(error.sigval) from None
+
+
+def _silence(name: str) -> None:
+    """Let a package of torch log nothing: its loggers have levels of their own."""
+    logger = logging.getLogger(name)
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
 
 
 def _refuse(rank: int, failure: Any, n: int) -> NoReturn:
