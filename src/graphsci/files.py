@@ -7,6 +7,7 @@ interrupted run leaves the old file or none.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -24,7 +25,23 @@ ANNDATA_SUFFIXES = (".h5ad", ".zarr")
 _unfinished: set[Path] = set()  # temporary files and folders of this process
 _TRIES = 20  # to remove them before it ends
 _MOST_FLUSHED = 64  # files of a folder that are waited for
+#: What the system says where no room is left: a full disk, a quota, the largest file allowed.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+
+
+class NoRoom(OSError):
+    """There was no room to write something."""
+
+    def __init__(self, number: int, target: Path) -> None:
+        super().__init__(
+            number,
+            f"no room to write {target} ({os.strerror(number)}). Free space, or write to another "
+            "disk; estimates take less with --dtype float16, --drop-below or --genes.",
+        )
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 def check_writable(
@@ -141,6 +158,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     ------
     FileNotFoundError
         The block ended without writing to the temporary path; or see :func:`check_writable`.
+    NoRoom
+        The disk is full, or a quota or limit is reached.
     """
     target = check_writable(path)
     if target.is_symlink():
@@ -158,6 +177,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _flush(temporary)
         _move(temporary, target)
         _flush_folder(target.parent)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise NoRoom(error.errno, target) from error
+        raise
     finally:
         _remove(temporary)
         _unfinished.discard(temporary)
