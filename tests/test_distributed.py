@@ -331,3 +331,33 @@ def test_a_dead_process_ends_the_job_which_goes_on_from_its_checkpoint(toy, tmp_
     for name in ("denoised", "denoised_sd"):
         np.testing.assert_allclose(two.layers[name], one.layers[name], rtol=1e-4)
     np.testing.assert_allclose(two.obsm["X_graphsci"], one.obsm["X_graphsci"], atol=1e-4)
+
+
+#: What torchrun does, in short: it starts a process of a job and waits for it.
+STARTS_ONE = """
+import subprocess, sys
+
+child = "from graphsci import distributed as d; d._end_with_parent(); print(1); import time"
+running = subprocess.Popen([sys.executable, "-uc", child + "; time.sleep(300)"], stdout=-1)
+running.stdout.readline()
+print(running.pid, flush=True)
+running.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a signal")
+def test_the_processes_end_with_the_one_that_started_them():
+    launcher = subprocess.Popen((sys.executable, "-c", STARTS_ONE), stdout=subprocess.PIPE)
+    assert launcher.stdout is not None
+    status = Path(f"/proc/{int(launcher.stdout.readline())}/stat")
+    launcher.kill()
+    launcher.communicate()
+    for _ in range(500):
+        try:
+            state = status.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.02)
+    raise AssertionError("the process goes on")

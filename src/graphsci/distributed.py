@@ -34,6 +34,7 @@ T = TypeVar("T")
 #: How long a process waits for the others. The first one alone builds the gene graph and judges,
 #: which may take hours; a process that dies is noticed at once, not by waiting.
 _PATIENCE = datetime.timedelta(days=2)
+_PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 _FEWEST_CELLS = 2  # of a minibatch, per process
 
 
@@ -278,6 +279,7 @@ def join(device: str = "auto") -> Team | None:
     size = n_processes()
     if size == 1:
         return None
+    _end_with_parent()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     kind = _device_kind(device, local)
     lightning, strategies, environments = _fabric()
@@ -292,6 +294,17 @@ def join(device: str = "auto") -> Team | None:
     if kind == "cpu":  # gloo's threads abort a process that ends under them
         atexit.register(_part)
     return Team(fabric)
+
+
+def _end_with_parent() -> None:
+    """Have Linux send this process SIGTERM when what started it dies, if only by SIGKILL.
+
+    One that died before this was called had the store through which the processes meet.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def _part() -> None:
