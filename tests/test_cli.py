@@ -279,6 +279,8 @@ def test_quiet_prints_nothing(counts, tmp_path):
         (("--layer", "rate"), "whole numbers|integ|not raw counts|not counts"),
         (("--batch-key", "nothing"), "no batch column 'nothing'"),
         (("--genes", "gene3,GENE4"), "1 of 2 are not in var_names: GENE4"),
+        (("--genes", "lists/genes"), "case. There is no file lists/genes either"),
+        (("--genes", "genes.txt"), "There is no file genes.txt either"),
         (("--genes", ","), "names none"),
         (("--genes-in", "rows"), "only tables"),
         (("--interval", "0.9", "--estimate", "mean"), "belongs to the estimate 'denoised'"),
