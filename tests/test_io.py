@@ -21,7 +21,7 @@ from anndata import AnnData
 from scipy import sparse
 from scipy.io import mmwrite
 
-from graphsci import io
+from graphsci import files, io
 from graphsci.files import NoRoom, atomic_path, check_writable, write_json, write_text
 from graphsci.io._hdf5 import open_hdf5
 from graphsci.layers import stream_layers
@@ -635,6 +635,56 @@ def test_an_hdf5_file_can_be_changed_again(tmp_path):
         assert file["x"][:].tolist() == [0, 0, 0, 0, 0, 5, 6, 7, 8, 9]
     with pytest.raises(KeyError), open_hdf5(tmp_path / "a.h5", "r+") as file:
         file["none"]
+
+
+#: Begins to write a file, a folder and, within another, a file, and is killed.
+KILLED = """
+import os, signal
+from graphsci.files import atomic_path
+
+with atomic_path("a.h5ad") as one, atomic_path("a.zarr") as two, atomic_path(one) as three:
+    one.touch(), three.touch(), two.mkdir(), (two / "chunk").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="cannot tell which processes live")
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
+    subprocess.run((sys.executable, "-c", KILLED), cwd=tmp_path, check=False)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert [name.rpartition("-")[2] for name in left] == ["a.h5ad", "a.zarr", "a.h5ad"]
+    of_others = [
+        tmp_path / ".tmp-0badcafe-1-00000000-a.h5ad",  # of another machine
+        tmp_path / left[1].replace("a.zarr", "aa.h5ad"),  # of another output
+    ]
+    for path in of_others:
+        path.touch()
+    with atomic_path(tmp_path / "a.h5ad") as living:
+        living.touch()
+        with atomic_path(tmp_path / "a.h5ad") as second:
+            assert living.exists()
+            second.touch()
+    with atomic_path(tmp_path / "a.zarr") as folder:
+        folder.mkdir()
+    assert sorted(tmp_path.iterdir()) == sorted(
+        [*of_others, tmp_path / "a.h5ad", tmp_path / "a.zarr"]
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="cannot tell which processes live")
+def test_a_folder_whose_replacement_was_killed_comes_back(tmp_path, monkeypatch):
+    """The process dies between two renames: the old folder is the only one."""
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    gone = subprocess.Popen((sys.executable, "-c", code))
+    gone.wait()
+    monkeypatch.setattr(os, "getpid", lambda: gone.pid)
+    old = files._beside(tmp_path / "a.zarr", "old")
+    monkeypatch.undo()
+    old.mkdir()
+    (old / "zarr.json").touch()
+    with pytest.raises(ValueError, match="work fails"), atomic_path(tmp_path / "a.zarr"):
+        raise ValueError("work fails")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a.zarr", "zarr.json"]
 
 
 def test_atomic_path_follows_a_link(tmp_path):
