@@ -29,6 +29,21 @@ def no_such_file(names: Sequence[str]) -> str:
     return f" There is no file {names[0]} either." if looks_so else ""
 
 
+def duration(seconds: float) -> str:
+    """Return a length of time to two digits or so: 40 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def time_left(seconds: float, done: float, of: float) -> str:
+    """Say how long the rest takes at the pace of what is done."""
+    return f"{duration(seconds * (of - done) / done)} left"
+
+
 def epochs_in_words(training: Mapping[str, Any]) -> str:
     """Which epoch's weights a run record's ``training`` kept, of how many."""
     stopped = ", interrupted" if training["stopped"] == "interrupted" else ""
