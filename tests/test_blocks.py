@@ -354,12 +354,17 @@ def test_memory_does_not_grow_with_the_counts(tmp_path, small_chunks):
 # --- bad files ------------------------------------------------------------------------
 
 
-def test_columns_on_disk_are_refused(tmp_path, toy):
+@pytest.mark.parametrize("layer", [None, "counts"])
+def test_columns_on_disk_are_refused(tmp_path, toy, layer):
     toy.X = sparse.csc_matrix(toy.X)
+    toy.layers["counts"] = toy.X
     write_anndata(toy, tmp_path / "columns.h5ad")
-    stored = anndata.read_h5ad(tmp_path / "columns.h5ad", backed="r")
-    with pytest.raises(ValueError, match=r"adata.X is stored by columns \(CSC\), expected rows"):
-        GraphSCI(max_epochs=1).fit(stored)
+    stored = read_counts(tmp_path / "columns.h5ad", backed=True)
+    with pytest.raises(ValueError, match=r" is stored by columns \(CSC\), expected rows") as error:
+        GraphSCI(max_epochs=1).fit(stored, layer=layer)
+    where = "adata.X" if layer is None else "adata.layers['counts']"
+    assert str(error.value).startswith(where)
+    assert str(error.value).endswith(f"store it as CSR: {where} = {where}.tocsr().")
 
 
 def test_values_on_disk_are_checked_to_the_last_row(tmp_path, toy, small_chunks):

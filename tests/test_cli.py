@@ -20,7 +20,9 @@ import graphsci
 from graphsci import _job, cli, demo, io
 from graphsci._cli_config import build_config
 from graphsci._cli_terminal import Reporter
+from graphsci._words import duration
 from graphsci.config import PAPER, Config
+from graphsci.training import EpochRecord
 
 SHORT = ("--max-epochs", "4", "--threads", "1")
 
@@ -279,6 +281,8 @@ def test_quiet_prints_nothing(counts, tmp_path):
         (("--layer", "rate"), "whole numbers|integ|not raw counts|not counts"),
         (("--batch-key", "nothing"), "no batch column 'nothing'"),
         (("--genes", "gene3,GENE4"), "1 of 2 are not in var_names: GENE4"),
+        (("--genes", "lists/genes"), "case. There is no file lists/genes either"),
+        (("--genes", "genes.txt"), "There is no file genes.txt either"),
         (("--genes", ","), "names none"),
         (("--genes-in", "rows"), "only tables"),
         (("--interval", "0.9", "--estimate", "mean"), "belongs to the estimate 'denoised'"),
@@ -409,6 +413,21 @@ def test_our_own_bugs_have_another_exit_code(counts, tmp_path, monkeypatch):
     args = ("impute", counts, "-o", tmp_path / "out.h5ad")
     _, said = run(*args, exit_code=cli.OUR_BUG)
     assert "ZeroDivisionError: division by zero. This looks like a bug" in said
+
+
+def test_a_log_file_tells_how_long_training_takes(capsys):
+    reporter = Reporter(quiet=False)
+    for epoch in range(1, 101):
+        reporter.progress(EpochRecord(epoch, 12.5, 11.25, 1e-3, 28.0 * epoch), 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == ("epoch 3 of 100: loss 12.50, validation 11.25; 84 s, at most 45 min left")
+    assert lines[-1] == "epoch 100 of 100: loss 12.50, validation 11.25; 47 min"
+    assert len(lines) == 40  # of every ten the third, sixth and ninth, for time, and the tenth
+
+
+def test_lengths_of_time():
+    words = [duration(seconds) for seconds in (0.4, 99, 100, 5_900, 12_000)]
+    assert words == ["0 s", "99 s", "2 min", "98 min", "3 h 20 min"]
 
 
 # --- Ctrl-C -----------------------------------------------------------------------------

@@ -172,6 +172,7 @@ def test_training_with_a_known_network(folder, tmp_path):
         (("MODEL", "-o", "x.tsv", "--gene-sets", "SETS"), "go together"),
         (("MODEL", "-o", "x.tsv", "--modules", "x.tsv"), "same path"),
         (("MODEL", "-o", "x.tsv", "--genes", "TP53"), "TP53 not among the 80 genes"),
+        (("MODEL", "-o", "x.tsv", "--genes", "list.txt"), "There is no file list.txt either"),
         (("COUNTS", "-o", "x.tsv", "--genes", "TP53"), "TP53 not among .* genes of the network"),
         (("COUNTS", "-o", "x.tsv", "--layer", "nope"), "there is no layer 'nope'"),
         (("COUNTS", "-o", "x.tsv", "--layer", "nope", "--genes", "g3"), "there is no layer 'nope'"),

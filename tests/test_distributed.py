@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -162,6 +163,35 @@ def test_devices_and_torchrun_must_agree(monkeypatch, tmp_path):
     assert "got 2, but torchrun started 3 processes" in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize(
+    ("number", "how", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)]
+)
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_signal_that_ends_a_job_is_no_bug(tmp_path, monkeypatch, number, how, code, kept):
+    pytest.importorskip("lightning_fabric")
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    def stopped(*arguments):
+        logger = logging.getLogger("torch.distributed.elastic.agent.server.api")
+        logger.warning("Received %s death signal", int(number))
+        raise SignalException("got a signal", number)
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *_: stopped)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    output = tmp_path / "b.h5ad"
+    if kept:
+        output.with_name("b.h5ad.checkpoint").touch()
+    args = ["impute", str(tmp_path / "a.h5ad"), "-o", str(output), "--devices", "2"]
+    result = CliRunner().invoke(cli.app, args)
+    said = " ".join(result.stderr.split())
+    assert result.exit_code == code
+    assert f"stopped by {how}; unfinished outputs were removed" in said
+    assert ("the same command goes on from" if kept else "too early for a checkpoint") in said
+    assert "bug" not in said
+    assert "death signal" not in said
+
+
 # --- several processes fill one store ---------------------------------------------------
 
 
@@ -301,3 +331,33 @@ def test_a_dead_process_ends_the_job_which_goes_on_from_its_checkpoint(toy, tmp_
     for name in ("denoised", "denoised_sd"):
         np.testing.assert_allclose(two.layers[name], one.layers[name], rtol=1e-4)
     np.testing.assert_allclose(two.obsm["X_graphsci"], one.obsm["X_graphsci"], atol=1e-4)
+
+
+#: What torchrun does, in short: it starts a process of a job and waits for it.
+STARTS_ONE = """
+import subprocess, sys
+
+child = "from graphsci import distributed as d; d._end_with_parent(); print(1); import time"
+running = subprocess.Popen([sys.executable, "-uc", child + "; time.sleep(300)"], stdout=-1)
+running.stdout.readline()
+print(running.pid, flush=True)
+running.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a signal")
+def test_the_processes_end_with_the_one_that_started_them():
+    launcher = subprocess.Popen((sys.executable, "-c", STARTS_ONE), stdout=subprocess.PIPE)
+    assert launcher.stdout is not None
+    status = Path(f"/proc/{int(launcher.stdout.readline())}/stat")
+    launcher.kill()
+    launcher.communicate()
+    for _ in range(500):
+        try:
+            state = status.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.02)
+    raise AssertionError("the process goes on")

@@ -1,9 +1,12 @@
 """Reading every format and refusing bad files; writing whole or not at all; streaming."""
 
 import csv
+import errno
 import gzip
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +21,9 @@ from anndata import AnnData
 from scipy import sparse
 from scipy.io import mmwrite
 
-from graphsci import io
-from graphsci.files import atomic_path, check_writable, write_json, write_text
+from graphsci import files, io
+from graphsci.files import NoRoom, atomic_path, check_writable, write_json, write_text
+from graphsci.io._hdf5 import open_hdf5
 from graphsci.layers import stream_layers
 from graphsci.preprocessing import extract_counts, open_counts
 from graphsci.sources import DiskCounts, is_on_disk
@@ -573,6 +577,114 @@ def test_atomic_path_keeps_the_old_file_on_failure(tmp_path, error):
         write_half(target)
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_with_the_remedy(tmp_path, number):
+    with (
+        pytest.raises(NoRoom, match=r"^no room to write .*a\.h5ad \(.+\)\. Free space"),
+        atomic_path(tmp_path / "a.h5ad") as outer,
+        atomic_path(outer),
+    ):
+        raise OSError(number, "what a library says")
+    assert not any(tmp_path.iterdir())
+
+
+#: Writes an HDF5 file of all kinds of objects, as large as the second argument allows.
+HDF5_WRITER = """
+import resource, sys
+import numpy as np
+from graphsci.io._hdf5 import open_hdf5
+
+for limit in map(int, sys.argv[2:]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        with open_hdf5(sys.argv[1], "w") as file:
+            for at in range(3):
+                group = file.create_group(str(at), track_order=at % 2 == 0)
+                group.attrs["names"] = [f"gene{i}" for i in range(500)]
+                for i in range(20):
+                    options = {"chunks": (500,), "compression": "gzip" if i % 2 else None}
+                    group.create_dataset(f"c{i}", data=np.random.rand(2000), **options)
+                dense = group.create_dataset("dense", (1000, 300), "f4")
+                for start in range(0, 1000, 100):
+                    dense[start : start + 100] = 1.0
+                    if limit > 1_000_000:
+                        file.check()
+    except OSError as error:
+        print(error.strerror)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_a_full_disk_does_not_crash_hdf5(tmp_path):
+    limits = map(str, (1_000, 4_000, 50_000, 123_456, 777_777, 1_500_000, 3_000_000))
+    command = (sys.executable, "-c", HDF5_WRITER, tmp_path / "a.h5", *limits)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "File too large\n" * 7
+
+
+def test_an_hdf5_file_can_be_changed_again(tmp_path):
+    with open_hdf5(tmp_path / "a.h5", "w") as file:
+        file["x"] = np.arange(10)
+    with open_hdf5(tmp_path / "a.h5", "r+") as file:
+        file["x"][:5] = 0
+        file["y"] = "text"
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["x"][:].tolist() == [0, 0, 0, 0, 0, 5, 6, 7, 8, 9]
+    with pytest.raises(KeyError), open_hdf5(tmp_path / "a.h5", "r+") as file:
+        file["none"]
+
+
+#: Begins to write a file, a folder and, within another, a file, and is killed.
+KILLED = """
+import os, signal
+from graphsci.files import atomic_path
+
+with atomic_path("a.h5ad") as one, atomic_path("a.zarr") as two, atomic_path(one) as three:
+    one.touch(), three.touch(), two.mkdir(), (two / "chunk").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="cannot tell which processes live")
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
+    subprocess.run((sys.executable, "-c", KILLED), cwd=tmp_path, check=False)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert [name.rpartition("-")[2] for name in left] == ["a.h5ad", "a.zarr", "a.h5ad"]
+    of_others = [
+        tmp_path / ".tmp-0badcafe-1-00000000-a.h5ad",  # of another machine
+        tmp_path / left[1].replace("a.zarr", "aa.h5ad"),  # of another output
+    ]
+    for path in of_others:
+        path.touch()
+    with atomic_path(tmp_path / "a.h5ad") as living:
+        living.touch()
+        with atomic_path(tmp_path / "a.h5ad") as second:
+            assert living.exists()
+            second.touch()
+    with atomic_path(tmp_path / "a.zarr") as folder:
+        folder.mkdir()
+    assert sorted(tmp_path.iterdir()) == sorted(
+        [*of_others, tmp_path / "a.h5ad", tmp_path / "a.zarr"]
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="cannot tell which processes live")
+def test_a_folder_whose_replacement_was_killed_comes_back(tmp_path, monkeypatch):
+    """The process dies between two renames: the old folder is the only one."""
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    gone = subprocess.Popen((sys.executable, "-c", code))
+    gone.wait()
+    monkeypatch.setattr(os, "getpid", lambda: gone.pid)
+    old = files._beside(tmp_path / "a.zarr", "old")
+    monkeypatch.undo()
+    old.mkdir()
+    (old / "zarr.json").touch()
+    with pytest.raises(ValueError, match="work fails"), atomic_path(tmp_path / "a.zarr"):
+        raise ValueError("work fails")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a.zarr", "zarr.json"]
 
 
 def test_atomic_path_follows_a_link(tmp_path):

@@ -236,6 +236,18 @@ def test_a_store_is_known_by_its_name_in_any_case_or_by_what_is_there(tmp_path, 
     assert_same(anndata.read_h5ad(again), anndata.read_zarr(tmp_path / "store"))
 
 
+def test_writing_tells_how_far_it_got(tmp_path, data, trained, monkeypatch):
+    monkeypatch.setattr("graphsci._estimating.CHUNK_CELLS", 50)
+    monkeypatch.setattr("graphsci._job_output._LOG_SECONDS", -1)
+    trained("nb").save(tmp_path / "model")
+    data.write_h5ad(tmp_path / "in.h5ad")
+    said = []
+    job = _job.Job(tmp_path / "in.h5ad", tmp_path / "out.h5ad")
+    _job.apply(job, tmp_path / "model", log=said.append)
+    told = [line.split(",")[0] for line in said if line.startswith("wrote")]
+    assert told == ["wrote 50 of 120 cells", "wrote 100 of 120 cells"]
+
+
 def test_a_list_of_names_may_be_long(tmp_path):
     names = tuple(f"gene{number}" for number in range(5000))
     assert _job.read_names(",".join(names), "genes") == names

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import sparse
+from scipy import sparse, special, stats
 
 from graphsci.zero_inflation import (
     CLEAR_SHARE,
@@ -141,6 +141,8 @@ def test_the_likelihoods_are_those_of_the_model():
     rng = np.random.default_rng(0)
     x, expected, theta = rng.poisson(2.0, (30, 4)).astype(float), rng.gamma(4, 0.5, (30, 4)), 1.7
     found = _log_likelihoods(x, expected, theta)
+    nb = stats.nbinom.logpmf(x, theta, theta / (theta + expected)) + special.gammaln(x + 1)
+    np.testing.assert_allclose(found[0], nb.sum(0), rtol=1e-9)
     for row, share in enumerate(_SHARES[1:], start=1):
         exact = zinb_log_prob(
             torch.tensor(x),

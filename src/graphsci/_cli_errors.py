@@ -40,11 +40,11 @@ def one_line_errors(debug: bool) -> Iterator[None]:
 
 
 def failure(message: str, code: int, debug: bool) -> typer.Exit:
-    """Say what is wrong; of several processes, bad input is the first one's to tell."""
+    """Say what is wrong; what ends all processes of a job is the first one's to tell."""
     process = rank()
     if debug:
         traceback.print_exc()
-    if process == 0 or code != BAD_INPUT:
+    if process == 0 or code not in (BAD_INPUT, STOPPED):
         who = f"process {process + 1}: " if process else ""
         said = f"graphsci: error: {who}{' '.join(message.split())}"
         plain_console(stderr=True).print(said, style="bold red", soft_wrap=True)

@@ -18,11 +18,15 @@ from graphsci._signals import handling
 if TYPE_CHECKING:
     from types import FrameType
 
+#: What a shell adds to the number of the signal that ended a program: Ctrl-C is 130.
+_OF_SIGNALS = 128
+
 
 def launched(devices: int | None, checkpoint: Path | None = None) -> bool:
     """Run this command in several processes, if that was asked for; false if it is to run here.
 
-    A job that trains and fails says whether ``checkpoint`` holds something to go on from.
+    A job that trains and fails, or is stopped, says whether ``checkpoint`` holds something to go
+    on from.
     """
     n_here = int(os.environ.get("WORLD_SIZE", "1"))
     if n_here > 1 and devices not in (None, n_here):
@@ -39,13 +43,21 @@ def launched(devices: int | None, checkpoint: Path | None = None) -> bool:
     except distributed.ProcessDied as error:
         if error.exit_code == BAD_INPUT:  # said already
             raise typer.Exit(BAD_INPUT) from None
-        kept = ""
-        if checkpoint is not None:
-            kept = f" Training: the same command goes on from {checkpoint}."
-            if not checkpoint.exists():
-                kept = " Training: it was too early for a checkpoint (--checkpoint-minutes)."
-        raise failure(f"{error}{kept}", OUR_BUG, debug=False) from None
+        raise failure(f"{error}{_kept(checkpoint)}", OUR_BUG, debug=False) from None
+    except distributed.JobStopped as error:
+        how = "Ctrl-C" if error.signal == signal.SIGINT else error.signal.name
+        said = f"stopped by {how}; unfinished outputs were removed.{_kept(checkpoint)}"
+        raise failure(said, _OF_SIGNALS + error.signal, debug=False) from None
     return True
+
+
+def _kept(checkpoint: Path | None) -> str:
+    """Say what a job that trained has left to go on from; nothing of one that did not train."""
+    if checkpoint is None:
+        return ""
+    if not checkpoint.exists():
+        return " Training: it was too early for a checkpoint (--checkpoint-minutes)."
+    return f" Training: the same command goes on from {checkpoint}."
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graphsci._signals import handling
+from graphsci._words import duration, time_left
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from graphsci.training import EpochRecord
+
+#: Longest silence of training in a log file, unless an epoch takes longer.
+_LOG_SECONDS = 60
 
 
 def plain_console(*, stderr: bool = False, quiet: bool = False) -> Console:
@@ -49,6 +53,7 @@ class Reporter:
         self.console = plain_console(stderr=True, quiet=quiet)
         self.said: set[str] = set()
         self.training = False  #: there are weights worth keeping, and training goes on
+        self._told = 0.0  # seconds of training at the last line in a log file
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -69,22 +74,27 @@ class Reporter:
     def progress(self, record: EpochRecord, n_epochs: int) -> None:
         """Tell of an epoch that has ended."""
         self.training = True
-        losses = f"loss {record.training_loss:.2f}"
+        losses, took = f"loss {record.training_loss:.2f}", duration(record.seconds)
         if record.validation_loss == record.validation_loss:
             losses += f", validation {record.validation_loss:.2f}"
+        if record.epoch < n_epochs:  # training may stop early
+            took += f", at most {time_left(record.seconds, record.epoch, n_epochs)}"
         if not self.console.is_terminal:  # a log file: a line now and then
-            if record.epoch % max(1, n_epochs // 10) == 0:
-                self.console.print(f"epoch {record.epoch} of {n_epochs}: {losses}")
+            is_late = record.seconds - self._told > _LOG_SECONDS
+            if is_late or record.epoch % max(1, n_epochs // 10) == 0:
+                self._told = record.seconds
+                line = f"epoch {record.epoch} of {n_epochs}: {losses}; {took}"
+                self.console.print(line, soft_wrap=True)
             return
         if self._bar is None or self._task is None:
             self._bar = _training_bar(self.console)
             self._bar.start()
-            self._task = self._bar.add_task("training", total=n_epochs, losses="")
-        self._bar.update(self._task, completed=record.epoch, losses=losses)
+            self._task = self._bar.add_task("training", total=n_epochs, losses="", took="")
+        self._bar.update(self._task, completed=record.epoch, losses=losses, took=took)
 
     def close(self) -> None:
         """End the bar: training is over."""
-        self.training = False
+        self.training, self._told = False, 0.0
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
@@ -125,7 +135,6 @@ def _training_bar(console: Console) -> Progress:
         MofNCompleteColumn,
         Progress,
         TextColumn,
-        TimeRemainingColumn,
     )
 
     columns = (
@@ -134,7 +143,6 @@ def _training_bar(console: Console) -> Progress:
         TextColumn("epoch"),
         MofNCompleteColumn(),
         TextColumn("{task.fields[losses]}"),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[took]}"),
     )
     return Progress(*columns, console=console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from graphsci import io
 from graphsci._annotation import annotate_genes, record_of_data, without_replaced
 from graphsci._estimating import ALL, Cells, cell_certainty, estimate_blocks
 from graphsci._request import Request
+from graphsci._words import time_left
 from graphsci.files import atomic_path, is_store
 from graphsci.imputer import GraphSCI
 from graphsci.layers import LayerWriter, stream_layers
@@ -37,16 +39,25 @@ if TYPE_CHECKING:
 
     from graphsci._job import Job
     from graphsci.distributed import Team
+    from graphsci.fitting import Log
 
 #: Where in ``obsm`` the misfit of cells is streamed to, by one process or by several, until all of
 #: it is there and becomes a column of ``obs``.
 _MISFIT = "graphsci misfit, being written"
 #: What float16 holds at most; a larger value would be stored as infinite.
 LARGEST_HALF = 65_504
+#: Between two lines that tell how far the writing got.
+_LOG_SECONDS = 60
 
 
 def write_estimates(
-    model: GraphSCI, adata: AnnData, cells: Cells, job: Job, team: Team | None = None
+    model: GraphSCI,
+    adata: AnnData,
+    cells: Cells,
+    job: Job,
+    team: Team | None = None,
+    *,
+    log: Log = lambda message: None,
 ) -> None:
     """Write ``adata`` with its estimates, whole or not at all.
 
@@ -54,7 +65,7 @@ def write_estimates(
     go to ``obsm`` as tables. ``adata`` itself gets everything else. An input that is on disk is
     copied there, and never in memory. A ``team`` shares the layers of a ``.zarr``.
     """
-    stream, slots = _Stream.of(model, adata, cells, job, team), job.slots
+    stream, slots = _Stream.of(model, adata, cells, job, team, log), job.slots
     others = without_replaced(adata, map(job.stored, job.names), slots)
     adata.uns[slots.uns] = record_of_data(
         model, adata, cells, stream.request, slots, stored=job.stored, layer=job.layer
@@ -87,7 +98,7 @@ def write_share(model: GraphSCI, adata: AnnData, job: Job, team: Team) -> None:
     """Write this process's part of the layers that the first one has made."""
     cells = model.prepare(adata, **job.where)
     path = team.agreed(job.output)  # the first one says which temporary path it is
-    stream = _Stream.of(model, adata, cells, job, team)
+    stream = _Stream.of(model, adata, cells, job, team, lambda message: None)
     with stream.layer_writer(path) as writer:
         stream.fill(writer)
 
@@ -159,13 +170,14 @@ class _Stream:
     job: Job
     request: Request
     team: Team | None  #: who share the layers: each process writes whole chunks of cells
+    log: Log
 
     @classmethod
     def of(
-        cls, model: GraphSCI, adata: AnnData, cells: Cells, job: Job, team: Team | None
+        cls, model: GraphSCI, adata: AnnData, cells: Cells, job: Job, team: Team | None, log: Log
     ) -> _Stream:
         request = Request.of(adata, **job.request)
-        return cls(model, cells, job, request, team if is_shared(job) else None)
+        return cls(model, cells, job, request, team if is_shared(job) else None, log)
 
     @property
     def layers(self) -> dict[str, str]:
@@ -177,6 +189,14 @@ class _Stream:
         """Those of the cells' chunks that this process writes."""
         return ALL if self.team is None else self.team.share(len(self.cells.starts()))
 
+    @property
+    def rows(self) -> slice:
+        """The cells that this process writes."""
+        if self.team is None:
+            return slice(0, self.cells.n_cells)
+        bounds = [*self.cells.starts(), self.cells.n_cells]
+        return slice(bounds[self.chunks.start], bounds[self.chunks.stop])
+
     def write(self, path: Path) -> tuple[dict[str, Any], NDArray[np.float32]]:
         """Write estimates, as dense or sparse layers or as tables, and what is known of cells.
 
@@ -187,7 +207,8 @@ class _Stream:
         with contextlib.ExitStack() as stack:
             writer = stack.enter_context(self.layer_writer(path))
             if not _dense_layers(self.job):
-                sink = self._sparse_or_table(stack.enter_context(open_store(path, "r+")))
+                stack.enter_context(io.written_as_is())
+                sink = self._sparse_or_table(writer.root)
             if self.team is not None:
                 self.team.agreed(path)  # the others may begin
             clipped = self.fill(writer, sink)
@@ -197,10 +218,7 @@ class _Stream:
 
     def layer_writer(self, path: Path) -> LayerWriter:
         """Open the output for dense layers and embedding: all rows, or this process's."""
-        job, rows = self.job, None
-        if self.team is not None:
-            bounds, own = [*self.cells.starts(), self.cells.n_cells], self.chunks
-            rows = slice(bounds[own.start], bounds[own.stop])
+        job = self.job
         return stream_layers(
             path,
             self.cells.source.shape,
@@ -208,7 +226,7 @@ class _Stream:
             dtype=job.dtype,
             compression=job.compression,
             embeddings={job.slots.latent: self.model.fitted.spec.config.n_latent, _MISFIT: 1},
-            rows=rows,
+            rows=None if self.team is None else self.rows,
             begun=self.team is not None and self.team.rank > 0,
         )
 
@@ -231,6 +249,7 @@ class _Stream:
 
     def _write_blocks(self, writer: LayerWriter, sink: SparseLayers | TableWriter | None) -> int:
         layers, latent, n_clipped = self.layers, self.job.slots.latent, 0
+        pace = _Pace(self.rows.stop - self.rows.start, self.log)
         for block in estimate_blocks(
             self.model.fitted, self.cells, self.request, latent=latent, chunks=self.chunks
         ):
@@ -241,6 +260,7 @@ class _Stream:
             writer.write(block.start, {name: values[name] for name in writer.slots})
             if sink is not None:
                 sink.append({name: values[layer] for name, layer in layers.items()})
+            pace.add(len(block.misfit))
         return n_clipped
 
     def _add_columns(self, path: Path) -> NDArray[np.float32]:
@@ -254,6 +274,23 @@ class _Stream:
             add_column(path, "obs", slots.certainty, cell_certainty(network, embedding))
         add_column(path, "obs", slots.misfit, misfit)
         return np.asarray(misfit)
+
+
+class _Pace:
+    """Tells now and then how far the writing of many cells got."""
+
+    def __init__(self, n_cells: int, log: Log) -> None:
+        self._n_cells, self._log, self._n_written = n_cells, log, 0
+        self._began = self._told = time.monotonic()
+
+    def add(self, n_cells: int) -> None:
+        """Count cells that are written, and tell if nothing was told for long."""
+        self._n_written += n_cells
+        now = time.monotonic()
+        if now - self._told > _LOG_SECONDS and self._n_written < self._n_cells:
+            self._told = now
+            left = time_left(now - self._began, self._n_written, self._n_cells)
+            self._log(f"wrote {self._n_written:,} of {self._n_cells:,} cells, {left}")
 
 
 def _clip(blocks: Iterable[NDArray[np.floating]]) -> int:

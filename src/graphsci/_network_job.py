@@ -14,6 +14,7 @@ from graphsci._job_checks import check_networks, check_outputs
 from graphsci._job_files import Endings, FileJob
 from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._optional import networkx
+from graphsci._words import no_such_file
 from graphsci.config import Config
 from graphsci.files import atomic_path
 from graphsci.imputer import GraphSCI
@@ -206,6 +207,7 @@ def _check_genes(job: NetworkJob, names: pd.Index) -> None:
         raise ValueError(
             f"genes: {', '.join(unknown[:5])} not among the {len(known)} genes of the network: "
             f"those {'of the model' if job.is_model else 'with counts'}. Check spelling and case."
+            f"{no_such_file(job.genes or ())}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 #: What 10x calls a gene among its features.
 GENE_FEATURE = "Gene Expression"
+_LISTS = (".txt", ".tsv", ".csv")  # files that list names
 _SHOWN = 5  # names shown in messages
 
 
@@ -19,6 +21,27 @@ def few(names: Sequence[str] | NDArray[Any] | pd.Index) -> str:
     """Return the first few names, comma-separated."""
     shown = ", ".join(str(name) for name in names[:_SHOWN])
     return shown + ", ..." if len(names) > _SHOWN else shown
+
+
+def no_such_file(names: Sequence[str]) -> str:
+    """Say that there is no file, where an unknown name looks like the path of a list of names."""
+    looks_so = len(names) == 1 and (os.sep in names[0] or names[0].endswith(_LISTS))
+    return f" There is no file {names[0]} either." if looks_so else ""
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time to two digits or so: 40 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def time_left(seconds: float, done: float, of: float) -> str:
+    """Say how long the rest takes at the pace of what is done."""
+    return f"{duration(seconds * (of - done) / done)} left"
 
 
 def epochs_in_words(training: Mapping[str, Any]) -> str:

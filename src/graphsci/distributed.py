@@ -16,6 +16,7 @@ import atexit
 import datetime
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar, cast
@@ -33,6 +34,7 @@ T = TypeVar("T")
 #: How long a process waits for the others. The first one alone builds the gene graph and judges,
 #: which may take hours; a process that dies is noticed at once, not by waiting.
 _PATIENCE = datetime.timedelta(days=2)
+_PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 _FEWEST_CELLS = 2  # of a minibatch, per process
 
 
@@ -277,6 +279,7 @@ def join(device: str = "auto") -> Team | None:
     size = n_processes()
     if size == 1:
         return None
+    _end_with_parent()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     kind = _device_kind(device, local)
     lightning, strategies, environments = _fabric()
@@ -291,6 +294,17 @@ def join(device: str = "auto") -> Team | None:
     if kind == "cpu":  # gloo's threads abort a process that ends under them
         atexit.register(_part)
     return Team(fabric)
+
+
+def _end_with_parent() -> None:
+    """Have Linux send this process SIGTERM when what started it dies, if only by SIGKILL.
+
+    One that died before this was called had the store through which the processes meet.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def _part() -> None:
@@ -340,6 +354,14 @@ class ProcessDied(Exception):
         self.exit_code = exit_code  #: of the process; negative: the signal that killed it
 
 
+class JobStopped(Exception):
+    """A job was ended by a signal, Ctrl-C or that of a batch system."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.signal = number
+
+
 def launch(n: int, arguments: Sequence[str]) -> None:
     """Run ``graphsci`` with these arguments in ``n`` processes of this machine, as torchrun does.
 
@@ -349,12 +371,15 @@ def launch(n: int, arguments: Sequence[str]) -> None:
     ------
     ProcessDied
         If one of them failed; the others are ended.
+    JobStopped
+        If this process got a signal to end; all of them are ended.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     _fabric()  # refuse before anything is started
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    _silence("torch.distributed.elastic")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n)))
     config = LaunchConfig(
         min_nodes=1,
@@ -370,6 +395,15 @@ def launch(n: int, arguments: Sequence[str]) -> None:
         elastic_launch(config, sys.executable)("-m", "graphsci", *arguments)
     except ChildFailedError as error:
         _refuse(*error.get_first_failure(), n)
+    except SignalException as error:
+        raise JobStopped(error.sigval) from None
+
+
+def _silence(name: str) -> None:
+    """Let a package of torch log nothing: its loggers have levels of their own."""
+    logger = logging.getLogger(name)
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
 
 
 def _refuse(rank: int, failure: Any, n: int) -> NoReturn:

@@ -7,16 +7,22 @@ interrupted run leaves the old file or none.
 from __future__ import annotations
 
 import dataclasses
+import errno
+import functools
+import hashlib
 import json
 import math
 import os
+import platform
+import re
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,7 +30,23 @@ ANNDATA_SUFFIXES = (".h5ad", ".zarr")
 _unfinished: set[Path] = set()  # temporary files and folders of this process
 _TRIES = 20  # to remove them before it ends
 _MOST_FLUSHED = 64  # files of a folder that are waited for
+#: What the system says where no room is left: a full disk, a quota, the largest file allowed.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+
+
+class NoRoom(OSError):
+    """There was no room to write something."""
+
+    def __init__(self, number: int, target: Path) -> None:
+        super().__init__(
+            number,
+            f"no room to write {target} ({os.strerror(number)}). Free space, or write to another "
+            "disk; estimates take less with --dtype float16, --drop-below or --genes.",
+        )
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 def check_writable(
@@ -130,7 +152,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` that takes its place on success.
 
     On an error (or Ctrl-C) the temporary file or folder is deleted and what was at ``path``
-    stays as it was.
+    stays as it was. What a process of this machine left beside ``path`` when it was killed is
+    removed before.
 
     Parameters
     ----------
@@ -141,11 +164,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     ------
     FileNotFoundError
         The block ended without writing to the temporary path; or see :func:`check_writable`.
+    NoRoom
+        The disk is full, or a quota or limit is reached.
     """
     target = check_writable(path)
     if target.is_symlink():
         target = target.resolve()
-    temporary = target.with_name(f".tmp-{secrets.token_hex(4)}-{target.name}")
+    _remove_left(target)
+    temporary = _beside(target, "tmp")
     _unfinished.add(temporary)
     try:
         yield temporary
@@ -158,9 +184,65 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _flush(temporary)
         _move(temporary, target)
         _flush_folder(target.parent)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise NoRoom(error.errno, target) from error
+        raise
     finally:
         _remove(temporary)
         _unfinished.discard(temporary)
+
+
+def _beside(target: Path, kind: Literal["tmp", "old"]) -> Path:
+    """Return a new name in the folder of ``target`` that says whose it is."""
+    return target.with_name(
+        f".{kind}-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}-{target.name}"
+    )
+
+
+@functools.cache
+def _machine() -> str:
+    """Eight digits that tell where process ids mean something: the machine, and the container."""
+    where = platform.node()
+    with suppress(OSError):  # Linux alone has it
+        where += os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(where.encode()).hexdigest()[:8]
+
+
+def _remove_left(target: Path) -> None:
+    """Remove what processes of this machine that are gone left beside ``target``.
+
+    An old folder of which there is no new one comes back.
+    """
+    name = re.compile(
+        rf"\.(tmp|old)-{_machine()}-(\d+)-[0-9a-f]{{8}}-"
+        rf"(\.tmp-[0-9a-f]{{8}}-\d+-[0-9a-f]{{8}}-)*{re.escape(target.name)}"
+    )
+    beside: list[Path] = []
+    with suppress(OSError):  # a folder may be closed to reading
+        beside += target.parent.iterdir()
+    for path in beside:
+        found = name.fullmatch(path.name)
+        if found is None or _lives(int(found[2])):
+            continue
+        with suppress(OSError):  # another process removes it too, or it is another user's
+            if found[1] == "old" and not target.exists():
+                os.replace(path, target)
+            else:
+                _remove(path)
+
+
+def _lives(process: int) -> bool:
+    """Whether there is a process of this number, as far as this system can tell."""
+    if sys.platform == "win32":  # has no signal that does nothing
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def remove_unfinished() -> None:
@@ -201,12 +283,13 @@ def _flush_folder(folder: Path) -> None:
 def _move(source: Path, target: Path) -> None:
     """Put ``source`` in the place of ``target``; folders need an intermediate step.
 
-    A process that is killed between the two renames leaves the old folder beside, as ``.old-*``.
+    A process that is killed between the two renames leaves the old folder beside, as ``.old-*``,
+    which the next :func:`atomic_path` brings back.
     """
     if not target.is_dir():
         os.replace(source, target)
         return
-    old = target.with_name(f".old-{secrets.token_hex(4)}-{target.name}")
+    old = _beside(target, "old")
     os.replace(target, old)
     try:
         os.replace(source, target)

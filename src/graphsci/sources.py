@@ -85,7 +85,7 @@ class DiskMatrix:
             raise ValueError(
                 f"{where} is stored by columns (CSC), expected rows (CSR): cells cannot be read "
                 "in blocks from it. Read the file into memory (adata.to_memory(); command line: "
-                "--no-backed) or store it as CSR: adata.X = adata.X.tocsr()."
+                f"--no-backed) or store it as CSR: {where} = {where}.tocsr()."
             )
         self.where, self.shape = where, (int(stored.shape[0]), int(stored.shape[1]))
         self._dense = None if isinstance(stored, CSRDataset) else stored

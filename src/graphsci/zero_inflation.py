@@ -175,16 +175,22 @@ def _log_likelihoods(
 ) -> NDArray[np.float64]:
     """Log-likelihood of each gene for every share dropped, (shares, genes), up to a constant.
 
-    log x! is left out: it is the same for all.
+    log x! is left out: it is the same for all. With mean = expected / (1 - share) and
+    L = log(1 + mean / theta), a cell without counts has share + (1 - share) exp(-theta L), and
+    one with x of them (1 - share) (mean / theta)^x exp(-(theta + x) L) times
+    Gamma(x + theta) / Gamma(theta).
     """
-    measured = x > 0
-    choose = np.where(measured, special.gammaln(x + theta) - special.gammaln(theta), 0.0).sum(0)
+    unmeasured = x == 0
+    n_measured, total = (~unmeasured).sum(0), x.sum(0)
+    odds, power = expected / theta, -(theta + x)
+    distinct, which = np.unique(x, return_inverse=True)  # few, and log-gammas are slow
+    choose = special.gammaln(distinct + theta) - special.gammaln(theta)
+    constant = (choose[which.reshape(x.shape)] + x * np.log(odds)).sum(0)
     found = np.empty((len(_SHARES), x.shape[1]))
     for row, share in enumerate(_SHARES):
-        mean = expected / (1 - share)
-        zero = -theta * np.log1p(mean / theta)
-        positive = np.log1p(-share) + zero - x * np.log1p(theta / mean)
-        with np.errstate(divide="ignore"):  # log 0 for a share of 0
-            zero = np.logaddexp(np.log(share), np.log1p(-share) + zero)
-        found[row] = np.where(measured, positive, zero).sum(0) + choose
+        logs = np.log(1 + odds / (1 - share))
+        terms = power * logs
+        if share > 0:
+            terms[unmeasured] = np.log(share + (1 - share) * np.exp(terms[unmeasured]))
+        found[row] = terms.sum(0) + constant + (n_measured - total) * np.log1p(-share)
     return found

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from graphsci._words import few
+from graphsci._words import few, no_such_file
 from graphsci.preprocessing._types import Names
 
 
@@ -52,6 +52,6 @@ def positions_of(
     if missing:
         raise ValueError(
             f"{option}: {len(missing)} of {len(names)} are not in {slot}: "
-            f"{', '.join(missing[:5])}. Check spelling and {hint}."
+            f"{', '.join(missing[:5])}. Check spelling and {hint}.{no_such_file(names)}"
         )
     return np.asarray(positions, dtype=np.int64)
