@@ -1,6 +1,9 @@
 """``graphsci simulate``: flags from the dataclass, files that equal the library's result."""
 
 import dataclasses
+import functools
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata
@@ -89,3 +92,18 @@ def test_outputs_are_checked_before_the_work(tmp_path):
     assert (tmp_path / "sim.h5ad").read_text() == "mine"
     run("sim-t2", "-o", tmp_path / "sim.h5ad", *SMALL, "--overwrite")
     assert anndata.read_h5ad(tmp_path / "sim.h5ad").shape == (60, 40)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_a_full_disk_is_one_line_and_no_crash(tmp_path):
+    """HDF5 still holds what it could not write, and must not be let at it when Python ends."""
+    import resource  # not on Windows
+
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (10_000, 10_000))
+    command = (sys.executable, "-m", "graphsci", "simulate", "sim-t2", "-o", "a.h5ad", *SMALL)
+    done = subprocess.run(
+        command, cwd=tmp_path, preexec_fn=limit, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "no room to write a.h5ad (File too large). Free space" in done.stderr
+    assert not any(tmp_path.iterdir())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 import typer
 
 from graphsci._cli_terminal import plain_console, rank
+from graphsci.files import NoRoom
 
 #: What bad input, bad requests, failing disks and packages that are not installed raise;
 #: anything else is a bug of ours.
@@ -27,6 +30,10 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         raise failure(said, STOPPED, debug) from None
     except MemoryError:
         raise failure("out of memory.", OUR_BUG, debug) from None
+    except NoRoom as error:
+        # HDF5 tries to write what it still holds, and would crash the interpreter at its end
+        atexit.register(os._exit, BAD_INPUT)
+        raise failure(str(error), BAD_INPUT, debug) from None
     except _EXPECTED as error:
         raise failure(str(error), BAD_INPUT, debug) from None
     except (typer.Exit, typer.Abort):

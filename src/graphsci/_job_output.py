@@ -207,8 +207,7 @@ class _Stream:
         with contextlib.ExitStack() as stack:
             writer = stack.enter_context(self.layer_writer(path))
             if not _dense_layers(self.job):
-                stack.enter_context(io.written_as_is())
-                sink = self._sparse_or_table(writer.root)
+                sink = self._sparse_or_table(stack.enter_context(open_store(path, "r+")))
             if self.team is not None:
                 self.team.agreed(path)  # the others may begin
             clipped = self.fill(writer, sink)

@@ -184,13 +184,21 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _flush(temporary)
         _move(temporary, target)
         _flush_folder(target.parent)
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise NoRoom(error.errno, target) from error
-        raise
+    except (OSError, RuntimeError) as error:
+        number = _no_room(error)
+        if number is None:
+            raise
+        raise NoRoom(number, target) from error
     finally:
         _remove(temporary)
         _unfinished.discard(temporary)
+
+
+def _no_room(error: Exception) -> int | None:
+    """Return the number by which the system said so; HDF5 may have it in its text alone."""
+    told = re.search(r"errno = (\d+)", str(error))
+    number = getattr(error, "errno", None) or (int(told[1]) if told else None)
+    return number if number in _NO_ROOM else None
 
 
 def _beside(target: Path, kind: Literal["tmp", "old"]) -> Path:

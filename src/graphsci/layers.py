@@ -15,7 +15,6 @@ import zarr
 from numpy.typing import NDArray
 
 from graphsci.files import ANNDATA_SUFFIXES
-from graphsci.io._hdf5 import HDF5File, open_hdf5
 
 #: Cells and genes of a chunk of a dense layer: the cells of a block of estimates, 4 MiB.
 _CHUNK = (500, 2_048)
@@ -102,8 +101,6 @@ class LayerWriter:
 
     Attributes
     ----------
-    root
-        The file's root group, while it is open: an ``.h5ad`` must not be opened twice.
     chunk_rows
         Rows stored together, with up to 2,048 columns. Compressed and zarr layers are written
         fastest in blocks that start and end at its multiples.
@@ -126,7 +123,6 @@ class LayerWriter:
         self._compression = compression
         self._stack = ExitStack()
         self._datasets: dict[str, Any] = {}
-        self.root: Any = None
         self._written = np.zeros(self.shape[0], dtype=bool)
 
     def expect(self, rows: slice) -> None:
@@ -143,7 +139,7 @@ class LayerWriter:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:  # closes the file if a check fails
-            self.root = root = self._open(stack)
+            root = self._open(stack)
             if self._begun:
                 for name, slot in self.slots.items():
                     self._datasets[name] = root[slot.group][name]
@@ -156,9 +152,9 @@ class LayerWriter:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
-        self._datasets, self.root = {}, None
-        self._stack.__exit__(kind, *rest)
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._stack.close()
+        self._datasets = {}
         if kind is None and not self._written.all():
             missing = np.flatnonzero(~self._written)
             raise ValueError(
@@ -180,8 +176,6 @@ class LayerWriter:
         for name, block in blocks.items():
             values = np.asarray(block, dtype=self.slots[name].dtype)
             self._datasets[name][start_row:stop_row] = values
-        if isinstance(self.root, HDF5File):
-            self.root.check()
         self._written[start_row:stop_row] = True
 
     def _check_blocks(self, start_row: int, blocks: Mapping[str, NDArray[Any]]) -> int:
@@ -210,7 +204,7 @@ class LayerWriter:
     def _open(self, stack: ExitStack) -> Any:
         """Return the root group, h5py's or zarr's, open for changes."""
         if not self.path.is_dir():
-            return stack.enter_context(open_hdf5(self.path, "r+"))
+            return stack.enter_context(h5py.File(self.path, "r+"))
         root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
         if not self._begun:
             stack.callback(refresh_summary, self.path)

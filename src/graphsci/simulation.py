@@ -35,7 +35,6 @@ from scipy.special import expit
 from graphsci._splat_params import PRESETS as PRESETS
 from graphsci._splat_params import SplatParams as SplatParams
 from graphsci.files import atomic_path, check_writable
-from graphsci.io._hdf5 import open_hdf5
 from graphsci.streams import SparseWriter
 
 Floats = NDArray[np.float64]
@@ -137,7 +136,7 @@ def simulate_to_disk(
         If the name does not end in ``.h5ad``.
     """
     target = check_writable(path, suffixes=(".h5ad",))
-    with atomic_path(target) as temporary, open_hdf5(temporary, "w") as file:
+    with atomic_path(target) as temporary, h5py.File(temporary, "w") as file:
         _write_file(file, params, seed, true_counts=true_counts, compression=compression)
     return target
 

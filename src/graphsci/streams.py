@@ -23,7 +23,6 @@ from scipy import sparse
 
 from graphsci.files import is_store
 from graphsci.io import written_as_is
-from graphsci.io._hdf5 import open_hdf5
 from graphsci.layers import refresh_summary
 from graphsci.sources import CHUNK_CELLS, DiskMatrix, is_on_disk
 
@@ -66,7 +65,7 @@ def copy_anndata(
         )
         refresh_summary(target)
     elif not is_store(source) and not is_store(target):
-        with h5py.File(source, "r") as old, open_hdf5(target, "w") as new:
+        with h5py.File(source, "r") as old, h5py.File(target, "w") as new:
             _copy_h5(old, new, set(without))
     else:
         with open_store(source, "r") as old, open_store(target, "w") as new:
@@ -167,13 +166,10 @@ def take_cells(adata: AnnData, cells: NDArray[np.int64]) -> AnnData:
 
 @contextmanager
 def open_store(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Any]:
-    """Open an ``.h5ad`` or ``.zarr`` as h5py's or zarr's root group.
-
-    An ``.h5ad`` to write to must not be open elsewhere.
-    """
+    """Open an ``.h5ad`` or ``.zarr`` as h5py's or zarr's root group."""
     with written_as_is():
         if not is_store(path):
-            with h5py.File(path, "r") if mode == "r" else open_hdf5(path, mode) as file:
+            with h5py.File(path, mode) as file:
                 yield file
             return
         options: dict[str, Any] = {"zarr_format": 2} if mode == "w" else {"use_consolidated": False}

@@ -14,11 +14,8 @@ from anndata import AnnData
 
 from graphsci._words import few
 from graphsci.files import ANNDATA_SUFFIXES, atomic_path, check_writable, is_store
-from graphsci.io._hdf5 import content_hint, open_hdf5
+from graphsci.io._hdf5 import content_hint
 from graphsci.io._source import FileFormatError, GenesIn, Source
-
-#: Parts of an AnnData that hold small elements by name.
-_GROUPS = ("obsm", "varm", "obsp", "varp", "uns")
 
 
 def read_h5ad(source: Source, genes_in: GenesIn | None, backed: bool) -> AnnData:
@@ -67,7 +64,7 @@ def _open_zarr(group: Any) -> AnnData:
 
 def _small_slots(root: Any) -> dict[str, Any]:
     """Read what is small beside the matrices; a file need not have all of it."""
-    slots = ("obs", "var", *_GROUPS)
+    slots = ("obs", "var", "obsm", "varm", "obsp", "varp", "uns")
     return {key: anndata.io.read_elem(root[key]) for key in slots if key in root}
 
 
@@ -115,15 +112,5 @@ def write_anndata(
             group = zarr.open_group(temporary, mode="w", zarr_format=2)
             anndata.io.write_elem(group, "/", adata)
         else:
-            with open_hdf5(temporary, "w") as file:
-                _write_h5ad(file, adata, compression)
-
-
-def _write_h5ad(file: h5py.File, adata: AnnData, compression: str | None) -> None:
-    """Write what anndata would, which takes no file that is open."""
-    file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-    tables = {"obs": adata.obs, "var": adata.var}
-    groups = {name: dict(getattr(adata, name)) for name in (*_GROUPS, "layers")}
-    for name, value in {"X": adata.X, "raw": adata.raw, **tables, **groups}.items():
-        if value is not None:
-            anndata.io.write_elem(file, name, value, dataset_kwargs={"compression": compression})
+            options = {"compression": compression, "convert_strings_to_categoricals": False}
+            anndata.io.write_h5ad(temporary, adata, **options)
