@@ -611,10 +611,10 @@ with atomic_path("a.h5ad") as one, atomic_path("a.zarr") as two, atomic_path(one
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
     subprocess.run((sys.executable, "-c", KILLED), cwd=tmp_path, check=False)
     left = sorted((path.name for path in tmp_path.iterdir()), key=lambda name: name[-6:])
-    assert [name.rpartition("-")[2] for name in left] == ["a.zarr", "a.h5ad", "a.h5ad"]
+    assert [name.rpartition("-")[2] for name in left] == ["a.h5ad", "a.h5ad", "a.zarr"]
     of_others = [
         tmp_path / ".tmp-0badcafe-1-00000000-a.h5ad",  # of another machine
-        tmp_path / left[0].replace("a.zarr", "aa.h5ad"),  # of another output
+        tmp_path / left[2].replace("a.zarr", "aa.h5ad"),  # of another output
     ]
     for path in of_others:
         path.touch()
