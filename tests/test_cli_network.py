@@ -182,6 +182,16 @@ def test_training_with_a_known_network(folder, tmp_path):
         (("COUNTS", "-o", "x.tsv", "--prior", "none.tsv"), "There is no file"),
         (("COUNTS", "-o", "x.tsv", "--network", "HUMAN"), "human.tsv: No edge of the network"),
         (("COUNTS", "-o", "x.tsv", "--network-symbols", "SETS"), "proteins of a known network"),
+        (
+            ("COUNTS", "-o", "x.tsv", "--prior", "HUMAN", "--network-symbols", "SETS"),
+            "no network is STRING's",
+        ),
+        (("COUNTS", "-o", "x.tsv", "--max-genes", "10"), "--max-genes goes with --genes"),
+        (("COUNTS", "-o", "x.tsv", "--key-added", "two"), "ask for one .--h5ad"),
+        (
+            ("MODEL", "-o", "x.tsv", "--layer", "a", "--batch-key", "b"),
+            "--layer, --batch-key: about",
+        ),
         (("COUNTS", "-o", "x.tsv", "--ignore-case"), "no.* known network|none was given"),
         (("MODEL", "-o", "x.tsv", "--graph", "pidc", "--l2", "5", "--preset", "paper"), "--graph"),
         (("COUNTS", "-o", "x.tsv", "--label-key", "type"), "go together"),

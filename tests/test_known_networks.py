@@ -7,6 +7,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from graphsci import GraphSCI
+from graphsci._job_checks import check_networks
+from graphsci._network_job import NetworkJob
 from graphsci.gene_graph import combine_graphs
 from graphsci.known_networks import read_known_networks
 
@@ -44,6 +46,37 @@ def test_string_as_downloaded_with_aliases(files):
     assert "1 of 4 edges with a score below 700 left out" in said
     assert "1 edges of proteins without a symbol left out" in said
     assert "2 of 2 genes of the network" in said
+
+
+@pytest.mark.parametrize(
+    "aliases",
+    [
+        "10090.ENSMUSP1\t14460\tEnsembl_EntrezGene\n10090.ENSMUSP1\tGata1\tEnsembl_EntrezGene\n"
+        "10090.ENSMUSP2\tMGI:97137\tEnsembl_MGI\n10090.ENSMUSP2\tMpo\tEnsembl_MGI\n",
+        "10090.ENSMUSP1\tGata1\tUniProt_GN_Name\n10090.ENSMUSP2\tMpo\tBLAST_UniProt_GN_Name\n",
+    ],
+)
+def test_numbers_of_genes_are_no_symbols(files, aliases):
+    (files / "aliases.txt").write_text(f"#string_protein_id\talias\tsource\n{aliases}")
+    found = read_known_networks([files / "links.txt"], NAMES, symbols=files / "aliases.txt")
+    assert edges(found) == {("Gata1", "Mpo"): pytest.approx(0.9)}
+
+
+def test_names_of_strings_proteins_go_to_its_files_alone(files):
+    job = NetworkJob(
+        source=files,
+        output=files / "x.tsv",
+        networks=(files / "links.txt",),
+        priors=(files / "bad.tsv",),
+        network_symbols=files / "aliases.txt",
+    )
+    check_networks(job, read=(*job.networks, *job.priors))
+    said = []
+    trained, reported = (
+        job.read_known(paths, NAMES, said.append) for paths in (job.networks, job.priors)
+    )
+    assert edges(trained) == {("Gata1", "Mpo"): pytest.approx(0.9)}
+    assert edges(reported) == {("Mpo", "Spi1"): 2}
 
 
 def test_faults_of_a_network_are_each_told(files):

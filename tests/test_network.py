@@ -388,6 +388,27 @@ def test_a_control_needs_the_cells_that_it_was_trained_on(model, control):
         nw.refine_network(model, control=control)
 
 
+def test_a_control_of_other_cells_is_refused(model, data, control):
+    """A mask of cells is laid on both."""
+    for cells in (data[::-1].copy(), data[:200].copy()):
+        with pytest.raises(ValueError, match="control: it was trained on 300 cells"):
+            nw.refine_network(model, cells, control=control)
+
+
+def test_an_edge_without_strength_has_the_sign_of_its_correlation(model, data):
+    """It is listed because it is in the initial graph."""
+    opposed = pd.DataFrame({"gene_a": ["g40"], "gene_b": ["g41"], "weight": [-0.7]})
+    constant = GraphSCI(**OPTIONS | {"max_epochs": 2, "variation_level": 0.0})
+    constant.fit(data, gene_graph=opposed)
+    found = nw.refine_network(constant, n_neighbors=0)
+    assert found.edges[["refined", "sign"]].to_numpy().tolist() == [[0.0, -1.0]]
+    assert any("no relation has a strength" in note for note in found.notes)
+    assert len(pl.gene_network(found).texts) == 2
+    measured = nw.refine_network(constant, data, n_neighbors=0).edges.iloc[0]
+    assert measured["sign"] == np.sign(measured["denoised_correlation"])
+    pyplot.close("all")
+
+
 def test_one_cell_correlates_nothing(model, data):
     with pytest.raises(ValueError, match="adata has 1 cells with counts, expected at least 3"):
         nw.refine_network(model, data, cells=np.arange(data.n_obs) == 0)
@@ -853,8 +874,28 @@ def test_comparison_by_hand():
     assert found["auprc"] == pytest.approx(average_precision_score(truth, np.abs(weights)[upper]))
 
 
+def test_comparison_above_a_threshold():
+    """The paper's precision at 0.5: of the edges at least so large, whatever their number."""
+    known = graph_from_edges([("a", "b"), ("b", "c"), ("c", "d")], gene_names=list("abcd"))
+    edges = {"gene_a": list("abac"), "gene_b": list("bccd"), "weight": [0.9, 0.5, 0.6, 0.4]}
+    graph = graph_from_edges(pd.DataFrame(edges), gene_names=list("abcd"))
+    found = nw.compare_networks({"mine": graph}, known).loc["mine"]
+    assert (found["n_above"], found["precision_above"]) == (3, pytest.approx(2 / 3))
+    strict = nw.compare_networks({"mine": graph}, known, threshold=0.95).loc["mine"]
+    assert strict["n_above"] == 0
+    assert np.isnan(strict["precision_above"])
+    pd.testing.assert_series_equal(strict[:7], found[:7])
+
+
 def test_comparison_refuses():
     known = graph_from_edges([("a", "b")], gene_names=list("ab"))
+    for weights, said in (([[0, 0], [0, 0]], "no edge"), ([[0, np.nan], [np.nan, 0]], "finite")):
+        with pytest.raises(ValueError, match=f"'x' has .*{said}"):
+            nw.compare_networks({"x": sparse.csr_matrix(weights)}, known)
+    with pytest.raises(ValueError, match="n_edges: got -2"):
+        nw.compare_networks({"x": known}, known, n_edges=-2)
+    with pytest.raises(ValueError, match="'x' has other genes than the known one"):
+        nw.compare_networks({"x": known._replace(gene_names=np.array(["b", "a"]))}, known)
     with pytest.raises(ValueError, match="networks: got none"):
         nw.compare_networks({}, known)
     with pytest.raises(ValueError, match=r"'x' has shape \(3, 3\), expected \(2, 2\)"):
@@ -867,6 +908,10 @@ def test_comparison_refuses():
 def test_bad_requests(model, data, trained):
     with pytest.raises(ValueError, match="n_neighbors: got -1, expected a whole"):
         nw.refine_network(model, data, n_neighbors=-1)
+    with pytest.raises(ValueError, match=r"n_neighbors: got 2\.5"):
+        nw.refine_network(model, data, n_neighbors=2.5)
+    with pytest.raises(TypeError, match="prior: got str, expected a GeneGraph or a table"):
+        nw.refine_network(model, data, prior="string.tsv")
     with pytest.raises(ValueError, match="trained on other genes"):
         nw.refine_network(model, data, models=[trained("nb")])
     with pytest.raises(ValueError, match="one boolean for each of its cells"):
@@ -959,7 +1004,17 @@ def test_pictures(refined, model, data):
     pyplot.close("all")
 
 
+def test_every_module_of_a_picture_has_a_colour(refined):
+    modules = pd.DataFrame({"gene": [f"g{i}" for i in range(80)], "module": np.arange(80) % 8})
+    ax = pl.gene_network(refined, modules=modules, max_genes=80, max_edges=10_000)
+    named = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert [f"module {n}" for n in range(8)] == [name for name in named if "module" in name]
+    pyplot.close("all")
+
+
 def test_pictures_refuse(refined, data):
+    with pytest.raises(ValueError, match="genes: got 3, expected at most max_genes, 2"):
+        pl.gene_network(refined, genes=["g0", "g1", "g2"], max_genes=2)
     with pytest.raises(ValueError, match="max_genes: got 500, expected 2 to 80"):
         pl.gene_network(refined, max_genes=500)
     nothing = refined._replace(edges=refined.edges.head(0))

@@ -195,10 +195,39 @@ def test_regulon_without_weights(write):
         ("from;to;why\nA;B;pp\n", [("A", "B", 1.0)]),
         ("A B\nNA A\n", [("A", "B", 1.0), ("NA", "A", 1.0)]),
         ("TF\tTFRC\t0.9\nA\tB\t0.5\n", [("TF", "TFRC", 0.9), ("A", "B", 0.5)]),  # transferrin
+        ("#node1\tnode2\tid1\tcombined_score\nA\tB\tx\t0.5\n", [("A", "B", 0.5)]),
+        ("gene1,gene2,evidence,score\nA,B,both,0.5\n", [("A", "B", 0.5)]),
+        ("# made by hand\n\n# twice\nA,B,0.5\n", [("A", "B", 0.5)]),
+        (",gene_a,gene_b,weight\n0,A,B,0.5\n1,B,C,2\n", [("A", "B", 0.5), ("B", "C", 2.0)]),
+        ("A , B,0.5\n", [("A", "B", 0.5)]),
     ],
 )
 def test_edge_lists_with_and_without_header(write, text, expected):
     assert rows(read_network(write("edges.txt", text))) == expected
+
+
+@pytest.mark.parametrize("text", ["A,B,0.5\nB,C,NA\nC,D,1\n", "A,B,NA\nB,C,0.5\nC,D,1\n"])
+def test_a_weight_that_is_missing_is_told(write, text):
+    with pytest.raises(ValueError, match=r"of e\.csv must hold numbers, got 'NA'"):
+        read_network(write("e.csv", text))
+
+
+def test_two_columns_of_one_name(write):
+    with pytest.raises(ValueError, match="two columns have the name 'weight'"):
+        read_network(write("e.csv", "gene_a,gene_b,weight,weight\nA,B,1,2\n"))
+
+
+def test_modes_under_a_header_are_signs(write):
+    table = read_network(write("e.tsv", "source\ttarget\tinteraction\nA\tB\tRepression\n"))
+    assert rows(table) == [("A", "B", 1.0, -1.0)]
+
+
+def test_sif(write):
+    table = read_network(write("e.sif", "A\tpositive\tB\nB\tnegative\tC\n"))
+    assert rows(table) == [("A", "B", 1.0, 1.0), ("B", "C", 1.0, -1.0)]
+    assert rows(read_network(write("pp.sif", "A pp B\n"))) == [("A", "B", 1.0)]
+    with pytest.raises(ValueError, match="has 2 columns; a SIF file has gene, relation and gene"):
+        read_network(write("two.sif", "A B\n"))
 
 
 def test_text_column_is_not_a_weight(write):

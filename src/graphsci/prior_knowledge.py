@@ -35,7 +35,12 @@ FORMATS = ("auto", "string", "gmt", "trrust", "regulon", "edges")
 MAX_SET_SIZE = 100  #: a set of n genes makes n (n - 1) / 2 edges: beyond this, pathways
 #: like "signal transduction" (2,600 genes, 3.4 million edges) drown the complexes
 STRING_MIN_SCORE = 700  #: STRING's own "high confidence", of 1000
-STRING_SYMBOL_SOURCES = ("Ensembl_HGNC_symbol", "Ensembl_gene_name", "Ensembl_EntrezGene")
+#: Sources of aliases that are symbols, best first; what they hold differs by species and version.
+STRING_SYMBOL_SOURCES = (
+    *("Ensembl_HGNC_symbol", "Ensembl_gene_name", "Ensembl_EntrezGene"),
+    *("Ensembl_MGI", "UniProt_GN_Name", "BLAST_UniProt_GN_Name"),
+)
+_ACCESSION = r"\d+|[A-Z]+:.*"  #: aliases that are no symbol: 14460, MGI:95661
 REGULON_SOURCES = ("source", "tf")
 REGULON_WEIGHTS = ("weight", "mor")
 EDGE_WEIGHTS = ("weight", "score", "combined_score")
@@ -238,7 +243,8 @@ def _protein_symbols(path: Path) -> dict[str, str]:
         return dict(zip(frame["string_protein_id"], frame["preferred_name"], strict=True))
     if {"string_protein_id", "alias", "source"} <= set(frame.columns):
         rank = {source: position for position, source in enumerate(STRING_SYMBOL_SOURCES)}
-        frame = frame[frame["source"].isin(list(rank))]
+        is_symbol = ~frame["alias"].str.fullmatch(_ACCESSION)
+        frame = frame[frame["source"].isin(list(rank)) & is_symbol]
         frame = frame.sort_values("source", key=lambda s: s.map(rank), kind="stable")
         frame = frame.drop_duplicates("string_protein_id")
         return dict(zip(frame["string_protein_id"], frame["alias"], strict=True))
