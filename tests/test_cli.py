@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
@@ -17,7 +18,7 @@ from scipy import sparse
 from typer.testing import CliRunner
 
 import graphsci
-from graphsci import _job, cli, demo, io
+from graphsci import _job, _job_checks, cli, demo, io
 from graphsci._cli_config import build_config
 from graphsci._cli_terminal import Reporter
 from graphsci._words import duration
@@ -310,6 +311,20 @@ def test_bad_requests_are_one_line_and_leave_nothing(counts, tmp_path, monkeypat
     assert re.search(message, said)
     assert "Traceback" not in said
     assert files(tmp_path) == ["counts.h5ad"]
+
+
+def test_a_disk_without_room_is_told_before_training(counts, tmp_path, monkeypatch):
+    """Of two float32 matrices; compressed ones may fit."""
+    shape = anndata.read_h5ad(counts).shape
+    room = SimpleNamespace(free=2 * 4 * shape[0] * shape[1] - 1)
+    monkeypatch.setattr(_job_checks.shutil, "disk_usage", lambda path: room)
+    command = ("impute", counts, "-o", tmp_path / "out.h5ad", *SHORT, "--no-check")
+    _, said = run(*command, exit_code=cli.BAD_INPUT)
+    assert "2 matrices of all cells and genes (denoised, denoised_sd) take" in said
+    assert "epoch" not in said
+    assert files(tmp_path) == ["counts.h5ad"]
+    run(*command, "--dtype", "float16")
+    run(*command, "--compression", "gzip", "--overwrite")
 
 
 @pytest.mark.parametrize(

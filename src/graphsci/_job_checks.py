@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from graphsci._request import Request
 from graphsci._words import check_column
-from graphsci.files import check_writable
+from graphsci.files import check_writable, is_store
 from graphsci.known_networks import check_symbols
 from graphsci.prior_knowledge import detect_format
 
@@ -53,6 +56,22 @@ def check_networks(job: FileJob, *, read: Sequence[Path]) -> None:
         )
 
 
+def _check_room(job: Job, n_entries: int) -> None:
+    """Refuse dense layers that the disk has no room for; how far others shrink is not known yet."""
+    shrinks = job.genes is not None or job.drop_below is not None or job.compression is not None
+    if shrinks or is_store(job.output):
+        return
+    needed = len(job.names) * n_entries * np.dtype(job.dtype).itemsize
+    free = shutil.disk_usage(job.output.resolve().parent).free
+    if needed > free:
+        raise ValueError(
+            f"output: {len(job.names)} matrices of all cells and genes ({', '.join(job.names)}) "
+            f"take {needed / 2**30:,.1f} GiB, and the disk of {job.output} has "
+            f"{free / 2**30:,.1f} GiB left. Free space, or write less: --dtype float16, "
+            "--compression gzip, --drop-below or --genes."
+        )
+
+
 def check_request(job: Job, adata: AnnData) -> None:
     """Refuse what the model would only refuse after training."""
     request = Request.of(adata, **job.request)
@@ -79,6 +98,7 @@ def check_request(job: Job, adata: AnnData) -> None:
         )
     if job.genes is None:
         request.refuse_overwriting(job.layer, job.slots)
+    _check_room(job, adata.n_obs * adata.n_vars)
     if job.label_key is not None:
         check_column(adata.obs, job.label_key, option="label_key (--label-key)")
     taken = [] if job.overwrite else job.taken(adata)
