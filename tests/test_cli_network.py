@@ -189,6 +189,18 @@ def test_training_with_a_known_network(folder, tmp_path):
         (("COUNTS", "-o", "x.tsv", "--max-genes", "10"), "--max-genes goes with --genes"),
         (("COUNTS", "-o", "x.tsv", "--key-added", "two"), "ask for one .--h5ad"),
         (
+            (
+                "MODEL",
+                "-o",
+                "x.tsv",
+                "--picture",
+                "y.png",
+                "--genes",
+                ",".join(map(str, range(81))),
+            ),
+            "--picture: got 81 genes .--genes., expected at most 80",
+        ),
+        (
             ("MODEL", "-o", "x.tsv", "--layer", "a", "--batch-key", "b"),
             "--layer, --batch-key: about",
         ),

@@ -5,6 +5,7 @@ import errno
 import gzip
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -594,6 +595,20 @@ def test_a_full_disk_is_told_with_the_remedy(tmp_path, told):
     ):
         raise told
     assert not any(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_by_another_process_too(tmp_path):
+    error = NoRoom(errno.ENOSPC, tmp_path / "a.zarr")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_a_full_folder_elsewhere_is_not_blamed_on_the_output(tmp_path):
+    told = OSError(errno.ENOSPC, "what the system says", "/elsewhere/part")
+    with (
+        pytest.raises(NoRoom, match=r"^no room to write /elsewhere/part"),
+        atomic_path(tmp_path / "a.h5ad"),
+    ):
+        raise told
 
 
 #: Begins to write a file, a folder and, within another, a file, and is killed.

@@ -14,7 +14,7 @@ from scipy import sparse, stats
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import average_precision_score
 
-from graphsci import GraphSCI, pl, tl
+from graphsci import GraphSCI, _network_job, pl, tl
 from graphsci import network as nw
 from graphsci.config import Config
 from graphsci.evaluation.false_signal import append_shuffled_genes
@@ -1010,6 +1010,13 @@ def test_every_module_of_a_picture_has_a_colour(refined):
     named = [text.get_text() for text in ax.get_legend().get_texts()]
     assert [f"module {n}" for n in range(8)] == [name for name in named if "module" in name]
     pyplot.close("all")
+
+
+def test_a_picture_of_many_chosen_genes(refined, tmp_path):
+    """More than a picture has by default."""
+    genes = tuple(f"g{i}" for i in range(60))
+    _network_job._draw(refined.around(genes, max_genes=60), None, genes, tmp_path / "a.png")
+    assert (tmp_path / "a.png").is_file()
 
 
 def test_pictures_refuse(refined, data):

@@ -213,8 +213,10 @@ def test_a_weight_that_is_missing_is_told(write, text):
 
 
 def test_two_columns_of_one_name(write):
-    with pytest.raises(ValueError, match="two columns have the name 'weight'"):
+    with pytest.raises(ValueError, match=r"e\.csv has two columns of the name 'weight'\. Rename"):
         read_network(write("e.csv", "gene_a,gene_b,weight,weight\nA,B,1,2\n"))
+    table = read_network(write("r.csv", "source,target,mor,,\nA,B,1,,\n"))  # of no concern
+    assert rows(table) == [("A", "B", 1.0, 1.0)]
 
 
 def test_modes_under_a_header_are_signs(write):
@@ -222,10 +224,35 @@ def test_modes_under_a_header_are_signs(write):
     assert rows(table) == [("A", "B", 1.0, -1.0)]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("source\ttarget\tconfidence\tmor\nA\tB\tunknown\t-1\n", [("A", "B", 1.0, -1.0)]),
+        ("gene1,gene2,evidence,weight\nA,B,unknown,0.4\n", [("A", "B", 0.4)]),
+        ("source\ttarget\teffect\tmor\nA\tB\tActivation\t-1\n", [("A", "B", 1.0, -1.0)]),
+        (
+            "gene1,gene2,evidence,score\nA,B,unknown,.4\nB,C,x,.5\n",
+            [("A", "B", 0.4), ("B", "C", 0.5)],
+        ),
+    ],
+)
+def test_where_there_are_weights_a_third_column_is_no_mode(write, text, expected):
+    assert rows(read_network(write("e.txt", text))) == expected
+
+
+@pytest.mark.parametrize("text", ["\tB\t1\nA\tC\t2\n", "A, ,0.5\nA,B,0.5\n"])
+def test_a_gene_that_is_missing_is_told(write, text):
+    with pytest.raises(ValueError, match=r"Row 1 of e\.txt has an empty or missing field"):
+        read_network(write("e.txt", text))
+
+
 def test_sif(write):
     table = read_network(write("e.sif", "A\tpositive\tB\nB\tnegative\tC\n"))
     assert rows(table) == [("A", "B", 1.0, 1.0), ("B", "C", 1.0, -1.0)]
     assert rows(read_network(write("pp.sif", "A pp B\n"))) == [("A", "B", 1.0)]
+    text = "source\tinteraction\ttarget\nA\tnegative\tB\nB\tactivation\tC\n"
+    found = rows(read_network(write("HEAD.SIF", text)))
+    assert found == [("A", "B", 1.0, -1.0), ("B", "C", 1.0, 1.0)]
     with pytest.raises(ValueError, match="has 2 columns; a SIF file has gene, relation and gene"):
         read_network(write("two.sif", "A B\n"))
 

@@ -153,7 +153,7 @@ def _key(method: Method, size: Size, request: truth.Request) -> str:
     return study.Store.key(
         size=size._asdict(),
         generator=[asdict(params_of(size)), environments.source_of(simulation, _splat_params)],
-        judge=[cases.FRACTION, environments.source_of(study_cases, count_loss)],
+        judge=[cases.FRACTION, environments.source_of(judges, study_cases, count_loss)],
         method=decisive(method, request.source),
         limit=request.limits.cpu_s,
         threads=request.limits.threads,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import sys
@@ -30,10 +29,6 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         raise failure(said, STOPPED, debug) from None
     except MemoryError:
         raise failure("out of memory.", OUR_BUG, debug) from None
-    except NoRoom as error:
-        # HDF5 tries to write what it still holds, and would crash the interpreter at its end
-        atexit.register(os._exit, BAD_INPUT)
-        raise failure(str(error), BAD_INPUT, debug) from None
     except _EXPECTED as error:
         raise failure(str(error), BAD_INPUT, debug) from None
     except (typer.Exit, typer.Abort):
@@ -44,6 +39,20 @@ def one_line_errors(debug: bool) -> Iterator[None]:
             raise failure(said, OUR_BUG, debug) from None
         said = f"{type(error).__name__}: {error}. This looks like a bug: report it with --debug."
         raise failure(said, OUR_BUG, debug) from None
+
+
+def end_without_hdf5(end: SystemExit) -> None:
+    """End this process at once if there was no room for an output.
+
+    HDF5 tries to write what it still holds, and would crash the interpreter at its end.
+    """
+    cause: BaseException | None = end
+    while cause is not None and not isinstance(cause, NoRoom):
+        cause = cause.__context__
+    if cause is not None and isinstance(end.code, int):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code)
 
 
 def failure(message: str, code: int, debug: bool) -> typer.Exit:

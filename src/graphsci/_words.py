@@ -25,14 +25,17 @@ def few(names: Sequence[str] | NDArray[Any] | pd.Index) -> str:
 
 def no_such_file(names: Sequence[str]) -> str:
     """Say that there is no file, where an unknown name looks like the path of a list of names."""
-    looks_so = len(names) == 1 and (os.sep in names[0] or names[0].endswith(_LISTS))
-    return f" There is no file {names[0]} either." if looks_so else ""
+    if len(names) != 1:
+        return ""
+    name = names[0]
+    looks_so = "/" in name or os.sep in name or name.endswith(_LISTS)
+    return f" There is no file {name} either." if looks_so else ""
 
 
 def duration(seconds: float) -> str:
     """Return a length of time to two digits or so: 40 s, 12 min, 3 h 20 min."""
     minutes = round(seconds / 60)
-    if seconds < 100:
+    if round(seconds) < 100:
         return f"{seconds:.0f} s"
     if minutes < 100:
         return f"{minutes} min"

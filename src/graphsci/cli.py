@@ -15,7 +15,7 @@ import typer
 
 from graphsci import __version__
 from graphsci._cli_demo import demo
-from graphsci._cli_errors import BAD_INPUT, OUR_BUG, STOPPED
+from graphsci._cli_errors import BAD_INPUT, OUR_BUG, STOPPED, end_without_hdf5
 from graphsci._cli_evaluate import evaluate
 from graphsci._cli_impute import apply, impute
 from graphsci._cli_info import info
@@ -61,7 +61,11 @@ def main() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with _cleaning_up_at_sigterm():
-        app()
+        try:
+            app()
+        except SystemExit as end:
+            end_without_hdf5(end)
+            raise
 
 
 @contextlib.contextmanager

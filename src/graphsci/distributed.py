@@ -297,11 +297,12 @@ def join(device: str = "auto") -> Team | None:
 
 
 def _end_with_parent() -> None:
-    """Have Linux send this process SIGTERM when what started it dies, if only by SIGKILL.
+    """Have Linux send this process SIGTERM when its launcher dies, if only by SIGKILL.
 
+    That of torchrun or ``--devices``; others may start processes and end before them.
     One that died before this was called had the store through which the processes meet.
     """
-    if sys.platform == "linux":
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))

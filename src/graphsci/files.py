@@ -39,14 +39,15 @@ class NoRoom(OSError):
     """There was no room to write something."""
 
     def __init__(self, number: int, target: Path) -> None:
-        super().__init__(
-            number,
-            f"no room to write {target} ({os.strerror(number)}). Free space, or write to another "
-            "disk; estimates take less with --dtype float16, --drop-below or --genes.",
-        )
+        said = f"no room to write {target} ({os.strerror(number)})."
+        super().__init__(number, f"{said} Free space, or write less, or to another disk.")
+        self.target = target
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+    def __reduce__(self) -> tuple[type[NoRoom], tuple[int | None, Path]]:
+        return NoRoom, (self.errno, self.target)  # processes of a job tell each other
 
 
 def check_writable(
@@ -188,7 +189,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         number = _no_room(error)
         if number is None:
             raise
-        raise NoRoom(number, target) from error
+        elsewhere = getattr(error, "filename", None)  # a full folder of temporary files
+        raise NoRoom(number, Path(elsewhere or target)) from error
     finally:
         _remove(temporary)
         _unfinished.discard(temporary)
@@ -210,10 +212,11 @@ def _beside(target: Path, kind: Literal["tmp", "old"]) -> Path:
 
 @functools.cache
 def _machine() -> str:
-    """Eight digits that tell where process ids mean something: the machine, and the container."""
+    """Eight digits that tell where process ids mean something: machine, since when, container."""
     where = platform.node()
-    with suppress(OSError):  # Linux alone has it
+    with suppress(OSError):  # Linux alone has them; machines may share a name
         where += os.readlink("/proc/self/ns/pid")
+        where += Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
     return hashlib.sha256(where.encode()).hexdigest()[:8]
 
 
@@ -223,7 +226,7 @@ def _remove_left(target: Path) -> None:
     An old folder of which there is no new one comes back.
     """
     name = re.compile(
-        rf"\.(tmp|old)-{_machine()}-(\d+)-[0-9a-f]{{8}}-"
+        rf"\.(tmp|old)-{_machine()}-(\d{{1,9}})-[0-9a-f]{{8}}-"
         rf"(\.tmp-[0-9a-f]{{8}}-\d+-[0-9a-f]{{8}}-)*{re.escape(target.name)}"
     )
     beside: list[Path] = []

@@ -366,8 +366,10 @@ def _standardized_genes(
     by_genes = sparse.csr_matrix(values.T)
     if by_genes.nnz <= DENSE_ABOVE * by_genes.shape[0] * by_genes.shape[1]:
         return StandardizedMatrix.of(by_genes, device)
-    mean, deviation = row_moments(by_genes)
-    dense = (by_genes.toarray() - mean) / deviation
+    mean, deviation = (moment.astype(np.float32) for moment in row_moments(by_genes))
+    dense = by_genes.astype(np.float32).toarray()
+    dense -= mean
+    dense /= deviation
     # a copy: matrix products give the same bits only for the same alignment of memory, which
     # torch's own allocations keep and numpy's do not
     return torch.tensor(dense, dtype=torch.float32, device=device)

@@ -35,11 +35,13 @@ class GraphConvolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_in, n_out))
         nn.init.xavier_uniform_(self.weight)
 
-    def forward(self, features: Tensor | StandardizedMatrix, adjacency: FixedMatrix) -> Tensor:
+    def forward(
+        self, features: Tensor | FixedMatrix | StandardizedMatrix, adjacency: FixedMatrix
+    ) -> Tensor:
         """Convolve ``features`` (genes, n_in) to (genes, n_out) by A~ (genes, genes)."""
-        if isinstance(features, StandardizedMatrix):
-            return adjacency.times(features.times(self.weight))
-        return adjacency.times(features @ self.weight)
+        if isinstance(features, Tensor):
+            return adjacency.times(features @ self.weight)
+        return adjacency.times(features.times(self.weight))
 
 
 class GeneEncoder(nn.Module):

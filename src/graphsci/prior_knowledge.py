@@ -40,7 +40,7 @@ STRING_SYMBOL_SOURCES = (
     *("Ensembl_HGNC_symbol", "Ensembl_gene_name", "Ensembl_EntrezGene"),
     *("Ensembl_MGI", "UniProt_GN_Name", "BLAST_UniProt_GN_Name"),
 )
-_ACCESSION = r"\d+|[A-Z]+:.*"  #: aliases that are no symbol: 14460, MGI:95661
+_ACCESSION = r"|\d+|[A-Z]+:.*"  #: aliases that are no symbol: none, 14460, MGI:95661
 REGULON_SOURCES = ("source", "tf")
 REGULON_WEIGHTS = ("weight", "mor")
 EDGE_WEIGHTS = ("weight", "score", "combined_score")
@@ -57,7 +57,7 @@ EDGE_HEADERS = {"gene_a", "gene_b", "gene1", "gene2", "source", "target", "from"
     "score",
 }
 TRRUST_SIGNS = {"activation": 1.0, "repression": -1.0, "unknown": 0.0}
-SIF_SIGNS = {"positive": 1.0, "negative": -1.0}  #: relations as ``write_network`` names them
+SIF_SIGNS = {"positive": 1.0, "negative": -1.0} | TRRUST_SIGNS  #: ``write_network`` has the first
 CHUNK_ROWS = 1_000_000  #: STRING's human file has 14 million rows; most score low
 
 
@@ -297,6 +297,7 @@ def _read_trrust(path: Path) -> Table:
 def _read_regulon(path: Path, confidence: Iterable[str] | None) -> Table:
     """Read DoRothEA or CollecTRI as decoupler writes them."""
     frame = _with_header(_read_table(path))
+    _refuse_twins(frame, (*REGULON_SOURCES, "target", "confidence", *REGULON_WEIGHTS), path)
     source = _first_column(frame, REGULON_SOURCES, path)
     _require(frame, ("target",), path)
     notes = []
@@ -322,22 +323,25 @@ def _read_edges(path: Path) -> Table:
             f"{path.name} has one column; an edge list needs two columns of gene symbols, "
             "separated by tabs or commas."
         )
-    if ".sif" in path.suffixes:
+    if _is_sif(path):
         return _edges_of_sif(frame, path), []
     if _has_header(frame):
         frame = _with_header(frame)
+        _refuse_twins(frame, ("gene_a", "gene_b", *EDGE_WEIGHTS), path)
     first, second = ("gene_a", "gene_b") if "gene_a" in frame else frame.columns[:2]
     weight, notes = _optional_weight(frame, path)
     return _edge_table(frame[first], frame[second], weight), notes
 
 
 def _edges_of_sif(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Gene, relation, gene; a sign where all relations are those of ``write_network``."""
+    """Gene, relation, gene; a sign where all relations have one."""
     if frame.shape[1] != 3:
         raise ValueError(
             f"{path.name} has {frame.shape[1]} columns; a SIF file has gene, relation and gene, "
             "one pair a line."
         )
+    if EDGE_HEADERS & set(frame.iloc[0].str.strip().str.lower()):
+        frame = frame.iloc[1:]
     table, sign = _edge_table(frame[0], frame[2], 1.0), frame[1].str.lower().map(SIF_SIGNS)
     return table if sign.isna().any() else table.assign(sign=sign.to_numpy())
 
@@ -350,8 +354,9 @@ def _optional_weight(frame: pd.DataFrame, path: Path) -> tuple[Any, list[str]]:
     if frame.shape[1] < 3:
         return 1.0, []
     third = frame.columns[2]
-    if 2 * pd.to_numeric(frame[third], errors="coerce").notna().sum() > len(frame):
-        return _numbers(frame[third], path), []
+    is_number = pd.to_numeric(frame[third], errors="coerce").notna()
+    if (is_number | frame[third].str.strip().str.lower().isin(MISSING)).all() and is_number.any():
+        return _numbers(frame[third], path), []  # which refuses what is missing
     name = f"column {third!r}" if isinstance(third, str) else "the third column"
     return 1.0, [f"{name} is not numeric and was not used as weight"]
 
@@ -375,10 +380,16 @@ def _has_header(frame: pd.DataFrame) -> bool:
 
 def _with_header(frame: pd.DataFrame) -> pd.DataFrame:
     """Make the first line the names of the columns, in small letters."""
-    names = frame.iloc[0].str.strip().str.lower()
-    if names.duplicated().any():
-        raise ValueError(f"two columns have the name {names[names.duplicated()].iloc[0]!r}.")
-    return frame.iloc[1:].set_axis(names.to_list(), axis=1)
+    return frame.iloc[1:].set_axis(frame.iloc[0].str.strip().str.lower().to_list(), axis=1)
+
+
+def _refuse_twins(frame: pd.DataFrame, names: Iterable[str], path: Path) -> None:
+    """Refuse two columns of one of these names."""
+    twins = [name for name in names if list(frame.columns).count(name) > 1]
+    if twins:
+        raise ValueError(
+            f"{path.name} has two columns of the name {twins[0]!r}. Rename or delete one of them."
+        )
 
 
 # ----------------------------------------------------------------------------
@@ -390,19 +401,31 @@ def _detect(path: Path) -> Format:
     """Decide the format by name and first line."""
     if ".gmt" in path.suffixes:
         return "gmt"
+    if _is_sif(path):
+        return "edges"
     with _open(path) as lines:
         first = list(islice(_filled(lines), 2))
     if not first:
         raise ValueError(f"{path.name} is empty. Expected a gene network.")
-    fields = [field.strip().strip('"').lower() for field in first[0].split(_separator(first[0]))]
+    head, *below = map(_fields, first)
     if {"protein1", "protein2"} <= set(first[0].lower().split()):
         return "string"
-    modes = [line.split(_separator(line))[2:3] for line in first]  # a header may be above
-    if any(mode and mode[0].strip().strip('"').lower() in TRRUST_SIGNS for mode in modes):
+    if set(head) & {*REGULON_WEIGHTS, *EDGE_WEIGHTS}:  # modes in the third column are no weights
+        below = []
+    if any(line[2:3] and line[2] in TRRUST_SIGNS for line in (head, *below)):
         return "trrust"
-    if {"target"} < set(fields) and set(REGULON_SOURCES) & set(fields):
-        return "trrust" if "mode" in fields else "regulon"
+    if {"target"} < set(head) and set(REGULON_SOURCES) & set(head):
+        return "trrust" if "mode" in head else "regulon"
     return "edges"
+
+
+def _fields(line: str) -> list[str]:
+    """Return the fields of a line, in small letters."""
+    return [field.strip().strip('"').lower() for field in line.split(_separator(line))]
+
+
+def _is_sif(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(".sif")
 
 
 def _separator(line: str) -> str | None:
@@ -434,13 +457,15 @@ def _read_table(path: Path) -> pd.DataFrame:
     # "NA" may be a gene: nothing written in the file counts as missing
     options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "skiprows": len(above)}
     frame = pd.read_csv(path, sep=separator, header=None, **options)
-    if frame.shape[1] > 2 and frame.iloc[0, 0] == "":
-        frame = frame.iloc[:, 1:].set_axis(range(frame.shape[1] - 1), axis=1)
+    without_first = frame.iloc[:, 1:].set_axis(range(frame.shape[1] - 1), axis=1)
+    if frame.shape[1] > 2 and frame.iloc[0, 0] == "" and _has_header(without_first):
+        frame = without_first
     needed = frame.iloc[:, :3]  # two genes and a weight
-    short = np.flatnonzero((needed.isna() | (needed == "")).any(axis=1))
+    empty = needed.isna() | needed.apply(lambda column: column.str.strip() == "")
+    short = np.flatnonzero(empty.any(axis=1))
     if len(short):
         raise ValueError(
-            f"Row {short[0] + 1} of {path.name} has an empty or missing field. "
+            f"Row {len(above) + short[0] + 1} of {path.name} has an empty or missing field. "
             "Complete the row, or delete it."
         )
     return frame

@@ -33,7 +33,8 @@ def compare_networks(
     known
         The known network.
     n_edges
-        Strongest edges taken of each network; default those of the smallest.
+        Strongest edges taken of each network; default those of the smallest that has any between
+        genes that the known network mentions.
     threshold
         Edges of at least this size count for ``precision_above``, the paper's measure: it says
         something of weights that are correlations or probabilities.
@@ -65,8 +66,10 @@ def compare_networks(
         raise ValueError("networks: got none, expected at least one.")
     if not known.n_edges:
         raise ValueError("known: got a network without edges, expected at least one.")
-    if n_edges is not None and n_edges < 1:
-        raise ValueError(f"n_edges: got {n_edges}, expected at least 1, or none for all.")
+    if n_edges is not None and (not isinstance(n_edges, int | np.integer) or n_edges < 1):
+        raise ValueError(f"n_edges: got {n_edges}, expected a whole number, 1 or more, or None.")
+    if not np.isfinite(threshold):
+        raise ValueError(f"threshold: got {threshold}, expected a number.")
     weights = {name: _weights(name, network, known) for name, network in networks.items()}
     degree = np.diff(known.adjacency.indptr)
     spoken = np.flatnonzero(degree)
@@ -115,7 +118,7 @@ def _weights(
     weights = sparse.csr_matrix(network, dtype=np.float64)
     if not np.isfinite(weights.data).all():
         raise ValueError(f"network {name!r} has weights that are not finite; set them to 0.")
-    if not weights.data.any():
+    if not sparse.triu(weights, k=1).data.any():
         raise ValueError(f"network {name!r} has no edge; leave it out.")
     return weights
 
