@@ -163,8 +163,8 @@ def _check_options(job: NetworkJob, config: Config) -> None:
         raise ValueError("--key-added names results in an AnnData: ask for one (--h5ad).")
     if job.picture is not None and job.genes is not None and len(job.genes) > MOST_GENES:
         raise ValueError(
-            f"--picture: got {len(job.genes)} genes (--genes), expected at most {MOST_GENES}. Choose "
-            "fewer, or leave the picture out."
+            f"--picture: got {len(job.genes)} genes (--genes), expected at most {MOST_GENES}. "
+            "Choose fewer, or leave the picture out."
         )
     if job.max_genes is not None and job.genes is None:
         raise ValueError("--max-genes goes with --genes: it limits the partners shown of them.")
