@@ -347,7 +347,9 @@ running.wait()
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a signal")
 def test_the_processes_end_with_the_one_that_started_them():
-    launcher = subprocess.Popen((sys.executable, "-c", STARTS_ONE), stdout=subprocess.PIPE)
+    torchrun = {**os.environ, "TORCHELASTIC_RUN_ID": "job"}  # it or --devices started it
+    command = (sys.executable, "-c", STARTS_ONE)
+    launcher = subprocess.Popen(command, stdout=subprocess.PIPE, env=torchrun)
     assert launcher.stdout is not None
     status = Path(f"/proc/{int(launcher.stdout.readline())}/stat")
     launcher.kill()
