@@ -232,7 +232,8 @@ def _text(costs: pd.DataFrame, failed: pd.DataFrame) -> list[str]:
         f"{provenance.made_by(shown)}. Each row's own: scale_methods.csv. Start of the "
         "interpreter, reading and writing of files included; every method returns a dense matrix. "
         "D2 is that of a tenth of the molecules, held out, best of three scales as in the study "
-        "`truth`. `-`: not finished, see below.",
+        "`truth`. `-`: not finished, see below. †: of an earlier day, when this machine may have "
+        "been faster or slower.",
     ]
     for series, column in (("cells", "n_cells"), ("genes", "n_genes")):
         fixed = f"{FIXED_GENES:,} genes" if series == "cells" else f"{FIXED_CELLS:,} cells"
@@ -242,7 +243,7 @@ def _text(costs: pd.DataFrame, failed: pd.DataFrame) -> list[str]:
                 (here.n_cells == FIXED_CELLS) & (here.n_genes == FIXED_GENES)
             )
             text += ["", f"## {title} against {series}, {fixed}", ""]
-            text += [_wide(here[in_series], column, digits)]
+            text += [_wide(here[in_series], column, digits, days_before(costs.date))]
     text += ["", "## Not finished", ""]
     lines = [
         f"- {r.n_cells:,} x {r.n_genes:,}, {r.method}: {r.reason}" for r in failed.itertuples()
@@ -250,8 +251,20 @@ def _text(costs: pd.DataFrame, failed: pd.DataFrame) -> list[str]:
     return text + (lines or ["Every run finished."])
 
 
-def _wide(part: pd.DataFrame, column: str, digits: int) -> str:
-    wide = part.pivot_table(index="method", columns=column, values="value", aggfunc="first")
+def days_before(dates: pd.Series) -> set[str]:
+    """Return the days that are more than one before the last: of another run."""
+    days = pd.to_datetime(dates)
+    return set(dates[days < days.max() - pd.Timedelta(days=1)])
+
+
+def _wide(part: pd.DataFrame, column: str, digits: int, earlier: set[str]) -> str:
+    """Return a table of the methods against the sizes; of earlier days marked."""
+    said = [
+        f"{value:.{digits}f}{' †' * (day in earlier)}"
+        for value, day in zip(part.value, part.date, strict=True)
+    ]
+    cells = part.assign(said=said)
+    wide = cells.pivot_table(index="method", columns=column, values="said", aggfunc="first")
     wide = wide.reindex([name for name in METHODS_HERE if name in set(part.method)])
     wide.columns = [f"{int(n):,}" for n in wide.columns]
-    return written.markdown(wide.reset_index().astype({"method": str}), digits=digits)
+    return written.markdown(wide.reset_index().fillna("-"), digits=digits)
