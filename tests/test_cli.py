@@ -435,7 +435,7 @@ def test_a_log_file_tells_how_long_training_takes(capsys):
     for epoch in range(1, 101):
         reporter.progress(EpochRecord(epoch, 12.5, 11.25, 1e-3, 28.0 * epoch), 100)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == ("epoch 3 of 100: loss 12.50, validation 11.25; 84 s, at most 45 min left")
+    assert lines[0] == ("epoch 3 of 100: loss 12.50, validation 11.25; 84 s, about 45 min left")
     assert lines[-1] == "epoch 100 of 100: loss 12.50, validation 11.25; 47 min"
     assert len(lines) == 40  # of every ten the third, sixth and ninth, for time, and the tenth
 

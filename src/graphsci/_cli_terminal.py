@@ -78,7 +78,7 @@ class Reporter:
         if record.validation_loss == record.validation_loss:
             losses += f", validation {record.validation_loss:.2f}"
         if record.epoch < n_epochs:  # training may stop early
-            took += f", at most {time_left(record.seconds, record.epoch, n_epochs)}"
+            took += f", about {time_left(record.seconds, record.epoch, n_epochs)}"
         if not self.console.is_terminal:  # a log file: a line now and then
             is_late = record.seconds - self._told > _LOG_SECONDS
             if is_late or record.epoch % max(1, n_epochs // 10) == 0:
