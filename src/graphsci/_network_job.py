@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from graphsci.fitting import Log
     from graphsci.training import Progress
 
-#: Genes that are shown around chosen ones, and most of them that a picture has room for.
-MAX_GENES, MOST_GENES = 50, 80
+#: Genes that are shown around chosen ones.
+MAX_GENES = 50
 _TABLES = (".tsv", ".csv")
 #: Those that show modules, and those that networkx makes.
 _WITH_MODULES = frozenset({"modules", "enrichment", "h5ad", "graphml", "cx2", "cyjs", "picture"})
@@ -161,11 +161,8 @@ def _check_options(job: NetworkJob, config: Config) -> None:
         raise ValueError(f"{', '.join(unused)}: about counts, but none are given (--data).")
     if job.key_added != DEFAULT_KEY and job.h5ad is None:
         raise ValueError("--key-added names results in an AnnData: ask for one (--h5ad).")
-    if job.picture is not None and job.genes is not None and len(job.genes) > MOST_GENES:
-        raise ValueError(
-            f"--picture: got {len(job.genes)} genes (--genes), expected at most {MOST_GENES}. "
-            "Choose fewer, or leave the picture out."
-        )
+    if job.picture is not None and job.genes is not None:
+        _check_picture(len(job.genes))
     if job.max_genes is not None and job.genes is None:
         raise ValueError("--max-genes goes with --genes: it limits the partners shown of them.")
     if job.data is not None and not job.is_model:
@@ -194,6 +191,16 @@ def _check_options(job: NetworkJob, config: Config) -> None:
         leiden()
     if _BY_NETWORKX & set(job.paths):
         networkx()
+
+
+def _check_picture(n_genes: int) -> None:
+    from graphsci.pl._networks import MOST_GENES
+
+    if n_genes > MOST_GENES:
+        raise ValueError(
+            f"--picture: got {n_genes} genes (--genes), expected at most {MOST_GENES}. "
+            "Choose fewer, or leave the picture out."
+        )
 
 
 def _genes_of_network(job: NetworkJob, loaded: GraphSCI | None, adata: AnnData | None) -> pd.Index:
@@ -272,6 +279,7 @@ def _draw(
     from matplotlib.figure import Figure
 
     from graphsci import pl
+    from graphsci.pl._networks import MOST_GENES
 
     figure = Figure(figsize=(9, 8), layout="constrained")
     shown = min(max(MAX_GENES, len(found.gene_names) if genes else 0), MOST_GENES)
