@@ -609,6 +609,22 @@ def test_a_full_folder_elsewhere_is_not_blamed_on_the_output(tmp_path):
         atomic_path(tmp_path / "a.h5ad"),
     ):
         raise told
+    with (
+        pytest.raises(NoRoom, match=r"^no room to write /elsewhere/part"),
+        atomic_path(tmp_path / "a.h5ad") as outer,
+        atomic_path(outer),
+    ):
+        raise told
+
+
+def test_a_full_disk_is_told_by_the_name_of_the_output(tmp_path):
+    """Not by that of the temporary file or a piece of it."""
+    with (
+        pytest.raises(NoRoom, match=r"^no room to write .*/a\.zarr \("),
+        atomic_path(tmp_path / "a.zarr") as outer,
+        atomic_path(outer) as temporary,
+    ):
+        raise OSError(errno.ENOSPC, "what the system says", str(temporary / "X"))
 
 
 #: Begins to write a file, a folder and, within another, a file, and is killed.

@@ -189,8 +189,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         number = _no_room(error)
         if number is None:
             raise
-        elsewhere = getattr(error, "filename", None)  # a full folder of temporary files
-        raise NoRoom(number, Path(elsewhere or target)) from error
+        told = error.target if isinstance(error, NoRoom) else getattr(error, "filename", None)
+        if told is None or temporary.name in str(told):
+            told = target  # else another folder is full
+        raise NoRoom(number, Path(told)) from error
     finally:
         _remove(temporary)
         _unfinished.discard(temporary)
