@@ -50,6 +50,48 @@ def test_denoised_with_dropout_matches_integration(x, pi):
     assert es.denoised_sd(rate).item() == pytest.approx(sd, rel=1e-4)
 
 
+@pytest.mark.parametrize(("x", "logit"), [(0, None), (4, None), (0, 1.0), (4, 1.0)])
+def test_uncertain_mean_adds_by_the_law_of_total_variance(x, logit):
+    """log mu ~ N(log 3, q) by quadrature, the probability of dropout as it is at its middle."""
+    mu, theta, q = 3.0, 1.7, 1e-3
+    counts = torch.tensor([[float(x)]]).double()
+    dropped = es.posterior(distribution(mu, theta, logit), counts).dropped
+    nodes, weights = np.polynomial.hermite_e.hermegauss(9)
+    weights /= weights.sum()
+    rates = [
+        es.posterior(distribution(mu * np.exp(node * q**0.5), theta), counts)._replace(
+            dropped=dropped
+        )
+        for node in nodes
+    ]
+    mean = np.array([es.denoised(rate).item() for rate in rates])
+    within = np.array([es.denoised_sd(rate).item() ** 2 for rate in rates])
+    variance = weights @ within + weights @ mean**2 - (weights @ mean) ** 2
+    known = es.posterior(distribution(mu, theta, logit), counts)
+    uncertain = es.posterior(distribution(mu, theta, logit), counts, torch.tensor([[q]]).double())
+    of_mean = weights @ mean**2 - (weights @ mean) ** 2
+    found = es.denoised_sd(uncertain).item() ** 2 - es.denoised_sd(known).item() ** 2
+    assert found == pytest.approx(of_mean, rel=1e-2)
+    assert es.denoised_sd(uncertain).item() ** 2 == pytest.approx(variance, rel=3 * q)
+    assert es.denoised(uncertain) == es.denoised(known)
+    assert es.imputed(uncertain) == es.imputed(known)
+
+
+def test_interval_of_an_uncertain_mean_has_its_mean_and_variance():
+    counts = torch.tensor([[2.0]]).double()
+    rate = es.posterior(distribution(3.0, 1.7), counts, torch.tensor([[0.4]]).double())
+    mean, sd = es.denoised(rate).item(), es.denoised_sd(rate).item()
+    gamma = stats.gamma((mean / sd) ** 2, scale=sd**2 / mean)
+    lower, upper = es.interval(rate, 0.9)
+    assert (lower.item(), upper.item()) == pytest.approx((gamma.ppf(0.05), gamma.ppf(0.95)))
+
+
+def test_interval_of_nothing_is_nothing():
+    """A mean that underflowed to 0 in a cell without the gene."""
+    rate = es.posterior(distribution(0.0, 1.7), torch.zeros(1, 1).double())
+    assert [bound.item() for bound in es.interval(rate, 0.9)] == [0, 0]
+
+
 def test_imputed_by_hand():
     """mu = 3, theta = 1: NB(0) = 1/4. pi = 1/2: P(dropped | 0) = (1/2) / (1/2 + 1/8) = 0.8."""
     rate = es.posterior(distribution(3.0, 1.0, 0.0), torch.zeros(1, 1).double())

@@ -4,6 +4,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 from scipy import sparse, stats
 
@@ -389,6 +390,15 @@ def test_common_depth_is_the_median_library_of_the_cells(trained, toy):
     np.testing.assert_allclose(out.layers["mean"][CELLS].sum(1), median, rtol=1e-3)
 
 
+def log_mean_variance(model, adata):
+    """How uncertain the model's network says it is of log mu in the cells and genes."""
+    z = torch.from_numpy(model.latent(adata)[CELLS])
+    molecules = torch.from_numpy(adata.X[CELLS].sum(1))
+    found = model.fitted.network.log_mean_variance(z, molecules, torch.zeros(len(z)).long())
+    assert model.fitted.spec.gene_names.tolist() == adata.var_names[GENES].tolist()
+    return found.numpy(force=True)
+
+
 def theta_at(model, adata, **options):
     """Theta of the model's cells and genes: that of the gene times kappa of the cell, weighed."""
     kappa = model.certainty(adata, **options)[CELLS, None]
@@ -414,12 +424,16 @@ def test_certainty_of_an_earlier_run_does_not_outlive_it(trained, toy):
 
 
 def test_interval_is_the_gamma_posterior(trained, toy):
-    """Without dropout: quantiles of Gamma(x + theta, rate 1 + theta / mu)."""
+    """Without dropout: Gamma(x + theta, rate 1 + theta / mu), widened by what is open of log mu."""
     out = impute(trained, "nb", toy, interval=0.8)
     at = np.ix_(CELLS, GENES)
     x, mu = toy.X[at].astype(float), out.layers["mean"][at].astype(float)
     theta = theta_at(trained("nb"), toy).astype(float)
-    posterior = stats.gamma(x + theta, scale=mu / (mu + theta))
+    known = stats.gamma(x + theta, scale=mu / (mu + theta))
+    slope = known.mean() * theta / (mu + theta)
+    variance = known.var() + log_mean_variance(trained("nb"), toy) * slope**2
+    posterior = stats.gamma(known.mean() ** 2 / variance, scale=variance / known.mean())
+    assert (variance > known.var() * (1 + 1e-4)).all()
     tolerance = {"rtol": 1e-3, "atol": 1e-6}
     np.testing.assert_allclose(out.layers["denoised"][at], posterior.mean(), **tolerance)
     np.testing.assert_allclose(out.layers["denoised_sd"][at], posterior.std(), **tolerance)

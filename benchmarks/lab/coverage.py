@@ -68,8 +68,10 @@ def coverage(made: Simulated, seed: int) -> dict[str, float]:
     for _, rows in cell_blocks.row_blocks(len(made.rate)):
         block = cell_blocks.cell_block(counts, batch, rows, torch.device("cpu"))
         with torch.inference_mode():
+            z, dense = network.latent(block), block.dense(block.counts, counts.shape[1])
+            predicted = network.expression(block, z=z)
             rate = es.posterior(
-                network.expression(block), block.dense(block.counts, counts.shape[1])
+                predicted, dense, network.log_mean_variance(z, block.library, block.batch)
             )
             low, high = es.interval(rate, 0.9)
         inside[rows] = (low <= made.rate[rows]) & (made.rate[rows] <= high)

@@ -205,7 +205,11 @@ def estimate_blocks(
             dense = block.dense(block.counts, len(spec.gene_names))
             both = predicted, dense
             misfits = misfit(*(both if in_data.all() else _chosen(*both, np.flatnonzero(in_data))))
-            rate = es.posterior(*_chosen(predicted, dense, place.model_genes))
+            genes, molecules = (
+                torch.as_tensor(values, device=z.device) for values in (place.model_genes, library)
+            )
+            uncertain = network.log_mean_variance(z, molecules.to(z), block.batch, genes)
+            rate = es.posterior(*_chosen(*both, place.model_genes), uncertain)
             values = es.compute_estimates(rate, request.names, interval_level=request.interval)
         measured, empty = counts[:, outside].toarray(), library == 0
         values = {name: place.fill(name, v, measured, empty) for name, v in values.items()}

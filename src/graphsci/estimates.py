@@ -3,7 +3,8 @@
 All start from the distribution of an entry, NB(mu, theta) possibly dropped with probability
 pi, and the count x measured there. The rate of the entry is lambda ~ Gamma(shape theta,
 mean mu) and its molecules are Poisson(lambda), so given a count that was not dropped
-lambda is Gamma(shape x + theta, rate 1 + theta / mu).
+lambda is Gamma(shape x + theta, rate 1 + theta / mu). mu itself is known up to a variance q of its
+logarithm.
 
 ============  ==========================================================================
 ``mean``      mu: what the network predicts for the cell; the count itself is not used again
@@ -18,7 +19,8 @@ absolute error of all estimates, on counts and on any scale that keeps their ord
 the smallest squared error and unbiased totals.
 
 Uncertainty comes with `denoised`: ``denoised_sd`` is the standard deviation of lambda given
-x, ``denoised_lower`` and ``denoised_upper`` bound its central interval.
+x, ``denoised_lower`` and ``denoised_upper`` bound its central interval. Both count the uncertainty
+of mu; the estimates themselves take mu as known.
 """
 
 from __future__ import annotations
@@ -64,16 +66,19 @@ class Posterior(NamedTuple):
     mean: Tensor  #: mu
     theta: Tensor  #: theta, broadcastable
     dropped: Tensor | None  #: P(dropped | x); 0 where x > 0; None for NB
+    log_mean_variance: Tensor | None = None  #: q, of log mu; None: mu is taken as known
 
 
-def posterior(predicted: CountDistribution, counts: Tensor) -> Posterior:
-    """Combine the predicted distribution with the measured ``counts`` (cells, genes)."""
+def posterior(
+    predicted: CountDistribution, counts: Tensor, log_mean_variance: Tensor | None = None
+) -> Posterior:
+    """Combine the predicted distribution with the measured ``counts``, all (cells, genes)."""
     mean, theta, logits = predicted
-    if logits is None:
-        return Posterior(counts, mean, theta, None)
-    # pi / (pi + (1 - pi) NB(0)) = sigmoid(l - log NB(0))
-    dropped = torch.sigmoid(logits - nb_log_zero(mean, theta))
-    return Posterior(counts, mean, theta, dropped * (counts == 0))
+    dropped = None
+    if logits is not None:
+        # pi / (pi + (1 - pi) NB(0)) = sigmoid(l - log NB(0))
+        dropped = torch.sigmoid(logits - nb_log_zero(mean, theta)) * (counts == 0)
+    return Posterior(counts, mean, theta, dropped, log_mean_variance)
 
 
 def _counted_mean(rate: Posterior) -> Tensor:
@@ -92,16 +97,20 @@ def denoised(rate: Posterior) -> Tensor:
 def denoised_sd(rate: Posterior) -> Tensor:
     """Posterior standard deviation of lambda.
 
-    Variance (x + theta) [mu / (mu + theta)]^2 given a count; mu^2 / theta given dropout; and
-    that of the mixture of the two.
+    Variance (x + theta) [mu / (mu + theta)]^2 given a count; mu^2 / theta given dropout; that of
+    the mixture of the two; and, where mu is uncertain, q [d lambda^ / d log mu]^2 with lambda^ the
+    mean of each (the law of total variance, to first order in q).
     """
-    shrink = rate.mean / (rate.mean + rate.theta)
-    variance = (rate.counts + rate.theta) * shrink.square()
-    if rate.dropped is None:
-        return variance.sqrt()
-    between = rate.dropped * (1 - rate.dropped) * (rate.mean - _counted_mean(rate)).square()
-    within = variance + rate.dropped * (rate.mean.square() / rate.theta - variance)
-    return (within + between).sqrt()
+    counted = _counted_mean(rate)
+    variance = counted * rate.mean / (rate.mean + rate.theta)
+    slope = counted * rate.theta / (rate.mean + rate.theta)
+    if rate.dropped is not None:
+        between = rate.dropped * (1 - rate.dropped) * (rate.mean - counted).square()
+        variance = variance + rate.dropped * (rate.mean.square() / rate.theta - variance) + between
+        slope = slope + rate.dropped * (rate.mean - slope)
+    if rate.log_mean_variance is not None:
+        variance = variance + rate.log_mean_variance * slope.square()
+    return variance.sqrt()
 
 
 def expected_measured(rate: Posterior) -> Tensor:
@@ -148,25 +157,33 @@ def imputed_median(rate: Posterior) -> Tensor:
 def interval(rate: Posterior, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Central posterior interval of lambda, (cells, genes) each.
 
-    Without dropout the Gamma quantiles. With dropout the two Gammas are replaced by the one
-    that has the mixture's mean and variance, which is exact at both ends of ``dropped`` and
-    documented as an approximation between them.
+    Quantiles of the Gamma that has the mean and variance of lambda: exact if mu is known and the
+    count was not dropped, or surely was; else an approximation to a mixture.
 
     Costs an inverse incomplete gamma function per entry and bound, about a microsecond each.
     """
-    if rate.dropped is None:
-        shape = (rate.counts + rate.theta).double()
-        scale = (rate.mean / (rate.mean + rate.theta)).double()
-    else:
-        centre, variance = denoised(rate).double(), denoised_sd(rate).double().square()
-        scale = variance / centre.clamp_min(1e-300)
-        shape = centre / scale.clamp_min(1e-300)
+    rate = _in_float64(rate)
+    centre, variance = denoised(rate), denoised_sd(rate).square()
+    empty = variance == 0  # a mean that is 0 to the last digit
+    scale = (variance / centre).masked_fill(empty, 0.0)
+    shape = (centre.square() / variance).masked_fill(empty, 1.0)
     tail = (1 - level) / 2
     lower, upper = (
         special.gammaincinv(shape.numpy(force=True), q) * scale.numpy(force=True)
         for q in (tail, 1 - tail)
     )
     return lower, upper
+
+
+def _in_float64(rate: Posterior) -> Posterior:
+    dropped, uncertain = rate.dropped, rate.log_mean_variance
+    return Posterior(
+        rate.counts.double(),
+        rate.mean.double(),
+        rate.theta.double(),
+        None if dropped is None else dropped.double(),
+        None if uncertain is None else uncertain.double(),
+    )
 
 
 def estimate_names(

@@ -41,7 +41,7 @@ from graphsci.training_graph import (
     mask_edges,
     training_graph,
 )
-from graphsci.variation import mean_shares, variation_p_values, weigh_evidence
+from graphsci.variation import learn_uncertainty, mean_shares, variation_p_values, weigh_evidence
 from graphsci.verdict import Verdict
 from graphsci.zero_inflation import detect_zero_inflation
 
@@ -275,6 +275,15 @@ def _weighed(
     for other, p_values in zip(judged, tested[1:], strict=True):
         weigh_evidence(other, p_values, shares, level=level)
     notes = weigh_evidence(network, tested[0], shares, level=level)
+    learn_uncertainty(
+        network,
+        split.sample_kept,
+        batch,
+        tested[0],
+        molecules=split.molecules,
+        n_cells=split.kept.shape[0],
+        level=level,
+    )
     if network.zero_inflated:  # trained on the molecules kept, used on all
         for one in (network, *judged):
             one.move_dropout_curve(math.log(split.median_all / split.median_kept))

@@ -296,10 +296,10 @@ class GraphSCI:
         scale
             ``counts`` or ``log1p``, the natural logarithm of 1 + counts.
         interval
-            Level of a central posterior interval of the rate, e.g. 0.9. The fitted mean and theta
-            are taken as known, so that it covers less often than it says where a gene has fewer
-            than some five molecules a cell (docs/method.md). It lands in
-            ``denoised_lower`` and ``denoised_upper``.
+            Level of a central posterior interval of the rate, e.g. 0.9. It counts the noise of the
+            entry and of what was learned of its gene and its cell (docs/method.md); the preset
+            ``paper`` takes what was learned as known. It lands in ``denoised_lower`` and
+            ``denoised_upper``.
         key_added
             Name of the run; see Returns.
         prefix

@@ -5,11 +5,14 @@ identity, and after every epoch makes a step of expectation and maximisation. Di
 latent space along which many genes vary become wide, so that a gene with few molecules may
 follow them; the others stay as they were. None becomes narrower than at the start: loadings near
 0 and a narrow prior would draw each other in, until `mean` no longer tells cells apart.
+
+What the counts leave open of a gene's loadings is part of the uncertainty of its estimates.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +30,7 @@ def loading_scale_for(n_cells: int, loading_scale: float = 0.0) -> float:
     return loading_scale or float(np.clip(0.1 * math.sqrt(n_cells / 1000), 0.07, 0.1))
 
 
-def information(molecules: Tensor, theta: Tensor, *, n_cells: int, scored_share: float) -> Tensor:
+def information(molecules: Tensor, theta: Tensor, *, n_cells: float, scored_share: float) -> Tensor:
     """Fisher information on a gene's log mean in all cells, for a mean that all cells share.
 
     An NB count of mean m has m / (1 + m / theta), and m is the share of the molecules that a
@@ -80,15 +83,44 @@ def updated_covariance(
         tensor.detach().cpu().double()
         for tensor in (covariance, loadings, second_moment, information)
     )
-    root = torch.linalg.cholesky(covariance)
-    # along the columns of `axes` S is the identity and M diagonal, so that no gene needs an inverse
-    strength, rotation = torch.linalg.eigh(root.T @ second_moment @ root)
-    axes = root @ rotation
-    kept = (1 / (1 + information[:, None] * strength.clamp_min(0))).mean(0)  # (latent,)
-    uncertain = (axes * kept) @ axes.T
+    left = loading_uncertainty(covariance, second_moment, information)
+    uncertain = (left.axes * left.variance.mean(0)) @ left.axes.T
     updated = loadings.T @ loadings / len(loadings) + uncertain
     variance, directions = torch.linalg.eigh(updated)
     floor = max(smallest_variance, SMALLEST_SHARE * float(variance[-1]))
     if variance[0] >= floor:
         return updated
     return (directions * variance.clamp_min(floor)) @ directions.T
+
+
+class LoadingUncertainty(NamedTuple):
+    """Posterior covariance of every gene's loadings, A diag(d_g) A^T with one A for all genes."""
+
+    axes: Tensor  #: A, (latent, latent) float64
+    variance: Tensor  #: d, (genes, latent) float64, in (0, 1]: 1 where counts say nothing
+
+
+def loading_uncertainty(
+    covariance: Tensor, second_moment: Tensor, information: Tensor
+) -> LoadingUncertainty:
+    """What the counts leave open of the loadings: (S^-1 + I_g M)^-1 for every gene (Laplace).
+
+    Along the columns of A the prior S is the identity and M diagonal, so that no gene needs an
+    inverse. O(genes x latent) beside O(latent^3); float64 on the CPU.
+
+    Parameters
+    ----------
+    covariance
+        (latent, latent) S, positive definite.
+    second_moment
+        (latent, latent) M = E[z z^T] over the cells.
+    information
+        (genes,) I_g, >= 0 (:func:`information`).
+    """
+    covariance, second_moment, information = (
+        tensor.detach().cpu().double() for tensor in (covariance, second_moment, information)
+    )
+    root = torch.linalg.cholesky(covariance)
+    strength, rotation = torch.linalg.eigh(root.T @ second_moment @ root)
+    kept = 1 / (1 + information[:, None] * strength.clamp_min(0))
+    return LoadingUncertainty(root @ rotation, kept)

@@ -21,6 +21,7 @@ from graphsci.cell_random import binomial
 from graphsci.dispersion_prior import DispersionPrior
 from graphsci.fused_likelihood import RankOneTheta, SoftmaxMean, softmax_loss
 from graphsci.likelihood import SMALLEST_MEAN, ThinnedBlock, dropout_logits
+from graphsci.mean_uncertainty import MeanUncertainty
 from graphsci.model_parts import (
     LARGEST_THETA,
     SMALLEST_THETA,
@@ -141,6 +142,8 @@ class CountNetwork(nn.Module):
             "dispersion_prior", torch.tensor(DispersionPrior(), dtype=torch.float64)
         )
 
+        self.uncertainty = MeanUncertainty(n_batches, n_genes, n_latent)
+
     @property
     def inverse_dispersion(self) -> Tensor:
         """Theta of each gene in a cell of average certainty, (genes,)."""
@@ -250,6 +253,16 @@ class CountNetwork(nn.Module):
             library, curve = library * self.log_scale.exp(), self.dropout_curve
         mean = SoftmaxMean(z, loadings, self.bias, library)
         return softmax_loss(mean, theta, curve, thinned, bfloat16=self.use_bfloat16)
+
+    def log_mean_variance(
+        self, z: Tensor, molecules: Tensor, batch: Tensor, genes: Tensor | None = None
+    ) -> Tensor:
+        """How uncertain log mu is in cells with embedding ``z``, (cells, genes).
+
+        See :class:`~graphsci.mean_uncertainty.MeanUncertainty`.
+        """
+        variance: Tensor = self.uncertainty(z, molecules, batch, genes)
+        return variance
 
     def latent(self, cells: CellBlock) -> Tensor:
         """Cell embedding, (cells, latent)."""

@@ -20,7 +20,7 @@ from graphsci.training import EpochRecord
 from graphsci.verdict import Score, Verdict
 
 #: Raised whenever the layout of the files changes.
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 WEIGHTS, RECORD = "model.safetensors", "model.json"
 _NETWORK, _GRAPH = "network.", "graph."
 

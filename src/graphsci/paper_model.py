@@ -248,6 +248,11 @@ class PaperNetwork(nn.Module):
         z = self.latent(cells) if z is None else z
         return self.decode(z, self.gene_mean, cells.library * depth)
 
+    def log_mean_variance(
+        self, z: Tensor, molecules: Tensor, batch: Tensor, genes: Tensor | None = None
+    ) -> None:
+        """Not known: the published decoder is a point estimate."""
+
     def gene_embedding(self) -> Tensor:
         """Posterior mean of Z_N, (genes, latent)."""
         return self.gene_mean

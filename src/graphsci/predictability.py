@@ -281,6 +281,13 @@ def state_weights(p: Floats, level: float) -> Floats:
     level
         What :func:`level_for` returned.
     """
-    if level >= 1:
-        return np.ones_like(p)
-    return np.maximum(np.where(p <= level, evidence(p)(p), 0.0), UNPROVEN)
+    probability = state_probability(p, level)
+    return np.maximum(np.where(p <= level, probability, 0.0), UNPROVEN)
+
+
+def state_probability(p: Floats, level: float) -> Floats:
+    """Return the probability that each gene varies with the state, (genes,): :func:`evidence`.
+
+    With ``level`` 1, where none is asked for evidence, 1.
+    """
+    return np.ones_like(p) if level >= 1 else evidence(p)(p)

@@ -16,8 +16,11 @@ from scipy import sparse
 
 from graphsci import cell_blocks, predictability
 from graphsci.cell_random import TEST_SPLITS, row_keys, step_key
+from graphsci.loading_prior import information, loading_uncertainty
+from graphsci.mean_uncertainty import level_variance, state_uncertainty
 from graphsci.model import CountNetwork, split_block
 from graphsci.model_parts import CellBlock
+from graphsci.objectives import BATCH_SCALE
 from graphsci.preprocessing import library_sizes
 
 #: Random halvings of the molecules behind the test of a gene's variation. With one, which genes
@@ -226,3 +229,75 @@ def weigh_evidence(
         f"(score test at level {level:.2g}) and keep their mean share in each cell, "
         f"but for {predictability.UNPROVEN:.0%} of what was fitted",
     )
+
+
+@torch.no_grad()
+def learn_uncertainty(
+    network: CountNetwork,
+    counts: sparse.csr_matrix,
+    batch: NDArray[np.int64],
+    p_values: NDArray[np.float64],
+    *,
+    molecules: NDArray[np.float64],
+    n_cells: int,
+    level: float,
+) -> None:
+    """Let a network with weighed genes know what its training counts leave open.
+
+    Costs one pass of the encoder.
+
+    Parameters
+    ----------
+    counts
+        (cells, genes) molecules that training saw, of all cells or of a sample.
+    batch
+        (cells,) of these cells.
+    p_values
+        (genes,) of the test of variation.
+    molecules
+        (genes,) of each gene in all ``n_cells`` cells of training.
+    level
+        As in :func:`weigh_evidence`.
+    """
+    moment = torch.zeros_like(network.loading_covariance)
+    for _, rows in cell_blocks.row_blocks(counts.shape[0]):
+        block = cell_blocks.cell_block(counts, batch, rows, moment.device)
+        z = network.eval().encode(block).to(moment)
+        moment += z.T @ z
+    theta, in_all = network.inverse_dispersion.cpu().double(), torch.from_numpy(molecules)
+    followed = network.gene_embedding() * network.state_weight[:, None]
+    share, library = in_all / in_all.sum(), float(in_all.sum() / n_cells)
+    known = _information_by_batch(
+        counts, batch, molecules, theta, n_batches=network.mean_share.shape[0], n_cells=n_cells
+    )
+    network.uncertainty.learn(
+        level_variance(known, batch_scale=BATCH_SCALE),
+        loading_uncertainty(network.loading_covariance, moment / counts.shape[0], known.sum(0)),
+        torch.from_numpy(predictability.state_probability(p_values, level)),
+        state_uncertainty(followed, share, theta, library=library),
+        followed,
+    )
+
+
+def _information_by_batch(
+    counts: sparse.csr_matrix,
+    batch: NDArray[np.int64],
+    molecules: NDArray[np.float64],
+    theta: torch.Tensor,
+    *,
+    n_batches: int,
+    n_cells: int,
+) -> torch.Tensor:
+    """What all training cells of each batch say of a gene's log level, (batches, genes).
+
+    The molecules are divided among the batches as they are in the sample ``counts``.
+    """
+    cells = np.bincount(batch, minlength=n_batches).clip(1) / len(batch)
+    seen = np.stack([np.asarray(counts[batch == b].sum(0)).ravel() for b in range(n_batches)])
+    share = (seen + cells[:, None]) / (seen.sum(0) + cells.sum())
+    # a gene without molecules counts as one with half a molecule
+    known = [
+        information(torch.from_numpy(of_batch), theta, n_cells=n_cells * part, scored_share=1.0)
+        for of_batch, part in zip(share * molecules.clip(0.5), cells, strict=True)
+    ]
+    return torch.stack(known)
