@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Longest silence of training, and of a pass over the data, in a log file.
 _LOG_SECONDS = 60
 #: Columns of a terminal that have room for a long bar beside all that is said.
-_WIDE = 110
+_WIDE = 120
 
 
 def plain_console(*, stderr: bool = False, quiet: bool = False) -> Console:
@@ -124,7 +124,7 @@ class Reporter:
         room = self.console.width - len(at.what) - _bar_width(self.console) - 2
         words = _fitting([_in_digits(at), _time_of(at), *self._losses], room)
         self._bar.update(self._bar.tasks[0].id, completed=at.done, total=at.of, words=words)
-        self._bar.start()
+        self._bar.start()  # once: it is shown with its words from the first
 
     def close(self) -> None:
         """End the bar: training is over."""

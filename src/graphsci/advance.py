@@ -75,13 +75,10 @@ class Meter:
         is_end = self._is_heard_of and done >= self._of
         if is_end or now - self._told >= _EVERY_SECONDS:
             self._told, self._is_heard_of = now, True
-            self._tell(done, self._of)
+            self._listener(Advance(self._what, done, self._of, self._unit, now - self._began))
 
     def end(self, done: int) -> None:
         """Tell in any case that the work is over, with ``done`` done and no more to do."""
-        self._tell(done, done)
-
-    def _tell(self, done: float, of: int) -> None:
         if self._listener is not None:
             seconds = time.monotonic() - self._began
-            self._listener(Advance(self._what, done, of, self._unit, seconds))
+            self._listener(Advance(self._what, done, done, self._unit, seconds))
