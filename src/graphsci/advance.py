@@ -4,7 +4,9 @@ Work that takes long (an epoch, a pass over the counts) has a :class:`Meter`, an
 whether anyone is told: as with warnings, the listener is said once, around all of it, by
 :func:`heard_by`. Without one a meter does nothing. ::
 
-    with graphsci.advance.heard_by(lambda at: print(f"{at.what}: {at.done / at.of:.0%}")):
+    from graphsci.advance import heard_by
+
+    with heard_by(lambda at: print(f"{at.what}: {at.done / at.of:.0%}")):
         model.fit(adata)
 """
 
