@@ -172,7 +172,7 @@ def judge(
         POOLING: lambda: simple_methods.pooled(pools, ratio=ratio),
         POSTERIOR: lambda: simple_methods.pooled_posterior(pools, ratio=ratio),
     }
-    sums = {name: _score_cells(name, made, held_out, cells) for name, made in predictions.items()}
+    sums = {name: _score_cells(name, made(), held_out, cells) for name, made in predictions.items()}
     molecules = np.asarray(kept.sum(0)).ravel()
     rare = np.argsort(molecules, kind="stable")[: len(molecules) // 2]
     scores = tuple(_score(name, sums, rare) for name in sums)
@@ -180,15 +180,15 @@ def judge(
 
 
 def _score_cells(
-    name: str, made: Callable[[], Any], held_out: sparse.csr_matrix, cells: np.ndarray
+    name: str, predicted: Any, held_out: sparse.csr_matrix, cells: np.ndarray
 ) -> DevianceSums:
-    """Score what ``made`` predicts of the molecules held out of some cells."""
+    """Score what a method predicts of the molecules held out of some cells."""
     chosen, meter = np.zeros(held_out.shape[0], dtype=bool), Meter(f"scoring {name}", len(cells))
     chosen[cells] = True
 
     def only_chosen() -> Any:
         row = 0
-        for start, block in made():
+        for start, block in predicted:
             part = block[chosen[start : start + len(block)]]
             if len(part):
                 yield row, part
