@@ -2,6 +2,7 @@
 
 import math
 import re
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
@@ -107,7 +108,7 @@ def test_seconds_go_on(interrupted, toy):
 
 def test_a_checkpoint_is_written_when_it_is_time(toy, path, monkeypatch):
     now = iter(np.arange(0, 1000, 50.0))  # every epoch takes 50 seconds
-    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: next(now)))
     written = []
     real = Checkpoint.write
     monkeypatch.setattr(

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from graphsci import _job, cell_blocks, io, layers, streams
 from graphsci._estimating import estimate_blocks
+from graphsci.advance import heard_by
 from graphsci.cli import app
 from graphsci.imputer import GraphSCI
 from graphsci.sources import CHUNK_CELLS
@@ -238,14 +239,15 @@ def test_a_store_is_known_by_its_name_in_any_case_or_by_what_is_there(tmp_path, 
 
 def test_writing_tells_how_far_it_got(tmp_path, data, trained, monkeypatch):
     monkeypatch.setattr("graphsci._estimating.CHUNK_CELLS", 50)
-    monkeypatch.setattr("graphsci._job_output._LOG_SECONDS", -1)
+    monkeypatch.setattr("graphsci.advance._EVERY_SECONDS", 0)
     trained("nb").save(tmp_path / "model")
     data.write_h5ad(tmp_path / "in.h5ad")
-    said = []
+    heard = []
     job = _job.Job(tmp_path / "in.h5ad", tmp_path / "out.h5ad")
-    _job.apply(job, tmp_path / "model", log=said.append)
-    told = [line.split(",")[0] for line in said if line.startswith("wrote")]
-    assert told == ["wrote 50 of 120 cells", "wrote 100 of 120 cells"]
+    with heard_by(heard.append):
+        _job.apply(job, tmp_path / "model")
+    told = [(at.done, at.of) for at in heard if at.what == "writing estimates"]
+    assert told == [(50, 120), (100, 120), (120, 120)]
 
 
 def test_a_list_of_names_may_be_long(tmp_path):

@@ -9,6 +9,7 @@ from scipy import sparse, stats
 from torch import nn
 
 from graphsci import cell_blocks, objectives, training
+from graphsci.advance import heard_by
 from graphsci.blocks import MemoryBlocks, Minibatch, shuffled
 from graphsci.cell_random import CELLS, GENES, PAIRS, row_keys, step_key
 from graphsci.config import PAPER, Config
@@ -298,6 +299,58 @@ def test_progress_hears_of_every_epoch():
     heard = []
     run(Scripted([1.0] * 6), progress=lambda record, n: heard.append((record.epoch, n)))
     assert heard == [(epoch, 6) for epoch in range(1, 7)]
+
+
+def epochs_told(monkeypatch, objective, *, checkpoint=None, **options):
+    """Train, and return how far it was said to be at every step: epochs done, and of how many."""
+    monkeypatch.setattr("graphsci.advance._EVERY_SECONDS", 0)
+    heard = []
+    with heard_by(heard.append):
+        config = Config(**{"max_epochs": 6, "batch_size": 32, **options})
+        training.train(objective, config, checkpoint=checkpoint)
+    assert {(at.what, at.unit) for at in heard} == {("training", "epochs")}
+    seconds = [at.seconds for at in heard]
+    assert seconds == sorted(seconds)
+    return [(at.done, at.of) for at in heard], seconds
+
+
+def test_what_is_told_within_epochs(monkeypatch):
+    told, _ = epochs_told(monkeypatch, Scripted([2.0, 1.0]), max_epochs=2)
+    assert told == [(0.5, 2), (1.0, 2), (1.5, 2), (2.0, 2), (2, 2)]
+
+
+def test_minibatches_of_different_sizes_end_an_epoch_exactly(monkeypatch):
+    told, _ = epochs_told(monkeypatch, Scripted([1.0], n_cells=107), max_epochs=1)
+    assert told == [(32 / 107, 1), (64 / 107, 1), (1.0, 1), (1, 1)]
+
+
+def test_early_stopping_ends_what_is_told(monkeypatch):
+    told, _ = epochs_told(monkeypatch, Scripted([1.0, 2.0, 3.0]), patience=2)
+    assert told[-2:] == [(3.0, 6), (3, 3)]
+
+
+def test_ctrl_c_ends_what_is_told(monkeypatch):
+    def press(n_steps, loss):
+        if n_steps == 4:
+            raise KeyboardInterrupt
+        return loss
+
+    told, _ = epochs_told(monkeypatch, Scripted([1.0, 2.0], at_step=press))
+    assert told == [(0.5, 6), (1.0, 6), (1.5, 6), (1, 1)]
+
+
+def test_a_run_that_goes_on_tells_from_where_it_was(monkeypatch):
+    class Earlier:
+        def restore(self, state):
+            for epoch in range(4):
+                state.record(1.0, 9.0 - epoch, seconds=1_000.0 * (epoch + 1))
+
+        def offer(self, state):
+            pass
+
+    told, seconds = epochs_told(monkeypatch, Scripted([2.0, 1.0]), checkpoint=Earlier())
+    assert told == [(4.5, 6), (5.0, 6), (5.5, 6), (6.0, 6), (6, 6)]
+    assert 4_000 < seconds[0] < 4_100
 
 
 def test_schedules():

@@ -5,6 +5,7 @@ The work is in :mod:`graphsci._job`.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -202,7 +203,8 @@ def impute(
     first = rank() == 0
     reporter = Reporter(quiet or not first)
     team = distributed.join(config.device)
-    with reporter.listening() if team is None else dying_of_ctrl_c():
+    alone = contextlib.nullcontext() if team is None else dying_of_ctrl_c()
+    with reporter.listening(), alone:
         outcome = _job.impute(job, config, progress=reporter.progress, log=reporter.log, team=team)
     if first:
         to_stdout = results.json_to == STANDARD_OUTPUT

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -14,16 +15,19 @@ from rich.table import Table
 
 from graphsci._signals import handling
 from graphsci._words import duration, time_left
+from graphsci.advance import Advance, heard_by
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
     from graphsci.training import EpochRecord
 
-#: Longest silence of training in a log file, unless an epoch takes longer.
+#: Longest silence of training, and of a pass over the data, in a log file.
 _LOG_SECONDS = 60
+#: Columns of a terminal that have room for a long bar beside all that is said.
+_WIDE = 120
 
 
 def plain_console(*, stderr: bool = False, quiet: bool = False) -> Console:
@@ -47,15 +51,15 @@ def rank() -> int:
 
 
 class Reporter:
-    """Tells on stderr what happens: a line for each stage, a bar for the epochs."""
+    """Tells on stderr what happens: a line for each stage, a bar for the epochs and long passes."""
 
     def __init__(self, quiet: bool) -> None:
         self.console = plain_console(stderr=True, quiet=quiet)
         self.said: set[str] = set()
         self.training = False  #: there are weights worth keeping, and training goes on
-        self._told = 0.0  # seconds of training at the last line in a log file
+        self._losses: tuple[str, ...] = ()  # of the last epoch that ended
+        self._told: float | None = None  # seconds of the work at its last line in a log file
         self._bar: Progress | None = None
-        self._task: TaskID | None = None
 
     def log(self, message: str) -> None:
         """Say one line."""
@@ -74,36 +78,69 @@ class Reporter:
     def progress(self, record: EpochRecord, n_epochs: int) -> None:
         """Tell of an epoch that has ended."""
         self.training = True
-        losses, took = f"loss {record.training_loss:.2f}", duration(record.seconds)
+        self._losses = (f"loss {record.training_loss:.2f}",)
         if record.validation_loss == record.validation_loss:
-            losses += f", validation {record.validation_loss:.2f}"
-        if record.epoch < n_epochs:  # training may stop early
-            took += f", about {time_left(record.seconds, record.epoch, n_epochs)}"
-        if not self.console.is_terminal:  # a log file: a line now and then
-            is_late = record.seconds - self._told > _LOG_SECONDS
-            if is_late or record.epoch % max(1, n_epochs // 10) == 0:
-                self._told = record.seconds
-                line = f"epoch {record.epoch} of {n_epochs}: {losses}; {took}"
-                self.console.print(line, soft_wrap=True)
-            return
-        if self._bar is None or self._task is None:
-            self._bar = _training_bar(self.console)
-            self._bar.start()
-            self._task = self._bar.add_task("training", total=n_epochs, losses="", took="")
-        self._bar.update(self._task, completed=record.epoch, losses=losses, took=took)
+            self._losses += (f"validation {record.validation_loss:.2f}",)
+        at = Advance("training", record.epoch, n_epochs, "epochs", record.seconds)
+        if self.console.is_terminal:
+            self._show(at)
+        elif self._is_late(at) or at.is_over or record.epoch % max(1, n_epochs // 10) == 0:
+            self._print(at, f"epoch {record.epoch} of {n_epochs}: {', '.join(self._losses)}")
+
+    def advance(self, at: Advance) -> None:
+        """Tell how far an epoch or another pass over the data got, which may be its end."""
+        if not self.console.is_terminal:
+            self._advance_in_file(at)
+        elif not at.is_over:
+            self._show(at)
+        elif at.unit != "epochs":
+            self._end_bar()
+        elif self._bar is not None:  # after Ctrl-C there is none
+            self._show(at)
+
+    def _advance_in_file(self, at: Advance) -> None:
+        if at.is_over:
+            self._told = None
+        elif self._told is None:  # it began, or goes on from an earlier run
+            self._told = at.seconds
+        elif self._is_late(at):
+            self._print(at, _in_words(at))
+
+    def _is_late(self, at: Advance) -> bool:
+        return at.seconds - (self._told or 0.0) > _LOG_SECONDS
+
+    def _print(self, at: Advance, line: str) -> None:
+        """Put a line into a log file."""
+        self._told = at.seconds
+        self.console.print(f"{line}; {_time_of(at)}", soft_wrap=True)
+
+    def _show(self, at: Advance) -> None:
+        """Move the bar to where the work is."""
+        if self._bar is not None and self._bar.tasks[0].description != at.what:
+            self._end_bar()
+        if self._bar is None:
+            self._bar = _bar(self.console, at)
+            self._bar.add_task(at.what, words="")
+        room = self.console.width - len(at.what) - _bar_width(self.console) - 2
+        words = _fitting([_in_digits(at), _time_of(at), *self._losses], room)
+        self._bar.update(self._bar.tasks[0].id, completed=at.done, total=at.of, words=words)
+        self._bar.start()  # once: it is shown with its words from the first
 
     def close(self) -> None:
         """End the bar: training is over."""
-        self.training, self._told = False, 0.0
+        self.training, self._told, self._losses = False, None, ()
+        self._end_bar()
+
+    def _end_bar(self) -> None:
         if self._bar is not None:
             self._bar.stop()
-            self._bar = self._task = None
+            self._bar = None
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Let the first Ctrl-C end training with the best weights so far, and say so.
 
-        Warnings are told like everything else.
+        Warnings are told like everything else, and how far the work inside gets.
         """
 
         def interrupt(number: int, frame: FrameType | None) -> None:
@@ -124,25 +161,54 @@ class Reporter:
                 with warnings.catch_warnings():
                     warnings.simplefilter("default", UserWarning)
                     warnings.showwarning = lambda message, *_, **__: self.note(str(message))
-                    yield
+                    with heard_by(self.advance):
+                        yield
             finally:
                 self.close()
 
 
-def _training_bar(console: Console) -> Progress:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-    )
+def _bar(console: Console, at: Advance) -> Progress:
+    """Return a bar for one work; nothing is left at the end of one other than training's."""
+    from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (
-        TextColumn("training"),
-        BarColumn(bar_width=24),
-        TextColumn("epoch"),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[losses]}"),
-        TextColumn("{task.fields[took]}"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=_bar_width(console)),
+        TextColumn("{task.fields[words]}"),
     )
-    return Progress(*columns, console=console)
+    return Progress(*columns, console=console, transient=at.unit != "epochs")
+
+
+def _bar_width(console: Console) -> int:
+    return 24 if console.width >= _WIDE else 8
+
+
+def _fitting(parts: Sequence[str], room: int) -> str:
+    """Say as many of these as there is room for on a line, and the first in any case."""
+    words = parts[0]
+    for part in parts[1:]:
+        if len(words) + len(part) + 2 > room:
+            break
+        words = f"{words}; {part}"
+    return words
+
+
+def _in_digits(at: Advance) -> str:
+    """How far work got, beside its bar."""
+    return f"{int(at.done):,} of {at.of:,} {at.unit}"
+
+
+def _in_words(at: Advance) -> str:
+    """How far work got, in a log file."""
+    if at.unit == "epochs":
+        epoch = math.ceil(at.done)
+        return f"epoch {epoch} of {at.of}: {at.done - epoch + 1:.0%} of its cells"
+    return f"{at.what}: {_in_digits(at)}"
+
+
+def _time_of(at: Advance) -> str:
+    """How long work took, and how long the rest will take at this pace."""
+    took = duration(at.seconds)
+    if at.is_over:
+        return took
+    return f"{took}, about {time_left(at.seconds, at.done, at.of)}"  # training may stop early

@@ -290,7 +290,7 @@ def _finish(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None
             log(f"writing {job.model}")
             model.save(job.model, overwrite=job.overwrite)
         log(f"writing {job.output}")
-        write_estimates(model, adata, cells, job, team, log=log)
+        write_estimates(model, adata, cells, job, team)
     summary = summarise(job, model, adata, cells, trained_here=run.trained_here)
     pictures: list[Picture] = []
     if job.report is not None:

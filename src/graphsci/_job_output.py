@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from graphsci import io
 from graphsci._annotation import annotate_genes, record_of_data, without_replaced
 from graphsci._estimating import ALL, Cells, cell_certainty, estimate_blocks
 from graphsci._request import Request
-from graphsci._words import time_left
+from graphsci.advance import Meter
 from graphsci.files import atomic_path, is_store
 from graphsci.imputer import GraphSCI
 from graphsci.layers import LayerWriter, stream_layers
@@ -39,15 +38,12 @@ if TYPE_CHECKING:
 
     from graphsci._job import Job
     from graphsci.distributed import Team
-    from graphsci.fitting import Log
 
 #: Where in ``obsm`` the misfit of cells is streamed to, by one process or by several, until all of
 #: it is there and becomes a column of ``obs``.
 _MISFIT = "graphsci misfit, being written"
 #: What float16 holds at most; a larger value would be stored as infinite.
 LARGEST_HALF = 65_504
-#: Between two lines that tell how far the writing got.
-_LOG_SECONDS = 60
 
 
 def write_estimates(
@@ -56,8 +52,6 @@ def write_estimates(
     cells: Cells,
     job: Job,
     team: Team | None = None,
-    *,
-    log: Log = lambda message: None,
 ) -> None:
     """Write ``adata`` with its estimates, whole or not at all.
 
@@ -65,7 +59,7 @@ def write_estimates(
     go to ``obsm`` as tables. ``adata`` itself gets everything else. An input that is on disk is
     copied there, and never in memory. A ``team`` shares the layers of a ``.zarr``.
     """
-    stream, slots = _Stream.of(model, adata, cells, job, team, log), job.slots
+    stream, slots = _Stream.of(model, adata, cells, job, team), job.slots
     others = without_replaced(adata, map(job.stored, job.names), slots)
     adata.uns[slots.uns] = record_of_data(
         model, adata, cells, stream.request, slots, stored=job.stored, layer=job.layer
@@ -98,7 +92,7 @@ def write_share(model: GraphSCI, adata: AnnData, job: Job, team: Team) -> None:
     """Write this process's part of the layers that the first one has made."""
     cells = model.prepare(adata, **job.where)
     path = team.agreed(job.output)  # the first one says which temporary path it is
-    stream = _Stream.of(model, adata, cells, job, team, lambda message: None)
+    stream = _Stream.of(model, adata, cells, job, team)
     with stream.layer_writer(path) as writer:
         stream.fill(writer)
 
@@ -170,14 +164,13 @@ class _Stream:
     job: Job
     request: Request
     team: Team | None  #: who share the layers: each process writes whole chunks of cells
-    log: Log
 
     @classmethod
     def of(
-        cls, model: GraphSCI, adata: AnnData, cells: Cells, job: Job, team: Team | None, log: Log
+        cls, model: GraphSCI, adata: AnnData, cells: Cells, job: Job, team: Team | None
     ) -> _Stream:
         request = Request.of(adata, **job.request)
-        return cls(model, cells, job, request, team if is_shared(job) else None, log)
+        return cls(model, cells, job, request, team if is_shared(job) else None)
 
     @property
     def layers(self) -> dict[str, str]:
@@ -248,7 +241,7 @@ class _Stream:
 
     def _write_blocks(self, writer: LayerWriter, sink: SparseLayers | TableWriter | None) -> int:
         layers, latent, n_clipped = self.layers, self.job.slots.latent, 0
-        pace = _Pace(self.rows.stop - self.rows.start, self.log)
+        meter = Meter("writing estimates", self.rows.stop - self.rows.start)
         for block in estimate_blocks(
             self.model.fitted, self.cells, self.request, latent=latent, chunks=self.chunks
         ):
@@ -259,7 +252,7 @@ class _Stream:
             writer.write(block.start, {name: values[name] for name in writer.slots})
             if sink is not None:
                 sink.append({name: values[layer] for name, layer in layers.items()})
-            pace.add(len(block.misfit))
+            meter.reach(block.start + len(block.misfit) - self.rows.start)
         return n_clipped
 
     def _add_columns(self, path: Path) -> NDArray[np.float32]:
@@ -273,23 +266,6 @@ class _Stream:
             add_column(path, "obs", slots.certainty, cell_certainty(network, embedding))
         add_column(path, "obs", slots.misfit, misfit)
         return np.asarray(misfit)
-
-
-class _Pace:
-    """Tells now and then how far the writing of many cells got."""
-
-    def __init__(self, n_cells: int, log: Log) -> None:
-        self._n_cells, self._log, self._n_written = n_cells, log, 0
-        self._began = self._told = time.monotonic()
-
-    def add(self, n_cells: int) -> None:
-        """Count cells that are written, and tell if nothing was told for long."""
-        self._n_written += n_cells
-        now = time.monotonic()
-        if now - self._told > _LOG_SECONDS and self._n_written < self._n_cells:
-            self._told = now
-            left = time_left(now - self._began, self._n_written, self._n_cells)
-            self._log(f"wrote {self._n_written:,} of {self._n_cells:,} cells, {left}")
 
 
 def _clip(blocks: Iterable[NDArray[np.floating]]) -> int:

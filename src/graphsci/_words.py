@@ -43,8 +43,8 @@ def duration(seconds: float) -> str:
 
 
 def time_left(seconds: float, done: float, of: float) -> str:
-    """Say how long the rest takes at the pace of what is done."""
-    return f"{duration(seconds * (of - done) / done)} left"
+    """Say how long the rest takes at the pace of what is done: 1 s at least."""
+    return f"{duration(max(1.0, seconds * (of - done) / done))} left"
 
 
 def epochs_in_words(training: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from graphsci.advance import Meter
 from graphsci.blocks import CountBlocks, KeptBlocks, MemoryBlocks, Thinning, chunks_in_order, stack
 from graphsci.config import Config
 from graphsci.preprocessing import library_sizes, median_size
@@ -51,6 +52,7 @@ def split_counts(counts: CountBlocks, config: Config) -> Split:
     library_all, library_kept = np.zeros(n_cells), np.zeros(n_cells)
     molecules, checksum = np.zeros(n_genes), 0
     sample_kept, held_out = [], []
+    meter = Meter("counting molecules" if thinning is None else "holding out molecules", n_cells)
     for index, whole in enumerate(chunks_in_order(counts)):
         kept, withheld = (whole, None) if thinning is None else thinning.divide(index, whole)
         rows = slice(index * CHUNK_CELLS, index * CHUNK_CELLS + whole.shape[0])
@@ -61,6 +63,7 @@ def split_counts(counts: CountBlocks, config: Config) -> Split:
         sample_kept.append(kept[inside - rows.start])
         if withheld is not None:
             held_out.append(withheld[inside - rows.start])
+        meter.reach(rows.stop)
     together = stack(sample_kept)
     if len(sample.cells) == n_cells:
         remaining: CountBlocks = MemoryBlocks(together)

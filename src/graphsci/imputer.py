@@ -129,7 +129,8 @@ class GraphSCI:
             ``gene_b`` and, if there are weights, ``weight``.
         progress, log
             Called after every epoch with its record and the number planned; called with one
-            line before every stage.
+            line before every stage. Within epochs and passes over the counts,
+            :func:`graphsci.advance.heard_by` tells.
         checkpoint
             Where the state of a long training is kept; training goes on from what is there.
         team

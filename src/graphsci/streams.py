@@ -21,6 +21,7 @@ import zarr
 from numpy.typing import NDArray
 from scipy import sparse
 
+from graphsci.advance import Meter
 from graphsci.files import is_store
 from graphsci.io import written_as_is
 from graphsci.layers import refresh_summary
@@ -120,16 +121,18 @@ def _copy_matrix(stored: Any, new: Any, name: str) -> None:
     on_disk = anndata.io.sparse_dataset(stored) if kind == "csr_matrix" else stored
     rows = DiskMatrix(on_disk, name)
     writer = SparseWriter(new, name) if kind == "csr_matrix" else None
+    if writer is None:
+        make = new.create_dataset if isinstance(new, h5py.Group) else new.create_array
+        dense = make(name, shape=rows.shape, dtype=stored.dtype)
+        dense.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    meter = Meter(f"copying {name}", rows.shape[0])
     for start in range(0, rows.shape[0], CHUNK_CELLS):
         stop = min(start + CHUNK_CELLS, rows.shape[0])
-        if writer is not None:
+        if writer is None:
+            dense[start:stop] = stored[start:stop]
+        else:
             writer.append(rows.rows(start, stop))
-            continue
-        if start == 0:
-            make = new.create_dataset if isinstance(new, h5py.Group) else new.create_array
-            dense = make(name, shape=rows.shape, dtype=stored.dtype)
-            dense.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        dense[start:stop] = stored[start:stop]
+        meter.reach(stop)
 
 
 def take_cells(adata: AnnData, cells: NDArray[np.int64]) -> AnnData:

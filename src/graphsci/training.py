@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphsci.advance import Meter
 from graphsci.blocks import Minibatch
 from graphsci.config import Config
 
@@ -45,7 +46,10 @@ class TrainingResult(NamedTuple):
 
 
 class Progress(Protocol):
-    """Called after every epoch with the number of epochs planned."""
+    """Called after every epoch with the number of epochs planned.
+
+    Within epochs, :mod:`graphsci.advance` tells.
+    """
 
     def __call__(self, record: EpochRecord, n_epochs: int) -> None:
         """Report an epoch."""
@@ -168,9 +172,10 @@ def train(
         checkpoint.restore(state)
     before = state.history[-1].seconds if state.history else 0.0
     stopped, start = "finished", time.perf_counter() - before
+    meter = Meter("training", n_epochs, "epochs", seconds=before)
     try:
         while len(state.history) < n_epochs and not state.patience_ended(config.patience):
-            training = _epoch(objective, state, batch_size)
+            training = _epoch(objective, state, batch_size, meter)
             validation = objective.validation_loss()
             state.record(training, validation, seconds=time.perf_counter() - start)
             if checkpoint is not None:
@@ -191,13 +196,14 @@ def train(
             "Try a smaller learning_rate, or float32 precision."
         )
     objective.network.eval()
+    meter.end(len(state.history))
     return TrainingResult(list(state.history), state.best.epoch, stopped)
 
 
-def _epoch(objective: Objective, state: TrainingState, batch_size: int) -> float:
+def _epoch(objective: Objective, state: TrainingState, batch_size: int, meter: Meter) -> float:
     """Pass over the cells once; return the training loss, leave the network in eval mode."""
     objective.network.train()
-    total, shares = torch.zeros((), dtype=torch.float64), 0.0
+    total, shares, n_seen = torch.zeros((), dtype=torch.float64), 0.0, 0
     for cells in objective.minibatches(batch_size, state.order):
         state.step += 1
         loss = objective.step_loss(cells, state.step)
@@ -211,6 +217,8 @@ def _epoch(objective: Objective, state: TrainingState, batch_size: int) -> float
         n_cells = len(cells.cells)  # the last minibatch has others than the rest
         total = total.to(loss.device) + n_cells * loss.detach().double()
         shares += n_cells * objective.scored_share
+        n_seen += n_cells
+        meter.reach(len(state.history) + n_seen / objective.n_cells)
     objective.network.eval()
     training_loss = float(total) / shares
     if math.isfinite(training_loss):

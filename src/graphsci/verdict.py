@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from graphsci.advance import Meter
 from graphsci.count_loss import (
     DevianceSums,
     d2,
@@ -171,15 +172,18 @@ def judge(
         POOLING: lambda: simple_methods.pooled(pools, ratio=ratio),
         POSTERIOR: lambda: simple_methods.pooled_posterior(pools, ratio=ratio),
     }
-    sums = {name: _score_cells(made(), held_out, cells) for name, made in predictions.items()}
+    sums = {name: _score_cells(name, made(), held_out, cells) for name, made in predictions.items()}
     molecules = np.asarray(kept.sum(0)).ravel()
     rare = np.argsort(molecules, kind="stable")[: len(molecules) // 2]
     scores = tuple(_score(name, sums, rare) for name in sums)
     return Verdict(scores, len(cells), int(held_out[cells].sum()), fraction)
 
 
-def _score_cells(predicted: Any, held_out: sparse.csr_matrix, cells: np.ndarray) -> DevianceSums:
-    chosen = np.zeros(held_out.shape[0], dtype=bool)
+def _score_cells(
+    name: str, predicted: Any, held_out: sparse.csr_matrix, cells: np.ndarray
+) -> DevianceSums:
+    """Score what a method predicts of the molecules held out of some cells."""
+    chosen, meter = np.zeros(held_out.shape[0], dtype=bool), Meter(f"scoring {name}", len(cells))
     chosen[cells] = True
 
     def only_chosen() -> Any:
@@ -189,6 +193,7 @@ def _score_cells(predicted: Any, held_out: sparse.csr_matrix, cells: np.ndarray)
             if len(part):
                 yield row, part
                 row += len(part)
+                meter.reach(row)
 
     return poisson_deviance_sums(predicted=only_chosen(), held_out=held_out[chosen])
 

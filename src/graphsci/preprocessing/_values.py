@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from graphsci.advance import Meter
 from graphsci.preprocessing._types import Mask
 from graphsci.sources import (
     CHUNK_CELLS,
@@ -21,6 +22,7 @@ from graphsci.sources import (
 )
 
 _VALUES_PER_BLOCK = 2**22  # dense or stored values looked at in one go
+_CHECKING = "checking the counts"
 
 
 class Found(NamedTuple):
@@ -44,11 +46,13 @@ class Found(NamedTuple):
         )
 
 
-def inspect_values(values: NDArray[Any]) -> Found:
+def inspect_values(values: NDArray[Any], meter: Meter | None = None) -> Found:
     """Count what is wrong with a 1-D array of values, in its own dtype."""
     found = Found()
     for start in range(0, len(values), _VALUES_PER_BLOCK):
         found += _inspect_block(values[start : start + _VALUES_PER_BLOCK])
+        if meter is not None:
+            meter.reach(min(start + _VALUES_PER_BLOCK, len(values)))
     return found
 
 
@@ -86,12 +90,14 @@ def scan_file(matrix: DiskMatrix) -> Scan:
     totals, detected = np.zeros(n_cells), np.zeros(n_genes, dtype=bool)
     rows = [(at, min(at + CHUNK_CELLS, n_cells)) for at in range(0, n_cells, CHUNK_CELLS)]
     blocks = read_ahead(lambda at: canonical_csr(matrix.rows(*at)), rows)
+    meter = Meter(_CHECKING, n_cells)
     for (start, stop), block in zip(rows, blocks, strict=True):
         found += inspect_values(block.data)
         n_entries += block.nnz
         with np.errstate(invalid="ignore"):  # infinite values are refused after the pass
             totals[start:stop] = row_totals(as_float32(block))
         detected |= np.bincount(block.indices, minlength=n_genes) > 0
+        meter.reach(stop)
     return Scan(found, n_entries, totals, detected)
 
 
@@ -104,12 +110,15 @@ def to_checked_csr(matrix: Any) -> tuple[sparse.csr_matrix, Found]:
         matrix = matrix.to_memory()
     if sparse.issparse(matrix):
         matrix = canonical_csr(matrix)
-        return as_float32(matrix), inspect_values(matrix.data)
-    found = Found()
+        values = matrix.data
+        return as_float32(matrix), inspect_values(values, Meter(_CHECKING, len(values), "values"))
+    found, n_seen, meter = Found(), 0, Meter(_CHECKING, matrix.shape[0])
     blocks = []
     for block in _row_blocks(matrix):
         found += inspect_values(block.data)
         blocks.append(as_float32(block))
+        n_seen += block.shape[0]
+        meter.reach(n_seen)
     return sparse.csr_matrix(sparse.vstack(blocks, format="csr")), found
 
 
