@@ -56,6 +56,7 @@ def gene_network(
     max_edges: int = 150,
     seed: int = 0,
     key: str = DEFAULT_KEY,
+    label: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw a network around chosen genes, coloured by module.
@@ -74,6 +75,9 @@ def gene_network(
         Of the layout.
     key
         Name of the run in an AnnData.
+    label
+        Group of cells in an AnnData whose network is drawn (``label_key`` of
+        ``graphsci.tl.gene_network``); that of all cells if None.
     ax
         Where to draw; a new figure if None.
 
@@ -85,7 +89,7 @@ def gene_network(
     nx = networkx()
     if not 2 <= max_genes <= MOST_GENES:
         raise ValueError(f"max_genes: got {max_genes}, expected 2 to {MOST_GENES}.")
-    found, stored = _network(network, key)
+    found, stored = _network(network, key, label)
     modules = stored if modules is None else modules
     genes = [genes] if isinstance(genes, str) else list(genes)
     if len(genes) > max_genes:
@@ -177,13 +181,17 @@ def module_heatmap(
 
 @styled
 def network_degree(
-    network: AnnData | GeneNetwork, *, key: str = DEFAULT_KEY, ax: Axes | None = None
+    network: AnnData | GeneNetwork,
+    *,
+    key: str = DEFAULT_KEY,
+    label: str | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw the share of genes with at least so many edges, on logarithmic axes.
 
-    ``network`` and ``key`` are as in :func:`gene_network`.
+    ``network``, ``key`` and ``label`` are as in :func:`gene_network`.
     """
-    found, _ = _network(network, key)
+    found, _ = _network(network, key, label)
     ends = found.edges[["gene_a", "gene_b"]].to_numpy().ravel()
     degree = pd.Series(ends).value_counts().to_numpy()
     if not len(degree):
@@ -252,13 +260,15 @@ def _adjacency(result: Any, key: str) -> sparse.csr_matrix:
     return sparse.csr_matrix(result.varp[slot])
 
 
-def _network(result: Any, key: str) -> tuple[GeneNetwork, pd.DataFrame | None]:
+def _network(result: Any, key: str, label: str | None) -> tuple[GeneNetwork, pd.DataFrame | None]:
     """Return a network, and its modules if they are stored with it."""
     from graphsci.network import stored_modules, stored_network
 
-    if not hasattr(result, "uns"):
-        return result, None
-    return stored_network(result, key), stored_modules(result, key)
+    if hasattr(result, "uns"):
+        return stored_network(result, key, label=label), stored_modules(result, key)
+    if label is not None:
+        raise ValueError("label: chooses among the networks of an AnnData, and one was given.")
+    return result, None
 
 
 def _strongest_edges(edges: pd.DataFrame, max_genes: int, max_edges: int) -> pd.DataFrame:
