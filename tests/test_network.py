@@ -857,7 +857,7 @@ def test_networks_by_label_that_are_empty_or_of_an_earlier_run(model, data):
     nw.annotate_network(adata, empty)
     with pytest.raises(ValueError, match="gene_network with label_key first"):
         nw.stored_network(adata, label="1")
-    with pytest.raises(ValueError, match="label: chooses among the networks of an AnnData"):
+    with pytest.raises(ValueError, match="label: chooses among networks of an AnnData"):
         pl.network_degree(empty, label="1")
 
 

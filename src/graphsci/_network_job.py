@@ -286,10 +286,11 @@ def _draw(
     from matplotlib.figure import Figure
 
     from graphsci import pl
+    from graphsci.pl._graph_drawing import size_for
     from graphsci.pl._networks import MOST_GENES
 
-    figure = Figure(figsize=(9, 8), layout="constrained")
     shown = min(max(MAX_GENES, len(found.gene_names) if genes else 0), MOST_GENES)
+    figure = Figure(figsize=size_for(shown), layout="constrained")
     pl.gene_network(found, genes=genes, modules=modules, max_genes=shown, ax=figure.add_subplot())
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:])
