@@ -74,7 +74,7 @@ def test_names_have_room_on_paper_in_any_resolution_and_without_pyplot():
 
 def test_two_networks_in_one_figure():
     """Where there is no room the picture is drawn all the same."""
-    figure, axes = pyplot.subplots(1, 2, figsize=(7, 3), layout="constrained")
+    _, axes = pyplot.subplots(1, 2, figsize=(7, 3), layout="constrained")
     for ax in axes:
         pl.gene_network(drawn_graph("modules", 50, 0), ax=ax)
         assert len(ax.texts) == 50

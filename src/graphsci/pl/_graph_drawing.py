@@ -65,7 +65,8 @@ def draw_graph(
     for name, place in zip(names, places, strict=True):
         name.xy = tuple(place)
     _draw_edges(ax, graph, dict(zip(graph, places, strict=True)))
-    ax.scatter(*places.T, s=sizes, c=colors, edgecolors="white", linewidths=0.8, zorder=2)
+    x, y = places.T
+    ax.scatter(x, y, s=sizes, c=colors, edgecolors="white", linewidths=0.8, zorder=2)
 
 
 def push_apart(places: Places, boxes: Places, area: Places) -> Places:
