@@ -238,6 +238,7 @@ def test_a_header_with_a_mark_is_one(write):
     text = "#made by x\n#TF\ttarget\tmor\n# the rest\nAHR\tMYC\t-0.5\n"
     table = read_network(write("r.tsv", text))
     assert rows(table) == [("AHR", "MYC", 0.5, -1.0)]
+    assert rows(read_network(write("tf.tsv", "#TF\tgene\nA\tB\n"))) == [("A", "B", 1.0)]
     weights = read_network(write("e.tsv", "#gene_a\tgene_b\tkind\tscore\nA\tB\tpp\t3\n"))
     assert rows(weights) == [("A", "B", 3.0)]
 

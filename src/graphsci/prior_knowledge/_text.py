@@ -83,7 +83,8 @@ def read_table(path: Path) -> pd.DataFrame:
     # "NA" may be a gene: nothing written in the file counts as missing
     options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "skiprows": comments}
     frame = pd.read_csv(path, sep=_separator(first[0]) or r"\s+", header=None, **options)
-    frame.iloc[0, 0] = str(frame.iloc[0, 0]).removeprefix("#")
+    if first[0].startswith("#"):  # small, as it is surely a name: "TF" may be transferrin
+        frame.iloc[0, 0] = frame.iloc[0, 0].removeprefix("#").lower()
     without_first = frame.iloc[:, 1:].set_axis(range(frame.shape[1] - 1), axis=1)
     if frame.shape[1] > 2 and frame.iloc[0, 0] == "" and has_header(without_first):
         frame = without_first
