@@ -842,6 +842,7 @@ def test_tl_by_label_is_networks_by_label(model, grouped, control, tmp_path, mon
         assert (found.parameters["label_key"], found.parameters["label"]) == ("type", label)
         ax = pl.gene_network(grouped, genes=["g0"], label=label)
         assert ax.get_title("left") == pl.gene_network(network, genes=["g0"]).get_title("left")
+        assert ax.get_title("left").startswith(f"{label}: ")
     of_all = nw.stored_network(grouped).edges
     pd.testing.assert_frame_equal(of_all, whole.edges, check_dtype=False)
     with pytest.raises(ValueError, match=r"no network of 'few'; there are those of 'B', 'T/NK'"):

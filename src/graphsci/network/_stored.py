@@ -135,10 +135,10 @@ def edges_by_label(networks: Mapping[str, GeneNetwork]) -> pd.DataFrame:
 def _tables(networks: Mapping[str, GeneNetwork]) -> dict[str, pd.DataFrame]:
     """As :func:`annotate_network` writes them: a label may have a slash, and no name in a file."""
     told = [(label, note) for label, network in networks.items() for note in network.notes]
-    facts = [{**network.parameters, "label": label} for label, network in networks.items()]
+    facts = [{"label": label, **network.parameters} for label, network in networks.items()]
     return {
         "edges": edges_by_label(networks).astype({"label": "category"}),
-        "parameters": pd.DataFrame(facts),
+        "parameters": pd.DataFrame(facts).assign(label=list(networks)),
         "notes": pd.DataFrame(told, columns=["label", "note"], dtype=object),
     }
 

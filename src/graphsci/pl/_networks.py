@@ -94,7 +94,7 @@ def gene_network(
         ends = edge["gene_a"], edge["gene_b"]
         graph.add_edge(*ends, size=abs(edge["refined"]), sign=edge["sign"])
     shown, present = graph.number_of_edges(), found.n_edges
-    title = f"{len(graph)} genes, {shown:,} edges"
+    title = f"{_group(found)}{len(graph)} genes, {shown:,} edges"
     if genes:
         title += f" around {few(genes)}"
     if shown < present:
@@ -188,8 +188,8 @@ def network_degree(
         yscale="log",
         xlabel="edges of a gene, at least",
         ylabel="genes (% of all)",
-        title=f"{found.n_edges:,} edges, {len(degree):,} of {len(found.gene_names):,} genes "
-        "connected",
+        title=f"{_group(found)}{found.n_edges:,} edges, {len(degree):,} of "
+        f"{len(found.gene_names):,} genes connected",
     )
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -252,6 +252,11 @@ def _network(result: Any, key: str, label: str | None) -> tuple[GeneNetwork, pd.
     if label is not None:
         raise ValueError("label: chooses among networks of an AnnData. Leave it out with one.")
     return result, None
+
+
+def _group(found: GeneNetwork) -> str:
+    """How a title begins: with the group of cells that a network is of, if it is of one."""
+    return f"{found.parameters['label']}: " if "label" in found.parameters else ""
 
 
 def _strongest_edges(edges: pd.DataFrame, max_genes: int, max_edges: int) -> pd.DataFrame:
