@@ -13,6 +13,7 @@ from scipy import sparse
 from typer.testing import CliRunner
 
 from graphsci import cli
+from graphsci.network import stored_network
 from test_network import draw_modules
 
 SHORT = ("--max-epochs", "15", "--no-check", "--likelihood", "nb", "--n-latent", "8")
@@ -83,12 +84,15 @@ def test_genes_are_chosen_in_every_network_and_small_groups_are_named(folder, tm
     said = run(
         *(tmp_path / "grouped.h5ad", "-o", tmp_path / "edges.tsv", *SHORT, "--no-control"),
         *("--label-key", "group", "--label-edges", tmp_path / "labels.tsv"),
-        *("--genes", "g0,g20", "--max-genes", "8"),
+        *("--genes", "g0,g20", "--max-genes", "8", "--h5ad", tmp_path / "net.h5ad"),
     )
     assert "groups of fewer than 50 cells are in no network: few (40)" in said
     labels = pd.read_csv(tmp_path / "labels.tsv", sep="\t")
     assert set(labels["label"]) == {"many"}
     assert len(set(labels["gene_a"]) | set(labels["gene_b"])) <= 8
+    whole = stored_network(anndata.read_h5ad(tmp_path / "net.h5ad"), label="many")
+    assert whole.n_edges > len(labels)
+    assert (whole.parameters["n_cells"], whole.parameters["label"]) == (160, "many")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +210,8 @@ def test_training_with_a_known_network(folder, tmp_path):
         ),
         (("COUNTS", "-o", "x.tsv", "--ignore-case"), "no.* known network|none was given"),
         (("MODEL", "-o", "x.tsv", "--graph", "pidc", "--l2", "5", "--preset", "paper"), "--graph"),
-        (("COUNTS", "-o", "x.tsv", "--label-key", "type"), "go together"),
+        (("COUNTS", "-o", "x.tsv", "--label-key", "type"), "--label-edges or --h5ad"),
+        (("COUNTS", "-o", "x.tsv", "--label-edges", "y.tsv"), "--label-edges goes with --label-"),
         (("COUNTS", "-o", "x.tsv", "--label-key", "cell", "--label-edges", "y.tsv"), "no column"),
         (("MODEL", "-o", "x.tsv", "--network", "HUMAN"), "give the counts instead of a model"),
         (("MODEL", "-o", "x.tsv", "--label-key", "t", "--label-edges", "y.tsv"), "needs counts"),

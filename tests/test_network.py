@@ -8,7 +8,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
-from anndata import AnnData, concat, read_h5ad
+from anndata import AnnData, concat, read_h5ad, read_zarr
 from matplotlib import pyplot
 from scipy import sparse, stats
 from sklearn.linear_model import LinearRegression
@@ -20,6 +20,7 @@ from graphsci.config import Config
 from graphsci.evaluation.false_signal import append_shuffled_genes
 from graphsci.expression_graph import correlation_graph
 from graphsci.gene_graph import graph_from_edges
+from graphsci.io import write_anndata
 from graphsci.network import null as shuffling
 from graphsci.network import posterior, strength, to_networkx, write_network
 from graphsci.predictability import UNPROVEN
@@ -789,14 +790,76 @@ def test_tl(model, data):
         ({}, "package 'leidenalg', which could not be imported"),
         ({"n_neighbors": -1}, "n_neighbors: got -1, expected a whole number"),
         ({"prior": pd.DataFrame({"gene_a": ["TP53"], "gene_b": ["MYC"]})}, "TP53"),
+        ({"modules": False, "label_key": "cell"}, "label_key: obs has no column 'cell'; .* 'type'"),
+        ({"modules": False, "label_key": "name"}, "no group in 'name' has 50 cells; the largest"),
     ],
 )
 def test_tl_refuses_before_training(model, data, monkeypatch, options, said):
 
     monkeypatch.setitem(sys.modules, "leidenalg", None)
     monkeypatch.setattr("graphsci.network._search.train_control", None)
+    data = AnnData(data.X, obs=data.obs.assign(name=data.obs_names), var=data.var)
     with pytest.raises((ValueError, ImportError), match=said):
         tl.gene_network(data, model, **options)
+
+
+@pytest.fixture
+def grouped(data):
+    """Two groups, one of a name that no slot of a file may have; a small one; cells of none."""
+    adata = data.copy()
+    adata.obs["type"] = pd.Categorical(["T/NK"] * 120 + ["B"] * 130 + ["few"] * 30 + [None] * 20)
+    return adata
+
+
+LEFT_OUT = (
+    "groups of fewer than 50 cells are in no network: few (30)",
+    "20 cells without a label in 'type' are in no network",
+)
+
+
+@pytest.mark.parametrize("suffix", [None, "h5ad", "zarr"])
+def test_tl_by_label_is_networks_by_label(model, grouped, control, tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr("graphsci.network._search.train_control", lambda *_, **__: control)
+    with pytest.warns(UserWarning, match="are in no network") as warned:
+        whole = tl.gene_network(grouped, model, n_neighbors=5, label_key="type")
+    assert tuple(str(warning.message) for warning in warned) == LEFT_OUT
+    expected = nw.networks_by_label(
+        model, grouped, label_key="type", n_neighbors=5, control=control, seed=model.config.seed
+    )
+    tables = grouped.uns["graphsci_network_by_label"]
+    assert list(tables["edges"]) == ["label", *nw.EDGE_COLUMNS]
+    assert set(tables["notes"]["note"]) >= set(LEFT_OUT)
+    if suffix:
+        write_anndata(grouped, tmp_path / f"a.{suffix}")
+        grouped = {"h5ad": read_h5ad, "zarr": read_zarr}[suffix](tmp_path / f"a.{suffix}")
+    assert list(expected) == ["B", "T/NK"]
+    for label, network in expected.items():
+        found = nw.stored_network(grouped, label=label)
+        pd.testing.assert_frame_equal(
+            found.edges, network.edges, check_dtype=False, check_categorical=False
+        )
+        assert (found.parameters, found.notes) == (network.parameters, network.notes)
+        assert (found.parameters["label_key"], found.parameters["label"]) == ("type", label)
+        ax = pl.gene_network(grouped, genes=["g0"], label=label)
+        assert ax.get_title("left") == pl.gene_network(network, genes=["g0"]).get_title("left")
+        assert ax.get_title("left").startswith(f"{label}: ")
+    of_all = nw.stored_network(grouped).edges
+    pd.testing.assert_frame_equal(of_all, whole.edges, check_dtype=False)
+    with pytest.raises(ValueError, match=r"no network of 'few'; there are those of 'B', 'T/NK'"):
+        nw.stored_network(grouped, label="few")
+    pyplot.close("all")
+
+
+def test_networks_by_label_that_are_empty_or_of_an_earlier_run(model, data):
+    adata, empty = data.copy(), nw.refine_network(model, n_neighbors=3)
+    empty = empty._replace(edges=empty.edges.head(0), notes=())
+    nw.annotate_network(adata, empty, by_label={"1": empty, "2": empty})
+    assert nw.stored_network(adata, label=2).n_edges == 0
+    nw.annotate_network(adata, empty)
+    with pytest.raises(ValueError, match="gene_network with label_key first"):
+        nw.stored_network(adata, label="1")
+    with pytest.raises(ValueError, match="label: chooses among networks of an AnnData"):
+        pl.network_degree(empty, label="1")
 
 
 def test_tl_leaves_what_impute_wrote(model, data):

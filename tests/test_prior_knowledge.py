@@ -70,7 +70,7 @@ def test_string_as_downloaded(write, naming):
 
 
 def test_string_in_chunks_and_other_columns(write, monkeypatch):
-    monkeypatch.setattr("graphsci.prior_knowledge.CHUNK_ROWS", 2)
+    monkeypatch.setattr("graphsci.prior_knowledge._string.CHUNK_ROWS", 2)
     detailed = "\n".join(
         " ".join([*line.split()[:2], "12" if i else "neighborhood", line.split()[2]])
         for i, line in enumerate(LINKS.splitlines())
@@ -204,6 +204,51 @@ def test_regulon_without_weights(write):
 )
 def test_edge_lists_with_and_without_header(write, text, expected):
     assert rows(read_network(write("edges.txt", text))) == expected
+
+
+REMARKS = ("# a,b\tc d 0.5", "## made, by hand\t1", "#", "#from STRING", "#A\tB\t0.5", "#A,B")
+
+
+@pytest.mark.parametrize("remark", REMARKS)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("e.tsv", "A\tB\t0.5\nB\tC\t2\n"),
+        ("e.csv.gz", "gene_a,gene_b,weight\nA,B,0.5\n\nB,C,2\n"),
+        ("e.txt", "A B\nB C\n"),
+        ("e.sif", "A\tnegative\tB\nB\tpositive\tC\n"),
+        ("node.tsv", "#node1\tnode2\tx\tcombined_score\nA\tB\tx\t0.5\nC\tB\ty\t2\n"),
+        ("t.tsv", TRRUST),
+        ("r.csv", "source,confidence,target,weight\nAHR,A,CYP1A1,1\nAHR,C,MYC,-0.5\n"),
+        ("links.txt", LINKS),
+        ("x.gmt", GMT),
+    ],
+)
+def test_comments_may_stand_anywhere(write, name, text, remark):
+    expected = read_network(write(name, text))
+    lines = text.splitlines()
+    for at in range(len(lines) + 1):
+        remarked = "\n".join([*lines[:at], remark, remark, *lines[at:], remark]) + "\n"
+        found = read_network(write(name, remarked))
+        pd.testing.assert_frame_equal(found, expected)
+        assert found.attrs == expected.attrs
+
+
+def test_a_header_with_a_mark_is_one(write):
+    text = "#made by x\n#TF\ttarget\tmor\n# the rest\nAHR\tMYC\t-0.5\n"
+    table = read_network(write("r.tsv", text))
+    assert rows(table) == [("AHR", "MYC", 0.5, -1.0)]
+    assert rows(read_network(write("tf.tsv", "#TF\tgene\nA\tB\n"))) == [("A", "B", 1.0)]
+    weights = read_network(write("e.tsv", "#gene_a\tgene_b\tkind\tscore\nA\tB\tpp\t3\n"))
+    assert rows(weights) == [("A", "B", 3.0)]
+
+
+def test_rows_are_numbered_as_in_an_editor(write):
+    text = "# one\n\ngene_a,gene_b\nA,B\n# five\n\nA,\n"
+    with pytest.raises(ValueError, match=r"Row 7 of e\.csv has an empty or missing field"):
+        read_network(write("e.csv", text))
+    with pytest.raises(ValueError, match=r"c\.csv is empty"):
+        read_network(write("c.csv", "# nothing\n#else\n"))
 
 
 @pytest.mark.parametrize("text", ["A,B,0.5\nB,C,NA\nC,D,1\n", "A,B,NA\nB,C,0.5\nC,D,1\n"])

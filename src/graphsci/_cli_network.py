@@ -54,7 +54,10 @@ class Files:
     sif: Annotated[Path | None, typer.Option(metavar="FILE.sif", help="Write SIF.")] = None
     h5ad: Annotated[
         Path | None,
-        typer.Option(metavar="OUT.h5ad", help="Write the counts with the network in varp."),
+        typer.Option(
+            metavar="OUT.h5ad",
+            help="Write the counts with the network in varp, and those of --label-key in uns.",
+        ),
     ] = None
     modules: Annotated[
         Path | None,

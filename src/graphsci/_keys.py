@@ -42,6 +42,11 @@ class Keys(NamedTuple):
         return f"{self.key_added}_network"
 
     @property
+    def networks_by_label(self) -> str:
+        """``uns``: the networks of groups of cells, their tables with a column ``label``."""
+        return f"{self.key_added}_network_by_label"
+
+    @property
     def module(self) -> str:
         """``var``: module of each gene in that network, -1 outside of modules."""
         return f"{self.key_added}_module"

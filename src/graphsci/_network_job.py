@@ -20,6 +20,7 @@ from graphsci.files import atomic_path
 from graphsci.imputer import GraphSCI
 from graphsci.model_io import RECORD
 from graphsci.network._search import Findings, Search
+from graphsci.network._stored import edges_by_label
 from graphsci.network.files import write_table
 from graphsci.network.modules import leiden, sets_inside, trusted
 from graphsci.preprocessing import detected_genes, find_matrix
@@ -128,19 +129,22 @@ def run(
         n_models=job.n_models,
     )
     if adata is not None:
-        search.check(adata, log)
+        for note in search.check(adata):
+            log(note)
     found = search.run(adata, config, loaded, gene_graph=known, log=log, progress=progress)
     shown = _shown(job, found.network)
-    found = found._replace(by_label={k: _shown(job, net) for k, net in found.by_label.items()})
+    by_label = {label: _shown(job, network) for label, network in found.by_label.items()}
     for name in ("output", "graphml", "cx2", "cyjs", "sif"):
         if name in job.paths:
             nw.write_network(shown, job.paths[name], modules=found.modules)
+    if job.label_edges is not None:
+        _write_table(edges_by_label(by_label), job.label_edges)
     _write(job, found, adata, sets)
     if job.picture is not None and shown.n_edges:
         _draw(shown, found.modules, job.genes or (), job.picture)
     elif job.picture is not None:
         log("no picture: the network has no edge to draw")
-    return found._replace(network=shown)
+    return found._replace(network=shown, by_label=by_label)
 
 
 def written(job: NetworkJob, found: Findings) -> list[Path]:
@@ -185,8 +189,10 @@ def _check_options(job: NetworkJob, config: Config) -> None:
         )
     if (job.gene_sets is None) != (job.enrichment is None):
         raise ValueError("--gene-sets and --enrichment go together: sets in, table out.")
-    if (job.label_key is None) != (job.label_edges is None):
-        raise ValueError("--label-key and --label-edges go together: labels in, table out.")
+    if job.label_edges is not None and job.label_key is None:
+        raise ValueError("--label-edges goes with --label-key: labels in, table out.")
+    if job.label_key is not None and job.label_edges is None and job.h5ad is None:
+        raise ValueError("--label-key goes with --label-edges or --h5ad: labels in, networks out.")
     if _WITH_MODULES & set(job.paths):
         leiden()
     if _BY_NETWORKX & set(job.paths):
@@ -252,7 +258,14 @@ def _write(
     modules = findings.modules
     if job.h5ad is not None and adata is not None:
         found, model = findings.network, findings.model
-        nw.annotate_network(adata, found, modules=modules, model=model, key_added=job.key_added)
+        nw.annotate_network(
+            adata,
+            found,
+            modules=modules,
+            by_label=findings.by_label,
+            model=model,
+            key_added=job.key_added,
+        )
         io.write_anndata(adata, job.h5ad)
     if job.modules is not None and modules is not None:
         _write_table(modules, job.modules)
@@ -260,12 +273,6 @@ def _write(
         background = trusted(findings.network).linked_genes
         enriched = nw.enrich_modules(modules, sets, background=background)
         _write_table(enriched, job.enrichment)
-    if job.label_edges is not None:
-        tables = [
-            network.edges.assign(label=label)[["label", *network.edges.columns]]
-            for label, network in findings.by_label.items()
-        ]
-        _write_table(pd.concat(tables), job.label_edges)
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:
@@ -279,10 +286,11 @@ def _draw(
     from matplotlib.figure import Figure
 
     from graphsci import pl
+    from graphsci.pl._graph_drawing import size_for
     from graphsci.pl._networks import MOST_GENES
 
-    figure = Figure(figsize=(9, 8), layout="constrained")
     shown = min(max(MAX_GENES, len(found.gene_names) if genes else 0), MOST_GENES)
+    figure = Figure(figsize=size_for(shown), layout="constrained")
     pl.gene_network(found, genes=genes, modules=modules, max_genes=shown, ax=figure.add_subplot())
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:])

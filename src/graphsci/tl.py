@@ -123,6 +123,7 @@ def gene_network(
     control: bool = True,
     modules: bool = True,
     min_confidence: float | None = None,
+    label_key: str | None = None,
     key_added: str = DEFAULT_KEY,
     progress: Progress | None = None,
     log: Log = lambda message: None,
@@ -152,6 +153,8 @@ def gene_network(
     min_confidence
         Keep edges of this confidence, 1 minus the false-discovery rate; needs a control. None
         keeps all.
+    label_key
+        Column of ``obs``, e.g. cell types: one more network for each group of 50 cells or more.
     progress, log
         Called after every epoch of either training, and with one line before every stage.
     config, **options
@@ -162,25 +165,37 @@ def gene_network(
     ValueError
         Before training, if ``model`` comes with what is for a training (``gene_graph``,
         ``config``, ``**options``), ``min_confidence`` is no share or has no control,
-        ``n_neighbors`` is negative, the prior names none of the genes, or there are fewer than
-        ten cells for a control.
+        ``n_neighbors`` is negative, the prior names none of the genes, there are fewer than
+        ten cells for a control, or ``obs`` has no column ``label_key`` or no large group in it.
     ImportError
         Before training, if modules need a package.
 
     Returns
     -------
     GeneNetwork
-        Written are ``varp[key_added + "_network"]`` (strengths), ``uns`` of that name (a
-        dictionary: ``edges``, the table with its evidence; ``parameters``; ``notes``) and
-        ``var[key_added + "_module"]``; ``network.stored_network(adata)`` reads it back. What the
-        model learned of genes, its gene graph included, is written as :func:`impute` does,
-        unless ``adata`` has its results under the same key.
+        That of all cells. Written are ``varp[key_added + "_network"]`` (strengths), ``uns`` of
+        that name (a dictionary: ``edges``, the table with its evidence; ``parameters``;
+        ``notes``) and ``var[key_added + "_module"]``; ``network.stored_network(adata)`` reads it
+        back. What the model learned of genes, its gene graph included, is written as
+        :func:`impute` does, unless ``adata`` has its results under the same key.
+
+        With ``label_key`` also ``uns[key_added + "_network_by_label"]``, a dictionary of tables
+        with a column ``label``: ``edges``, as ``graphsci network --label-edges`` writes them,
+        ``parameters`` and ``notes``; ``network.stored_network(adata, label="B cell")`` reads
+        the network of one group.
+
+    Warns
+    -----
+    UserWarning
+        Before training, if groups are too small for a network, or cells have no label.
 
     Examples
     --------
     >>> network = graphsci.tl.gene_network(adata, seed=0)
     >>> network.edges.head()
     >>> graphsci.pl.gene_network(adata, genes=["LYZ"])
+    >>> graphsci.tl.gene_network(adata, label_key="cell_type")
+    >>> graphsci.pl.gene_network(adata, genes=["LYZ"], label="monocyte")
     """
     from graphsci import network as nw
     from graphsci.network._search import Search
@@ -195,12 +210,19 @@ def gene_network(
         control=control,
         modules=modules,
         min_confidence=min_confidence,
+        label_key=label_key,
     )
-    search.check(adata, log)
+    for note in search.check(adata):
+        warnings.warn(note, stacklevel=2)
     config = GraphSCI(config, **options).config if model is None else model.config
     found = search.run(adata, config, model, gene_graph=gene_graph, progress=progress, log=log)
     nw.annotate_network(
-        adata, found.network, modules=found.modules, model=found.model, key_added=key_added
+        adata,
+        found.network,
+        modules=found.modules,
+        by_label=found.by_label,
+        model=found.model,
+        key_added=key_added,
     )
     return found.network
 

@@ -23,14 +23,8 @@ docs/network.md has the reasons and the measurements.
 =============  ===================================================================
 """
 
-from graphsci.network._table import (
-    EDGE_COLUMNS,
-    GeneNetwork,
-    annotate_network,
-    check_confidence,
-    stored_modules,
-    stored_network,
-)
+from graphsci.network._stored import annotate_network, stored_modules, stored_network
+from graphsci.network._table import EDGE_COLUMNS, GeneNetwork, check_confidence
 from graphsci.network.comparison import compare_networks
 from graphsci.network.files import to_cx2, to_networkx, write_network
 from graphsci.network.modules import enrich_modules, find_modules

@@ -47,8 +47,11 @@ class Search:
     label_key: str | None = None  #: one more network for each group of cells
     n_models: int = 1
 
-    def check(self, adata: AnnData, log: Log) -> None:
-        """Refuse, before any training, what would be refused after it; tell what is left out."""
+    def check(self, adata: AnnData) -> list[str]:
+        """Refuse, before any training, what would be refused after it.
+
+        Returns which cells the networks of groups leave out.
+        """
         if self.min_confidence is not None:
             check_confidence(self.min_confidence)
             if not self.control:
@@ -59,10 +62,10 @@ class Search:
         ranking.prior_graph(self.prior, adata.var_names)
         if self.modules:
             leiden()
-        if self.label_key is not None:
-            ranking.large_groups(adata, self.label_key)
-            for note in ranking.small_groups_note(adata, self.label_key):
-                log(note)
+        if self.label_key is None:
+            return []
+        ranking.large_groups(adata, self.label_key)
+        return ranking.left_out_notes(adata, self.label_key)
 
     def run(
         self,

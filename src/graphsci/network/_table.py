@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
-
-from graphsci._annotation import annotate_genes
-from graphsci._edges import spread
-from graphsci._keys import DEFAULT_KEY, keys
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from graphsci.imputer import GraphSCI
 
 #: The columns of an edge table, in order.
 EDGE_COLUMNS = (
@@ -147,87 +138,3 @@ def _by_turns(edges: pd.DataFrame, genes: Sequence[str]) -> pd.DataFrame:
         own = np.flatnonzero((edges["gene_a"] == gene) | (edges["gene_b"] == gene))
         turn[own] = np.minimum(turn[own], np.arange(len(own)))
     return edges.iloc[np.argsort(turn, kind="stable")]
-
-
-def annotate_network(
-    adata: AnnData,
-    network: GeneNetwork,
-    *,
-    modules: pd.DataFrame | None = None,
-    model: GraphSCI | None = None,
-    key_added: str = DEFAULT_KEY,
-) -> None:
-    """Write a network where :func:`stored_network` finds it again.
-
-    Written are ``varp[key_added + "_network"]``, the matrix of strengths, and ``uns`` of that
-    name, a dictionary of ``edges`` (the table), ``parameters`` and ``notes``.
-
-    Parameters
-    ----------
-    adata
-        Genes that the network does not have get no edges.
-    network
-        From :func:`~graphsci.network.refine_network`.
-    modules
-        From :func:`~graphsci.network.find_modules`; written to ``var[key_added + "_module"]``,
-        -1 outside of modules; None removes those of an earlier network.
-    model
-        That the network is of. What it learned of genes, its gene graph included, is written as
-        ``graphsci.tl.impute`` does, unless ``adata`` has a run of this name.
-    key_added
-        Name of the run.
-    """
-    slots = keys(key_added)
-    position = pd.Index(network.gene_names).get_indexer(adata.var_names)
-    known = np.flatnonzero(position >= 0)
-    strengths = network.adjacency()[position[known]][:, position[known]]
-    adata.varp[slots.network] = spread(strengths, known, adata.n_vars)
-    adata.uns[slots.network] = {
-        "edges": network.edges,
-        "parameters": network.parameters,
-        "notes": list(network.notes),
-    }
-    adata.var.drop(columns=slots.module, errors="ignore", inplace=True)
-    if modules is not None:
-        module = modules.set_index("gene")["module"]
-        values = module.reindex(adata.var_names).fillna(-1).to_numpy(dtype=np.int64)
-        adata.var[slots.module] = values
-    if model is not None and slots.uns not in adata.uns:
-        annotate_genes(model, adata, slots)
-
-
-def stored_network(adata: AnnData, key_added: str = DEFAULT_KEY) -> GeneNetwork:
-    """Return the network that :func:`annotate_network` wrote, also after a file was read.
-
-    Its genes are those of ``adata``: in a part of the genes, edges to others are left out.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
-    slot = keys(key_added).network
-    if slot not in adata.uns:
-        raise ValueError(
-            f"adata.uns has no network {slot!r}; it has "
-            f"{', '.join(map(repr, adata.uns)) or 'nothing'}. Run graphsci.tl.gene_network first, "
-            "or give the key of its run."
-        )
-    record = adata.uns[slot]
-    edges = record["edges"]
-    inside = edges["gene_a"].isin(adata.var_names) & edges["gene_b"].isin(adata.var_names)
-    return GeneNetwork(
-        edges[inside].reset_index(drop=True),
-        np.asarray(adata.var_names, dtype=np.str_),
-        dict(record["parameters"]),
-        tuple(map(str, record["notes"])),
-    )
-
-
-def stored_modules(adata: AnnData, key_added: str = DEFAULT_KEY) -> pd.DataFrame | None:
-    """Return ``gene`` and ``module`` as :func:`annotate_network` wrote them, None without any."""
-    column = keys(key_added).module
-    if column not in adata.var:
-        return None
-    found = adata.var[column][adata.var[column] >= 0]
-    return pd.DataFrame({"gene": found.index, "module": found.to_numpy()})

@@ -174,14 +174,13 @@ def networks_by_label(
     """
     groups = large_groups(adata, label_key)
     labels = known_labels(adata.obs[label_key])
-    n_missing = int(np.sum(labels == None))  # noqa: E711 (each element)
-    notes = small_groups_note(adata, label_key)
-    if n_missing:
-        notes.append(f"{n_missing:,} cells without a label in {label_key!r} are in no network")
-    found = {}
+    left_out, found = left_out_notes(adata, label_key), {}
     for label in groups:
         network = refine_network(model, adata, cells=labels == label, **options)
-        found[label] = network._replace(notes=(*network.notes, *notes))
+        found[label] = network._replace(
+            parameters={**network.parameters, "label_key": label_key, "label": label},
+            notes=(*network.notes, *left_out),
+        )
     return found
 
 
@@ -204,14 +203,17 @@ def large_groups(adata: AnnData, label_key: str) -> list[str]:
     return kept
 
 
-def small_groups_note(adata: AnnData, label_key: str) -> list[str]:
-    """Say which groups are too small for a network; nothing if none is."""
-    sizes = _group_sizes(adata, label_key)
+def left_out_notes(adata: AnnData, label_key: str) -> list[str]:
+    """Say which groups are too small for a network, and how many cells have no label."""
+    sizes, notes = _group_sizes(adata, label_key), []
     small = sizes[sizes < FEWEST_LABEL_CELLS]
-    if not len(small):
-        return []
-    named = few([f"{label} ({size})" for label, size in small.items()])
-    return [f"groups of fewer than {FEWEST_LABEL_CELLS} cells are in no network: {named}"]
+    if len(small):
+        named = few([f"{label} ({size})" for label, size in small.items()])
+        notes.append(f"groups of fewer than {FEWEST_LABEL_CELLS} cells are in no network: {named}")
+    n_missing = adata.n_obs - int(sizes.sum())
+    if n_missing:
+        notes.append(f"{n_missing:,} cells without a label in {label_key!r} are in no network")
+    return notes
 
 
 def _group_sizes(adata: AnnData, label_key: str) -> pd.Series:

@@ -14,18 +14,9 @@ from scipy import sparse
 from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._optional import networkx
 from graphsci._words import few
+from graphsci.pl._graph_drawing import draw_graph, size_for
 from graphsci.pl._scale import Common
-from graphsci.pl._style import (
-    BLUE,
-    GREY,
-    GROUP_COLORS,
-    INK,
-    MANY_GROUP_COLORS,
-    RED,
-    axes_for,
-    figure_for,
-    styled,
-)
+from graphsci.pl._style import BLUE, INK, axes_for, figure_for, styled
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,11 +28,6 @@ if TYPE_CHECKING:
 
 #: More genes than this cannot be told apart in one picture.
 MOST_GENES = 80
-#: How an edge of a sign is drawn, and what it is called.
-_EDGES: dict[int, tuple[Any, str, str]] = {
-    1: ("solid", "#8C8C8C", "rise together"),
-    -1: ((0, (3, 2)), RED, "one falls as the other rises"),
-}
 #: Genes in a heat map; beyond it a gene is less than a pixel.
 HEATMAP_GENES = 240
 
@@ -56,6 +42,7 @@ def gene_network(
     max_edges: int = 150,
     seed: int = 0,
     key: str = DEFAULT_KEY,
+    label: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw a network around chosen genes, coloured by module.
@@ -74,18 +61,23 @@ def gene_network(
         Of the layout.
     key
         Name of the run in an AnnData.
+    label
+        Group of cells in an AnnData whose network is drawn (``label_key`` of
+        ``graphsci.tl.gene_network``); that of all cells if None.
     ax
         Where to draw; a new figure if None.
 
     Notes
     -----
     Solid lines are positive relations, dashed ones negative; wider is stronger. A gene's dot grows
-    with its edges in the picture. Chosen genes have bold names.
+    with its edges in the picture. Chosen genes have bold names. Genes are moved apart until no
+    name covers another or a dot, as far as ``ax`` has room: a new figure has about a square inch
+    and a half for each gene.
     """
     nx = networkx()
     if not 2 <= max_genes <= MOST_GENES:
         raise ValueError(f"max_genes: got {max_genes}, expected 2 to {MOST_GENES}.")
-    found, stored = _network(network, key)
+    found, stored = _network(network, key, label)
     modules = stored if modules is None else modules
     genes = [genes] if isinstance(genes, str) else list(genes)
     if len(genes) > max_genes:
@@ -101,19 +93,14 @@ def gene_network(
     for edge in edges.to_dict("records"):
         ends = edge["gene_a"], edge["gene_b"]
         graph.add_edge(*ends, size=abs(edge["refined"]), sign=edge["sign"])
-    ax = axes_for(ax, (9, 8))
-    places = _layout(graph, seed)
-    _draw_edges(ax, graph, places)
-    _draw_genes(ax, graph, places, set(genes), modules)
     shown, present = graph.number_of_edges(), found.n_edges
-    title = f"{len(graph)} genes, {shown:,} edges"
+    title = f"{_group(found)}{len(graph)} genes, {shown:,} edges"
     if genes:
         title += f" around {few(genes)}"
     if shown < present:
         title += f", of {present:,}" if genes else f", the strongest of {present:,}"
-    ax.set(xticks=[], yticks=[], title=title)
-    ax.spines[:].set_visible(False)
-    ax.margins(0.08)
+    ax = axes_for(ax, size_for(len(graph)))
+    draw_graph(ax, graph, bold=genes, modules=modules, title=title, seed=seed)
     return ax
 
 
@@ -177,13 +164,17 @@ def module_heatmap(
 
 @styled
 def network_degree(
-    network: AnnData | GeneNetwork, *, key: str = DEFAULT_KEY, ax: Axes | None = None
+    network: AnnData | GeneNetwork,
+    *,
+    key: str = DEFAULT_KEY,
+    label: str | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw the share of genes with at least so many edges, on logarithmic axes.
 
-    ``network`` and ``key`` are as in :func:`gene_network`.
+    ``network``, ``key`` and ``label`` are as in :func:`gene_network`.
     """
-    found, _ = _network(network, key)
+    found, _ = _network(network, key, label)
     ends = found.edges[["gene_a", "gene_b"]].to_numpy().ravel()
     degree = pd.Series(ends).value_counts().to_numpy()
     if not len(degree):
@@ -197,8 +188,8 @@ def network_degree(
         yscale="log",
         xlabel="edges of a gene, at least",
         ylabel="genes (% of all)",
-        title=f"{found.n_edges:,} edges, {len(degree):,} of {len(found.gene_names):,} genes "
-        "connected",
+        title=f"{_group(found)}{found.n_edges:,} edges, {len(degree):,} of "
+        f"{len(found.gene_names):,} genes connected",
     )
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -252,13 +243,20 @@ def _adjacency(result: Any, key: str) -> sparse.csr_matrix:
     return sparse.csr_matrix(result.varp[slot])
 
 
-def _network(result: Any, key: str) -> tuple[GeneNetwork, pd.DataFrame | None]:
+def _network(result: Any, key: str, label: str | None) -> tuple[GeneNetwork, pd.DataFrame | None]:
     """Return a network, and its modules if they are stored with it."""
     from graphsci.network import stored_modules, stored_network
 
-    if not hasattr(result, "uns"):
-        return result, None
-    return stored_network(result, key), stored_modules(result, key)
+    if hasattr(result, "uns"):
+        return stored_network(result, key, label=label), stored_modules(result, key)
+    if label is not None:
+        raise ValueError("label: chooses among networks of an AnnData. Leave it out with one.")
+    return result, None
+
+
+def _group(found: GeneNetwork) -> str:
+    """How a title begins: with the group of cells that a network is of, if it is of one."""
+    return f"{found.parameters['label']}: " if "label" in found.parameters else ""
 
 
 def _strongest_edges(edges: pd.DataFrame, max_genes: int, max_edges: int) -> pd.DataFrame:
@@ -271,86 +269,6 @@ def _strongest_edges(edges: pd.DataFrame, max_genes: int, max_edges: int) -> pd.
             break
     inside = edges["gene_a"].isin(genes) & edges["gene_b"].isin(genes)
     return edges[inside].head(max_edges)
-
-
-def _layout(graph: Any, seed: int) -> dict[str, NDArray[np.float64]]:
-    """Kamada-Kawai within each connected part, parts packed side by side."""
-    nx = networkx()
-    parts = sorted(nx.connected_components(graph), key=len, reverse=True)
-    places: dict[str, NDArray[np.float64]] = {}
-    x = y = row_height = 0.0
-    widest = np.sqrt(len(graph)) * 1.3
-    for part in parts:
-        size = np.sqrt(len(part))
-        if x and x + 0.8 * size > widest:
-            x, y, row_height = 0.0, y - row_height - 0.6, 0.0
-        inner = graph.subgraph(sorted(part))
-        start = nx.spring_layout(inner, seed=seed)
-        found = nx.kamada_kawai_layout(inner, pos=start, weight=None) if len(part) > 2 else start
-        points = np.array([found[gene] for gene in inner])
-        points = points - points.min(0)
-        points *= size / max(points.max(), 1e-9)
-        points[:, 1] -= points[:, 1].max()
-        for gene, point in zip(inner, points, strict=True):
-            places[gene] = point + np.array([x, y])
-        x, row_height = x + points[:, 0].max() + 0.6, max(row_height, -points[:, 1].min())
-    return places
-
-
-def _draw_edges(ax: Axes, graph: Any, places: dict[str, Any]) -> None:
-    from matplotlib.collections import LineCollection
-
-    strongest = max(size for *_, size in graph.edges(data="size")) or 1.0  # none has a strength
-    for sign, (style, color, _) in _EDGES.items():
-        chosen = [(a, b, d["size"]) for a, b, d in graph.edges(data=True) if d["sign"] == sign]
-        lines = LineCollection(
-            [(places[a], places[b]) for a, b, _ in chosen],
-            colors=color,
-            linestyles=[style],
-            linewidths=[0.5 + 2 * size / strongest for *_, size in chosen],
-            alpha=0.6,
-            zorder=1,
-        )
-        ax.add_collection(lines)
-
-
-def _draw_genes(
-    ax: Axes,
-    graph: Any,
-    places: dict[str, Any],
-    bold: set[str],
-    modules: pd.DataFrame | None,
-) -> None:
-    module = {} if modules is None else dict(zip(modules["gene"], modules["module"], strict=True))
-    order = pd.Series([module[gene] for gene in graph if gene in module]).value_counts().index
-    colors_of_all = GROUP_COLORS if len(order) <= len(GROUP_COLORS) else MANY_GROUP_COLORS
-    paint = dict(zip(order, colors_of_all, strict=False))
-    colors = [paint.get(module.get(gene, -1), GREY) for gene in graph]
-    points = np.array([places[gene] for gene in graph])
-    sizes = [40 + 10 * graph.degree(gene) for gene in graph]
-    ax.scatter(
-        points[:, 0], points[:, 1], s=sizes, c=colors, edgecolors="white", linewidths=0.8, zorder=2
-    )
-    for gene, point in zip(graph, points, strict=True):
-        ax.annotate(
-            gene,
-            point,
-            xytext=(0, 6),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=8.5,
-            fontweight="bold" if gene in bold else "normal",
-            zorder=3,
-            bbox={"boxstyle": "square,pad=0.05", "fc": "white", "ec": "none", "alpha": 0.7},
-        )
-    for number, color in sorted(paint.items()):
-        ax.scatter([], [], c=color, label=f"module {number}")
-    signs = {sign for *_, sign in graph.edges(data="sign")}
-    for sign, (style, color, name) in _EDGES.items():
-        if sign in signs:
-            ax.plot([], [], color=color, linestyle=style, linewidth=1.5, label=name)
-    ax.legend(loc="upper left", bbox_to_anchor=(0, 0), ncols=min(len(paint) + len(signs), 6))
 
 
 def _correlation(values: NDArray[np.floating]) -> NDArray[np.float64]:
