@@ -40,6 +40,7 @@ from graphsci.network import ranking, strength
 from graphsci.pidc import pidc_scores
 from graphsci.preprocessing import log_normalize, size_factors
 from graphsci.prior_knowledge import read_network
+from suite.running import read_estimate
 
 HUMAN = {"pbmc3k", "scmix_sc_celseq2", "pbmc_1k_v3"}
 KNOWN = {
@@ -120,7 +121,7 @@ def rivals(adata: anndata.AnnData, model: GraphSCI, work: Path) -> dict[str, np.
 
 def peer_estimate(adata: anndata.AnnData, peer: str, variant: str, work: Path) -> np.ndarray | None:
     """Expected counts by a peer's own software, in its own environment; None without it."""
-    here, target = Path(__file__).parent, work / f"{peer}.npz"
+    here, target = Path(__file__).parent, work / f"{peer}.h5ad"
     python = here / ".envs" / peer / "bin" / "python"
     if not target.is_file():
         if not python.is_file():
@@ -130,7 +131,7 @@ def peer_estimate(adata: anndata.AnnData, peer: str, variant: str, work: Path) -
         script = here / "peers" / f"run_{peer}.py"
         command = [python, script, work / "counts.h5ad", target, "--variant", variant]
         subprocess.run(list(map(str, command)), check=True, cwd=here / "peers")
-    return np.load(target)["estimate"]
+    return read_estimate(target)["estimate"]
 
 
 def kept_pidc(log: sparse.csr_matrix, path: Path) -> np.ndarray:

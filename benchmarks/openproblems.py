@@ -16,7 +16,7 @@ import pandas as pd
 from graphsci.evaluation import openproblems
 from suite import cases, records, written
 from suite.methods import HERE, METHODS, OURS
-from suite.running import ESTIMATES, estimate_key
+from suite.running import ESTIMATES, estimate_key, read_estimate
 
 REWARDED = "graphsci, expected_log_estimate"
 
@@ -64,18 +64,18 @@ def main() -> None:
 def estimates(case, source: Path):
     """Yield the estimates that the study has, and the one that the error rewards."""
     for name in METHODS:
-        path = ESTIMATES / f"{estimate_key(name, case.counts, seed=0, source=source)}.npz"
+        path = ESTIMATES / f"{estimate_key(name, case.counts, seed=0, source=source)}.h5ad"
         if not path.is_file():
             continue
-        with np.load(path) as arrays:
-            yield name, arrays["estimate"]
-            if name == OURS:
-                yield (
-                    REWARDED,
-                    openproblems.expected_log_estimate(
-                        rate=arrays["estimate"], rate_sd=arrays["sd"], fraction=cases.FRACTION
-                    ),
-                )
+        arrays = read_estimate(path)
+        yield name, arrays["estimate"]
+        if name == OURS:
+            yield (
+                REWARDED,
+                openproblems.expected_log_estimate(
+                    rate=arrays["estimate"], rate_sd=arrays["sd"], fraction=cases.FRACTION
+                ),
+            )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """The file contract of a peer: kept counts in, expected counts at each cell's own depth out.
 
-    python run_NAME.py IN.h5ad OUT.npz --variant V --seed N
+    python run_NAME.py IN.h5ad OUT.h5ad --variant V --seed N
 
 IN.h5ad has the kept counts in ``X``, (cells, genes), no cell and no gene without a molecule.
-OUT.npz has ``estimate``, (cells, genes) float32: the expected count of every entry in a
-repetition of the same measurement at the same depth. A method that tells them apart adds
-``before_dropout``, its expected count had nothing been dropped, ``common``, its estimate at one
-depth for all cells, or ``sd``, the standard deviation of ``estimate``; without them a judge
-makes them of ``estimate``. Needs numpy, scipy and anndata alone, so that it runs in every peer's
+OUT.h5ad has the same cells and genes, and in ``X``, dense float32, the expected count of every
+entry in a repetition of the same measurement at the same depth. A method that tells them apart
+adds as layers ``before_dropout``, its expected count had nothing been dropped, ``common``, its
+estimate at one depth for all cells, or ``sd``, the standard deviation of ``X``; without them a
+judge makes them of ``X``. Needs numpy, scipy and anndata alone, so that it runs in every peer's
 environment.
 """
 
@@ -22,14 +22,18 @@ Floats = np.ndarray
 
 
 def main(estimate: Callable[[sparse.csr_matrix, str, int], Floats | dict[str, Floats]]) -> None:
-    """Run a peer: ``estimate(kept counts, variant, seed)`` returns one dense matrix, or several."""
+    """Run a peer: ``estimate(kept counts, variant, seed)`` returns one dense matrix, or several.
+
+    Of several, ``estimate`` becomes ``X``, and the others are layers.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("source")
     parser.add_argument("target")
     parser.add_argument("--variant", default="")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    counts = sparse.csr_matrix(anndata.read_h5ad(args.source).X)
+    given = anndata.read_h5ad(args.source)
+    counts = sparse.csr_matrix(given.X)
     found = estimate(counts, args.variant, args.seed)
     named = found if isinstance(found, dict) else {"estimate": found}
     arrays = {name: np.asarray(values, dtype=np.float32) for name, values in named.items()}
@@ -39,7 +43,10 @@ def main(estimate: Callable[[sparse.csr_matrix, str, int], Floats | dict[str, Fl
                 f"{name} has shape {values.shape} for counts {counts.shape}, and must be finite "
                 "and at least 0"
             )
-    np.savez(args.target, **arrays)
+    out = anndata.AnnData(arrays.pop("estimate"), obs=given.obs[[]], var=given.var[[]])
+    for name, values in arrays.items():
+        out.layers[name] = values
+    out.write_h5ad(args.target)
 
 
 def library_sizes(counts: sparse.csr_matrix) -> Floats:

@@ -71,19 +71,19 @@ def estimate_of(
         If it failed or cost more than it may.
     """
     key = estimate_key(name, counts, seed=seed, source=source)
-    kept, record = ESTIMATES / f"{key}.npz", ESTIMATES / f"{key}.json"
+    kept, record = ESTIMATES / f"{key}.h5ad", ESTIMATES / f"{key}.json"
     if not record.is_file():
         ESTIMATES.mkdir(parents=True, exist_ok=True)
         cost = _run(METHODS[name], counts, kept, seed=seed, source=source, limits=limits)
         record.write_text(json.dumps({"method": name, "seed": seed, **cost._asdict()}))
     found = json.loads(record.read_text())
-    return Estimate(key, _arrays(kept), Cost(*(found[field] for field in Cost._fields)))
+    return Estimate(key, read_estimate(kept), Cost(*(found[field] for field in Cost._fields)))
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays that a method wrote; see ``peers/contract.py``."""
-    with np.load(path) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+def read_estimate(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays that a method wrote, ``X`` as ``estimate``; see ``peers/contract.py``."""
+    found = anndata.read_h5ad(path)
+    return {"estimate": found.X} | dict(found.layers)
 
 
 def fresh_estimate(
@@ -97,9 +97,9 @@ def fresh_estimate(
         As ``estimate_of``.
     """
     with tempfile.TemporaryDirectory(prefix="graphsci-cost-") as folder:
-        target = Path(folder) / "estimate.npz"
+        target = Path(folder) / "estimate.h5ad"
         cost = _run(method, counts, target, seed=seed, source=source, limits=limits)
-        return Estimate("", _arrays(target), cost)
+        return Estimate("", read_estimate(target), cost)
 
 
 def _run(
@@ -114,7 +114,7 @@ def _run(
     """Run a method's script; its output lands at ``target`` complete or not at all."""
     with tempfile.TemporaryDirectory(prefix="graphsci-peer-") as folder:
         kept, log = Path(folder) / "kept.h5ad", Path(folder) / "log"
-        output = target.with_suffix(f".{os.getpid()}.part.npz")
+        output = target.with_suffix(f".{os.getpid()}.part.h5ad")
         anndata.AnnData(sparse.csr_matrix(counts, dtype=np.float32)).write_h5ad(kept)
         python = environments.interpreter(method.environment)
         command = [str(python), method.script, str(kept), str(output)]

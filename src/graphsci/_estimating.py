@@ -189,11 +189,13 @@ def estimate_blocks(
     *,
     latent: str | None = None,
     chunks: slice = ALL,
+    mean_is_known: bool = False,
 ) -> Iterator[EstimateBlock]:
     """Yield what is requested for prepared cells, in blocks.
 
     ``latent``: under this name the cell embedding (cells, latent) is added to the values.
     ``chunks``: which of the :meth:`Cells.chunks`, where processes share the work.
+    ``mean_is_known``: standard deviations are those of the rates given what the model predicts.
     """
     spec, network = fitted.spec, fitted.network
     place = _Placement.of(cells.gene_names[request.columns], spec)
@@ -205,10 +207,12 @@ def estimate_blocks(
             dense = block.dense(block.counts, len(spec.gene_names))
             both = predicted, dense
             misfits = misfit(*(both if in_data.all() else _chosen(*both, np.flatnonzero(in_data))))
-            genes, molecules = (
-                torch.as_tensor(values, device=z.device) for values in (place.model_genes, library)
-            )
-            uncertain = network.log_mean_variance(z, molecules.to(z), block.batch, genes)
+            uncertain = None
+            if not mean_is_known:
+                genes, molecules = map(torch.as_tensor, (place.model_genes, library))
+                uncertain = network.log_mean_variance(
+                    z, molecules.to(z), block.batch, genes.to(z.device)
+                )
             rate = es.posterior(*_chosen(*both, place.model_genes), uncertain)
             values = es.compute_estimates(rate, request.names, interval_level=request.interval)
         measured, empty = counts[:, outside].toarray(), library == 0

@@ -14,7 +14,7 @@ given the model. It is the correlation over draws from the posterior, without dr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from graphsci._edges import blocks
-from graphsci._estimating import Cells, estimate_blocks
+from graphsci._estimating import Cells, EstimateBlock, estimate_blocks
 from graphsci._request import Request
 from graphsci.imputer import GraphSCI
 from graphsci.network._arrays import Floats, Indices
@@ -222,7 +222,7 @@ class SampledCells(NamedTuple):
         """
         means, variance = [], np.zeros(len(genes))
         request = Request.of(self.adata, ("denoised",), genes, depth="common")
-        for block in estimate_blocks(self.model.fitted, self.cells, request):
+        for block in self._estimates(request):
             rate, sd = block.values["denoised"], block.values["denoised_sd"]
             if scale == "log1p":
                 rate, sd = np.log1p(rate), sd / (1 + rate)
@@ -239,7 +239,7 @@ class SampledCells(NamedTuple):
         size = (int(self.cells.batch.max()) + 1, len(genes))
         sums, squares = ({name: np.zeros(size) for name in names} for _ in range(2))
         request = Request.of(self.adata, ("mean", "denoised"), genes, depth="common")
-        for block in estimate_blocks(self.model.fitted, self.cells, request):
+        for block in self._estimates(request):
             rows = slice(block.start, block.start + len(block.values["mean"]))
             filled = np.flatnonzero(self.filled[rows])
             batch = self.cells.batch[rows][filled]
@@ -262,6 +262,10 @@ class SampledCells(NamedTuple):
         return pd.DataFrame(
             {"mean": mean, "cv": cv, "cv_state": cv_state}, index=pd.Index(genes, name="gene")
         )
+
+    def _estimates(self, request: Request) -> Iterator[EstimateBlock]:
+        """Estimates given the model, whose errors many cells share: no variation between them."""
+        return estimate_blocks(self.model.fitted, self.cells, request, mean_is_known=True)
 
     def _within_batches(self, values: Floats) -> Floats:
         """Values (cells, genes) less the mean of their batch, in place."""
