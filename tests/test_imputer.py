@@ -13,6 +13,7 @@ from graphsci import Config, GraphSCI, pl, tl
 from graphsci.estimates import ESTIMATES, MEANINGS
 from graphsci.gene_graph import GeneGraph
 from graphsci.model_io import RECORD
+from graphsci.model_parts import CellBlock
 from graphsci.network import train_control
 
 ALL = ("mean", "denoised", "imputed")
@@ -394,7 +395,9 @@ def log_mean_variance(model, adata):
     """How uncertain the model's network says it is of log mu in the cells and genes."""
     z = torch.from_numpy(model.latent(adata)[CELLS])
     molecules = torch.from_numpy(adata.X[CELLS].sum(1))
-    found = model.fitted.network.log_mean_variance(z, molecules, torch.zeros(len(z)).long())
+    nothing, batch = torch.zeros(0), torch.zeros(len(z)).long()
+    cells = CellBlock(nothing, nothing, nothing, molecules, batch)
+    found = model.fitted.network.log_mean_variance(z, cells)
     assert model.fitted.spec.gene_names.tolist() == adata.var_names[GENES].tolist()
     return found.numpy(force=True)
 

@@ -7,48 +7,42 @@ from anndata import AnnData
 from scipy import sparse, stats
 
 from graphsci import GraphSCI
-from graphsci.loading_prior import loading_uncertainty
-from graphsci.mean_uncertainty import MeanUncertainty, level_variance, state_uncertainty
+from graphsci.mean_uncertainty import MeanUncertainty, level_variance, log_mean_information
+from graphsci.model_parts import CellBlock, CountDistribution
 
-N_GENES, N_LATENT, N_CELLS = 12, 4, 5
+N_BATCHES, N_GENES, N_LATENT, N_CELLS = 2, 12, 4, 5
 
 
 @pytest.fixture
 def problem():
+    """What a network would know after training on 300 cells."""
     rng = np.random.default_rng(3)
-    root, moment = rng.normal(size=(2, N_LATENT, N_LATENT))
+    root, other = rng.normal(size=(2, N_LATENT, N_LATENT))
+    molecules = rng.exponential(size=N_GENES) * 3000
     return {
-        "covariance": root @ root.T,
-        "moment": moment @ moment.T,
-        "known": rng.exponential(size=N_GENES) * 5,
+        "information": molecules * rng.uniform(0.05, 0.5, (N_BATCHES, N_GENES)),
+        "molecules": molecules,
         "loadings": rng.normal(size=(N_GENES, N_LATENT)),
-        "share": rng.dirichlet(np.ones(N_GENES)),
-        "theta": rng.exponential(size=N_GENES) + 0.1,
+        "loading_covariance": root @ root.T,
+        "second_moment": other @ other.T,
         "probability": rng.uniform(size=N_GENES),
-        "levels": rng.exponential(size=(2, N_GENES)),
-        "z": rng.normal(size=(N_CELLS, N_LATENT)),
-        "molecules": rng.integers(0, 400, N_CELLS).astype(float),
-        "batch": rng.integers(0, 2, N_CELLS),
     }
 
 
-def dense_state_covariance(problem, library, at):
-    """Inverse of the prior's precision plus what a library of ``at`` says, linear from ``library``.
-
-    (latent, latent)
-    """
-    mean = library * problem["share"]
-    known = mean / (1 + mean / problem["theta"]) * at / library
-    v = problem["loadings"]
-    return np.linalg.inv(np.eye(N_LATENT) + (v.T * known) @ v)
+@pytest.fixture
+def cells():
+    rng = np.random.default_rng(4)
+    z = torch.from_numpy(rng.normal(size=(N_CELLS, N_LATENT)))
+    library = torch.from_numpy(rng.integers(1, 400, N_CELLS).astype(float))
+    nothing = torch.zeros(0)
+    return z, CellBlock(nothing, nothing, nothing, library, torch.tensor([0, 1, 1, 0, 1]))
 
 
-@pytest.mark.parametrize("molecules", [0.0, 50.0, 700.0])
-def test_state_uncertainty_is_the_dense_inverse(problem, molecules):
-    tensors = (torch.from_numpy(problem[name]) for name in ("loadings", "share", "theta"))
-    axes, information = state_uncertainty(*tensors, library=200.0)
-    found = (axes / (1 + molecules * information)) @ axes.T
-    np.testing.assert_allclose(found, dense_state_covariance(problem, 200.0, molecules), atol=1e-14)
+def learned(problem, **changes):
+    given = {name: torch.from_numpy(values) for name, values in (problem | changes).items()}
+    uncertainty = MeanUncertainty(N_BATCHES, N_GENES, N_LATENT).double()
+    uncertainty.learn(**given, n_cells=300, batch_scale=0.7)
+    return uncertainty
 
 
 def test_level_of_one_batch_is_known_by_its_information():
@@ -72,30 +66,100 @@ def test_batches_that_may_differ_by_anything_know_nothing_of_each_other():
     torch.testing.assert_close(level_variance(known, batch_scale=1e4), 1 / known, rtol=1e-6, atol=0)
 
 
-def test_variance_of_an_entry_is_the_sum_of_three(problem):
-    """Against a loop over entries with dense covariances."""
-    given = {name: torch.from_numpy(values) for name, values in problem.items()}
-    uncertainty = MeanUncertainty(2, N_GENES, N_LATENT).double()
-    cells = given["z"], given["molecules"], given["batch"]
-    assert not uncertainty(*cells).any()  # before anything is known of it
-    uncertainty.learn(
-        given["levels"],
-        loading_uncertainty(given["covariance"], given["moment"], given["known"]),
-        given["probability"],
-        state_uncertainty(given["loadings"], given["share"], given["theta"], library=200.0),
-        given["loadings"],
-    )
+def relative_information(problem, library):
+    """By its definition: right for a typical cell, with the mean slope of m / (1 + m / theta)."""
+    share = problem["molecules"] / problem["molecules"].sum()
+    centred = problem["loadings"] - share @ problem["loadings"]
+    by_gene = problem["information"].sum(0)
+    weight = by_gene * (centred**2).sum(1)
+    slope = (weight * by_gene / problem["molecules"]).sum() / weight.sum()
+    times = library / (problem["molecules"].sum() / 300)
+    k = 1 / slope - 1
+    return times * (1 + k) / (1 + k * times)
+
+
+def test_variance_of_an_entry_is_the_sum_of_three(problem, cells):
+    """Against a loop over entries with dense inverses."""
+    z, block = cells
+    assert not MeanUncertainty(N_BATCHES, N_GENES, N_LATENT).double()(z, block).any()
+    by_gene, inverse = problem["information"].sum(0), np.linalg.inv
+    levels = level_variance(torch.from_numpy(problem["information"]), batch_scale=0.7).numpy()
+    share = problem["molecules"] / problem["molecules"].sum()
+    centred = problem["loadings"] - share @ problem["loadings"]
+    typical = (centred.T * by_gene / 300) @ centred
+    moment = problem["second_moment"]
     expected = np.empty((N_CELLS, N_GENES))
-    prior = np.linalg.inv(problem["covariance"])
-    for c, z in enumerate(problem["z"]):
-        of_state = dense_state_covariance(problem, 200.0, problem["molecules"][c])
-        for g, v in enumerate(problem["loadings"]):
-            of_loadings = np.linalg.inv(prior + problem["known"][g] * problem["moment"])
-            expected[c, g] = problem["levels"][problem["batch"][c], g] + v @ of_state @ v
-            expected[c, g] += problem["probability"][g] * z @ of_loadings @ z
-    np.testing.assert_allclose(uncertainty(*cells), expected)
+    for c, (state, library, batch) in enumerate(
+        zip(z.numpy(), block.library.tolist(), block.batch.tolist(), strict=True)
+    ):
+        of_state = inverse(inverse(moment) + relative_information(problem, library) * typical)
+        for g, v in enumerate(centred):
+            of_loadings = inverse(inverse(problem["loading_covariance"]) + by_gene[g] * moment)
+            expected[c, g] = levels[batch, g] + v @ of_state @ v
+            expected[c, g] += problem["probability"][g] * state @ of_loadings @ state
+    found = learned(problem)
+    np.testing.assert_allclose(found(z, block), expected, rtol=1e-5)
     some = torch.tensor([7, 2])
-    np.testing.assert_allclose(uncertainty(*cells, some), expected[:, some])
+    np.testing.assert_allclose(found(z, block, some), expected[:, some], rtol=1e-5)
+
+
+def test_a_shift_common_to_all_loadings_changes_nothing(problem, cells):
+    """It changes no share of any gene."""
+    shifted = learned(problem, loadings=problem["loadings"] + np.array([3.0, -1.0, 0.5, 2.0]))
+    torch.testing.assert_close(shifted(*cells), learned(problem)(*cells))
+
+
+def test_molecules_say_of_a_state_what_they_say_of_the_genes():
+    """Two molecules say less than twice of one where counts exceed theta; Poisson counts, twice."""
+    library = torch.tensor([50.0, 100.0, 200.0, 1e9])
+    poisson, saturated = (
+        learned_with_saturation(unsaturated)._relative_information(library)
+        for unsaturated in (1.0, 0.25)
+    )
+    assert poisson.tolist() == pytest.approx([0.5, 1, 2, 1e7])
+    # m / (1 + m / theta) at m = 3 theta: 1/4 of m, growing to 4/3 of what it is there
+    exact = [(4 * t) / (1 + 3 * t) for t in (0.5, 1, 2)]
+    assert saturated.tolist() == pytest.approx([*exact, 4 / 3])
+
+
+def learned_with_saturation(unsaturated):
+    """One kind of genes, in a typical cell of 100 molecules, which say ``unsaturated`` each."""
+    uncertainty = MeanUncertainty(1, 2, 2).double()
+    uncertainty.learn(
+        information=torch.full((1, 2), 500.0 * unsaturated).double(),
+        molecules=torch.full((2,), 500.0).double(),
+        n_cells=10,
+        loadings=torch.eye(2).double(),
+        loading_covariance=torch.eye(2).double(),
+        second_moment=torch.eye(2).double(),
+        probability=torch.ones(2).double(),
+        batch_scale=1.0,
+    )
+    return uncertainty
+
+
+def test_loadings_of_nothing_leave_no_state_uncertain(problem, cells):
+    uncertainty = learned(problem, loadings=np.zeros((N_GENES, N_LATENT)), probability=np.zeros(12))
+    levels = level_variance(torch.from_numpy(problem["information"]), batch_scale=0.7)
+    torch.testing.assert_close(uncertainty(*cells), levels[cells[1].batch])
+
+
+@pytest.mark.parametrize(("mu", "theta"), [(0.2, 3.0), (9.0, 2.0), (80.0, 0.7)])
+def test_information_is_the_expected_curvature(mu, theta):
+    """Second differences of the log-likelihood of NB counts, in expectation."""
+    counts, step = np.arange(5000), 1e-3
+    at = lambda log_mu: stats.nbinom.logpmf(counts, theta, theta / (theta + np.exp(log_mu)))  # noqa: E731
+    middle = at(np.log(mu))
+    curvature = at(np.log(mu) + step) - 2 * middle + at(np.log(mu) - step)
+    expected = -(np.exp(middle) * curvature).sum() / step**2
+    tensors = (torch.tensor([[value]]).double() for value in (mu, theta))
+    found = log_mean_information(CountDistribution(*tensors, None))
+    assert found.item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_information_of_an_entry_that_may_be_dropped_is_that_of_those_which_are_not():
+    predicted = CountDistribution(*(torch.tensor([[v]]) for v in (2.0, 2.0, np.log(3.0))))
+    assert log_mean_information(predicted).item() == pytest.approx(0.25)  # 1 kept in 4
 
 
 def simulated_types(n_cells=400, n_genes=250, seed=0):
@@ -128,6 +192,18 @@ def test_intervals_hold_as_many_true_rates_as_they_say():
     assert held_if_known[:, rare].mean() < held[:, rare].mean() - 0.03
 
 
-def test_paper_preset_takes_its_mean_as_known(trained, toy):
+def test_paper_preset_takes_its_mean_as_known(trained):
     network = trained("paper").fitted.network
-    assert network.log_mean_variance(torch.zeros(1, 2), torch.ones(1), torch.zeros(1)) is None
+    assert network.log_mean_variance(torch.zeros(1, 2), None) is None
+
+
+def test_standard_deviations_know_how_many_molecules_a_cell_has(trained, toy):
+    """The same states and counts from a tenth of the molecules would be less certain."""
+    network = trained("batches").fitted.network
+    nothing, z = torch.zeros(0), torch.ones(2, network.loadings.shape[1])
+    block = CellBlock(nothing, nothing, nothing, torch.tensor([30.0, 300.0]), torch.tensor([0, 0]))
+    shallow, deep = network.log_mean_variance(z, block)
+    assert (shallow >= deep).all()
+    assert (shallow > deep).any()
+    other = network.log_mean_variance(z, block._replace(batch=torch.tensor([1, 1])))[1]
+    assert not torch.equal(other, deep)

@@ -206,7 +206,20 @@ def test_edge_lists_with_and_without_header(write, text, expected):
     assert rows(read_network(write("edges.txt", text))) == expected
 
 
-REMARKS = ("# a,b\tc d 0.5", "## made, by hand\t1", "#", "#from STRING", "#A\tB\t0.5", "#A,B")
+def test_a_remark_beside_a_weight_is_told_and_loses_no_edge(write):
+    found = read_network(write("e.tsv", "A\tB\t1 # sure\nC\tD\t1\n"))
+    assert rows(found) == [("A", "B", 1.0), ("C", "D", 1.0)]
+    assert found.attrs["notes"] == ("the third column is not numeric and was not used as weight",)
+
+
+REMARKS = (
+    "# a,b\tc d 0.5",
+    "## made, by hand\t1",
+    "#",
+    "#from STRING",
+    "#A\tB\t0.5",
+    "#A,B",
+)
 
 
 @pytest.mark.parametrize("remark", REMARKS)
@@ -239,6 +252,9 @@ def test_a_header_with_a_mark_is_one(write):
     table = read_network(write("r.tsv", text))
     assert rows(table) == [("AHR", "MYC", 0.5, -1.0)]
     assert rows(read_network(write("tf.tsv", "#TF\tgene\nA\tB\n"))) == [("A", "B", 1.0)]
+    links = read_network(write("links.txt", f"#{LINKS}"))
+    assert links.attrs == read_network(write("plain.txt", LINKS)).attrs
+    assert rows(links) == rows(read_network(write("plain.txt", LINKS)))
     weights = read_network(write("e.tsv", "#gene_a\tgene_b\tkind\tscore\nA\tB\tpp\t3\n"))
     assert rows(weights) == [("A", "B", 3.0)]
 

@@ -3,8 +3,9 @@
     python benchmarks/lab/coverage.py [--seeds 0 1]
 
 NB counts around the states of three types of cells and a fourth with a dozen of 800; 900 genes, a
-fifth of them with another level in each type, theta alike or of its own for every gene. By the
-mean count of the gene, and for the markers of the first type in the cells of the second.
+fifth of them with another level in each type, theta alike or of its own for every gene; in one
+setting entries are dropped, half of them at a mean of 1 (logit -log mean). By the mean rate of the
+gene, and for the markers of the first type in the cells of the second.
 """
 
 import argparse
@@ -22,11 +23,12 @@ from graphsci import estimates as es
 
 N_CELLS, N_GENES, N_RARE_CELLS = 800, 900, 12
 BINS = (0.0, 0.05, 0.2, 1.0, 5.0, np.inf)
-SETTINGS = {  # theta, its standard deviation over genes (of the logarithm), molecules in a cell
-    "theta 5, 4,000 molecules": (5.0, 0.0, 4000),
-    "theta 1, 600 molecules": (1.0, 0.0, 600),
-    "theta 2 (sd 1), 2,000 molecules": (2.0, 1.0, 2000),
-    "theta 10, 30,000 molecules": (10.0, 0.0, 30000),
+SETTINGS = {  # theta, its sd over genes (of the logarithm), molecules in a cell, dropout
+    "theta 5, 4,000 molecules": (5.0, 0.0, 4000, False),
+    "theta 1, 600 molecules": (1.0, 0.0, 600, False),
+    "theta 2 (sd 1), 2,000 molecules": (2.0, 1.0, 2000, False),
+    "theta 10, 30,000 molecules": (10.0, 0.0, 30000, False),
+    "theta 5, 4,000 molecules, dropout": (5.0, 0.0, 4000, True),
 }
 
 
@@ -39,7 +41,7 @@ class Simulated(NamedTuple):
     markers: np.ndarray  #: (genes,) at least e times as high in type 0 as in type 1
 
 
-def simulate(theta: float, spread: float, molecules: float, seed: int) -> Simulated:
+def simulate(theta: float, spread: float, molecules: float, dropout: bool, seed: int) -> Simulated:
     """Draw one data set."""
     rng = np.random.default_rng(seed)
     level = rng.normal(0, 1.6, N_GENES)
@@ -52,6 +54,8 @@ def simulate(theta: float, spread: float, molecules: float, seed: int) -> Simula
     shape = theta * np.exp(spread * rng.normal(size=N_GENES))
     rate = rng.gamma(shape, mean / shape)
     counts = rng.poisson(rate)
+    if dropout:
+        counts[rng.random(counts.shape) < 1 / (1 + mean)] = 0
     found = counts.sum(0) > 0
     markers = (change[0] - change[1] >= 1)[found]
     return Simulated(
@@ -59,30 +63,35 @@ def simulate(theta: float, spread: float, molecules: float, seed: int) -> Simula
     )
 
 
-def coverage(made: Simulated, seed: int) -> dict[str, float]:
-    """Fit the default; return the share of rates in their intervals, by group of entries."""
+def coverage(made: Simulated, seed: int) -> dict[str, dict[str, float]]:
+    """Fit the default; return the share of rates in their intervals, by group of entries.
+
+    With the mean of an entry taken as known, and with its uncertainty.
+    """
     counts = made.counts
     network = GraphSCI(check=False, seed=seed).fit(AnnData(counts)).fitted.network
-    inside = np.zeros(counts.shape, dtype=bool)
+    inside = {name: np.zeros(counts.shape, dtype=bool) for name in ("mu known", "mu uncertain")}
     batch = np.zeros(len(made.rate), dtype=np.int64)
     for _, rows in cell_blocks.row_blocks(len(made.rate)):
         block = cell_blocks.cell_block(counts, batch, rows, torch.device("cpu"))
         with torch.inference_mode():
-            z, dense = network.latent(block), block.dense(block.counts, counts.shape[1])
-            predicted = network.expression(block, z=z)
-            rate = es.posterior(
-                predicted, dense, network.log_mean_variance(z, block.library, block.batch)
-            )
-            low, high = es.interval(rate, 0.9)
-        inside[rows] = (low <= made.rate[rows]) & (made.rate[rows] <= high)
-    mean = np.asarray(counts.mean(0)).ravel()
+            rate = es.posterior_of(network, block)
+            for name, held in inside.items():
+                known = rate._replace(log_mean_variance=None)
+                low, high = es.interval(known if name == "mu known" else rate, 0.9)
+                held[rows] = (low <= made.rate[rows]) & (made.rate[rows] <= high)
+    return {name: _by_group(made, held) for name, held in inside.items()}
+
+
+def _by_group(made: Simulated, inside: np.ndarray) -> dict[str, float]:
+    mean = made.rate.mean(0)
     groups = {
         f"{low:g} to {high:g}": inside[:, (mean > low) & (mean <= high)]
         for low, high in itertools.pairwise(BINS)
     }
     groups["markers of another type"] = inside[np.ix_(made.types == 1, made.markers)]
     groups["type of 12 cells"] = inside[made.types == 3]
-    return {name: float(part.mean()) for name, part in groups.items()}
+    return {name: float(part.mean()) for name, part in groups.items() if part.size}
 
 
 def main() -> None:
@@ -91,12 +100,12 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     args = parser.parse_args()
     rows = []
-    for name, (theta, spread, molecules) in SETTINGS.items():
+    for setting, options in SETTINGS.items():
         for seed in args.seeds:
-            found = coverage(simulate(theta, spread, molecules, seed), seed)
-            rows.append({"setting": name, **found})
-            print(rows[-1], flush=True)
-    table = pd.DataFrame(rows).groupby("setting", sort=False).mean()
+            for name, found in coverage(simulate(*options, seed), seed).items():
+                rows.append({"setting": setting, "interval": name, **found})
+                print(rows[-1], flush=True)
+    table = pd.DataFrame(rows).groupby(["setting", "interval"], sort=False).mean()
     print(table.round(2).to_string())
 
 

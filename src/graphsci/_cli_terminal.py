@@ -209,6 +209,6 @@ def _in_words(at: Advance) -> str:
 def _time_of(at: Advance) -> str:
     """How long work took, and how long the rest will take at this pace."""
     took = duration(at.seconds)
-    if at.is_over:
+    if at.is_over or not at.done:
         return took
     return f"{took}, about {time_left(at.seconds, at.done, at.of)}"  # training may stop early

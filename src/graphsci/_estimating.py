@@ -208,11 +208,10 @@ def estimate_blocks(
             both = predicted, dense
             misfits = misfit(*(both if in_data.all() else _chosen(*both, np.flatnonzero(in_data))))
             uncertain = None
-            if not mean_is_known:
-                genes, molecules = map(torch.as_tensor, (place.model_genes, library))
-                uncertain = network.log_mean_variance(
-                    z, molecules.to(z), block.batch, genes.to(z.device)
-                )
+            if not mean_is_known and "denoised_sd" in request.names:
+                genes = torch.as_tensor(place.model_genes, device=z.device)
+                seen = block._replace(library=torch.as_tensor(library).to(z))
+                uncertain = network.log_mean_variance(z, seen, genes)
             rate = es.posterior(*_chosen(*both, place.model_genes), uncertain)
             values = es.compute_estimates(rate, request.names, interval_level=request.interval)
         measured, empty = counts[:, outside].toarray(), library == 0

@@ -103,17 +103,13 @@ def expected_counts(
         block = cell_blocks.cell_block(kept, batch, rows, device)
         empty = np.asarray(kept[rows].sum(1)).ravel() == 0
         with torch.inference_mode():
-            z = network.latent(block)
-            predicted = network.expression(block, z=z)
             if estimate == "mean":
+                predicted = network.expression(block)
                 counts = es.expected_unmeasured(predicted).numpy(force=True) * task.ratio
                 counts[empty] = 0.0
                 yield study.Expected(start, counts)
                 continue
-            dense = block.dense(block.counts, kept.shape[1])
-            rate = es.posterior(
-                predicted, dense, network.log_mean_variance(z, block.library, block.batch)
-            )
+            rate = es.posterior_of(network, block)
             counts = es.expected_measured(rate).numpy(force=True) * task.ratio
             sd = es.denoised_sd(rate).numpy(force=True) * task.ratio
         counts[empty], sd[empty] = 0.0, 0.0

@@ -43,7 +43,10 @@ def duration(seconds: float) -> str:
 
 
 def time_left(seconds: float, done: float, of: float) -> str:
-    """Say how long the rest takes at the pace of what is done: 1 s at least."""
+    """Say how long the rest takes at the pace of what is done, which is more than nothing.
+
+    1 s at least.
+    """
     return f"{duration(max(1.0, seconds * (of - done) / done))} left"
 
 

@@ -25,7 +25,7 @@ of mu; the estimates themselves take mu as known.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,10 @@ from scipy import special
 from torch import Tensor
 
 from graphsci.likelihood import nb_log_zero
-from graphsci.model_parts import CountDistribution
+from graphsci.model_parts import CellBlock, CountDistribution
+
+if TYPE_CHECKING:
+    from graphsci.model import Network
 
 Estimate = Literal["mean", "denoised", "imputed", "imputed_median"]
 Depth = Literal["own", "common"]
@@ -79,6 +82,14 @@ def posterior(
         # pi / (pi + (1 - pi) NB(0)) = sigmoid(l - log NB(0))
         dropped = torch.sigmoid(logits - nb_log_zero(mean, theta)) * (counts == 0)
     return Posterior(counts, mean, theta, dropped, log_mean_variance)
+
+
+def posterior_of(network: Network, cells: CellBlock) -> Posterior:
+    """Return what a network says of the rates of cells given their counts, all (cells, genes)."""
+    z = network.latent(cells)
+    predicted = network.expression(cells, z=z)
+    dense = cells.dense(cells.counts, predicted.mean.shape[1])
+    return posterior(predicted, dense, network.log_mean_variance(z, cells))
 
 
 def _counted_mean(rate: Posterior) -> Tensor:

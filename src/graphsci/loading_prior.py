@@ -30,7 +30,7 @@ def loading_scale_for(n_cells: int, loading_scale: float = 0.0) -> float:
     return loading_scale or float(np.clip(0.1 * math.sqrt(n_cells / 1000), 0.07, 0.1))
 
 
-def information(molecules: Tensor, theta: Tensor, *, n_cells: float, scored_share: float) -> Tensor:
+def information(molecules: Tensor, theta: Tensor, *, n_cells: int, scored_share: float) -> Tensor:
     """Fisher information on a gene's log mean in all cells, for a mean that all cells share.
 
     An NB count of mean m has m / (1 + m / theta), and m is the share of the molecules that a
@@ -83,8 +83,9 @@ def updated_covariance(
         tensor.detach().cpu().double()
         for tensor in (covariance, loadings, second_moment, information)
     )
-    left = loading_uncertainty(covariance, second_moment, information)
-    uncertain = (left.axes * left.variance.mean(0)) @ left.axes.T
+    axes, strength = shared_axes(covariance, second_moment)
+    kept = (1 / (1 + information[:, None] * strength)).mean(0)  # (latent,)
+    uncertain = (axes * kept) @ axes.T
     updated = loadings.T @ loadings / len(loadings) + uncertain
     variance, directions = torch.linalg.eigh(updated)
     floor = max(smallest_variance, SMALLEST_SHARE * float(variance[-1]))
@@ -93,34 +94,30 @@ def updated_covariance(
     return (directions * variance.clamp_min(floor)) @ directions.T
 
 
-class LoadingUncertainty(NamedTuple):
-    """Posterior covariance of every gene's loadings, A diag(d_g) A^T with one A for all genes."""
+class SharedAxes(NamedTuple):
+    """Axes in which P^-1 + i Q is diagonal for every number i >= 0.
+
+    (P^-1 + i Q)^-1 = A diag(1 / (1 + i s)) A^T.
+    """
 
     axes: Tensor  #: A, (latent, latent) float64
-    variance: Tensor  #: d, (genes, latent) float64, in (0, 1]: 1 where counts say nothing
+    strength: Tensor  #: s, (latent,) float64, >= 0
 
 
-def loading_uncertainty(
-    covariance: Tensor, second_moment: Tensor, information: Tensor
-) -> LoadingUncertainty:
-    """What the counts leave open of the loadings: (S^-1 + I_g M)^-1 for every gene (Laplace).
+def shared_axes(prior: Tensor, said: Tensor) -> SharedAxes:
+    """Axes of the posteriors that one prior and more or less of one kind of evidence lead to.
 
-    Along the columns of A the prior S is the identity and M diagonal, so that no gene needs an
-    inverse. O(genes x latent) beside O(latent^3); float64 on the CPU.
+    Along the columns of A the prior P is the identity and Q diagonal, so that no gene, and no
+    cell, needs an inverse. float64 on the CPU.
 
     Parameters
     ----------
-    covariance
-        (latent, latent) S, positive definite.
-    second_moment
-        (latent, latent) M = E[z z^T] over the cells.
-    information
-        (genes,) I_g, >= 0 (:func:`information`).
+    prior
+        (latent, latent) P, a covariance, positive definite.
+    said
+        (latent, latent) Q, a precision, positive semi-definite.
     """
-    covariance, second_moment, information = (
-        tensor.detach().cpu().double() for tensor in (covariance, second_moment, information)
-    )
-    root = torch.linalg.cholesky(covariance)
-    strength, rotation = torch.linalg.eigh(root.T @ second_moment @ root)
-    kept = 1 / (1 + information[:, None] * strength.clamp_min(0))
-    return LoadingUncertainty(root @ rotation, kept)
+    prior, said = (matrix.detach().cpu().double() for matrix in (prior, said))
+    root = torch.linalg.cholesky(prior)
+    strength, rotation = torch.linalg.eigh(root.T @ said @ root)
+    return SharedAxes(root @ rotation, strength.clamp_min(0))

@@ -9,44 +9,23 @@ is a matrix product.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphsci.loading_prior import LoadingUncertainty
+from graphsci.loading_prior import SMALLEST_SHARE, shared_axes
+from graphsci.model_parts import CellBlock, CountDistribution
 
 
-class StateUncertainty(NamedTuple):
-    """Posterior covariance of a cell's state, U diag(1 / (1 + L h)) U^T with L molecules."""
+def log_mean_information(predicted: CountDistribution) -> Tensor:
+    """What a count says of log mu, (cells, genes): m / (1 + m / theta).
 
-    axes: Tensor  #: U, (latent, latent) float64
-    information: Tensor  #: h, (latent,) float64, >= 0: what a molecule says along each axis
-
-
-def state_uncertainty(
-    loadings: Tensor, share: Tensor, theta: Tensor, *, library: float
-) -> StateUncertainty:
-    """What the molecules of a cell leave open of its state: (I + sum_g i_g v_g v_g^T)^-1.
-
-    A priori z is N(0, I), as the batch norm leaves it. i_g = m / (1 + m / theta) is what an NB
-    count of mean m says of its log mean, with m the gene's share of ``library`` molecules, and is
-    taken to grow with the library of a cell.
-
-    Parameters
-    ----------
-    loadings
-        (genes, latent) v.
-    share, theta
-        (genes,) of all molecules; inverse dispersion.
-    library
-        Molecules of a typical cell.
+    Fisher information of an NB count of mean m. Under ZINB times the probability that the entry
+    was not dropped, as if that were seen: more than the count says.
     """
-    loadings, share, theta = (tensor.detach().cpu().double() for tensor in (loadings, share, theta))
-    mean = library * share
-    information, axes = torch.linalg.eigh((loadings.T * (mean / (1 + mean / theta))) @ loadings)
-    return StateUncertainty(axes, information.clamp_min(0) / library)
+    mean, theta, logits = predicted
+    known = mean / (1 + mean / theta)
+    return known if logits is None else known * torch.sigmoid(-logits)
 
 
 def level_variance(information: Tensor, *, batch_scale: float) -> Tensor:
@@ -77,64 +56,92 @@ class MeanUncertainty(nn.Module):
     by_level: Tensor
     loading_axes: Tensor
     by_loadings: Tensor
-    state_information: Tensor
+    state_strength: Tensor
     by_state: Tensor
+    library: Tensor
+    saturation: Tensor
 
     def __init__(self, n_batches: int, n_genes: int, n_latent: int) -> None:
         super().__init__()
         self.register_buffer("by_level", torch.zeros(n_batches, n_genes))
         self.register_buffer("loading_axes", torch.zeros(n_latent, n_latent))
         self.register_buffer("by_loadings", torch.zeros(n_genes, n_latent))
-        self.register_buffer("state_information", torch.zeros(n_latent))
+        self.register_buffer("state_strength", torch.zeros(n_latent))
         self.register_buffer("by_state", torch.zeros(n_genes, n_latent))
+        self.register_buffer("library", torch.ones(()))
+        self.register_buffer("saturation", torch.zeros(()))
 
     @torch.no_grad()
     def learn(
         self,
-        of_levels: Tensor,
-        of_loadings: LoadingUncertainty,
-        probability: Tensor,
-        of_states: StateUncertainty,
+        *,
+        information: Tensor,
+        molecules: Tensor,
+        n_cells: int,
         loadings: Tensor,
+        loading_covariance: Tensor,
+        second_moment: Tensor,
+        probability: Tensor,
+        batch_scale: float,
     ) -> None:
-        """Take over the posteriors.
+        """Find the three posteriors.
 
         Parameters
         ----------
-        of_levels
-            (batches, genes) variances.
-        of_loadings
-            Of genes that follow the state.
-        probability
-            (genes,) that a gene follows it.
-        of_states
-            Of cells.
+        information
+            (batches, genes) what the cells of each batch say of a gene's log mean, > 0
+            (:func:`log_mean_information`).
+        molecules
+            (genes,) of each gene in all cells, > 0.
+        n_cells
+            Cells in which both were counted.
         loadings
-            (genes, latent), as far as estimates follow them.
+            (genes, latent) v, as far as estimates follow them.
+        loading_covariance
+            (latent, latent) S, of the loadings a priori.
+        second_moment
+            (latent, latent) M = E[z z^T] over the cells.
+        probability
+            (genes,) that a gene follows the state.
+        batch_scale
+            Standard deviation of a batch's level around that of all.
         """
-        self.by_level.copy_(of_levels)
-        self.loading_axes.copy_(of_loadings.axes)
-        self.by_loadings.copy_(probability[:, None] * of_loadings.variance)
-        self.state_information.copy_(of_states.information)
-        self.by_state.copy_((loadings.cpu().double() @ of_states.axes).square())
+        information, molecules, loadings, moment, probability = (
+            tensor.detach().cpu().double()
+            for tensor in (information, molecules, loadings, second_moment, probability)
+        )
+        by_gene = information.sum(0)
+        self.by_level.copy_(level_variance(information, batch_scale=batch_scale))
+        axes, strength = shared_axes(loading_covariance, moment)
+        self.loading_axes.copy_(axes)
+        self.by_loadings.copy_(probability[:, None] / (1 + by_gene[:, None] * strength))
+        # a common shift of all loadings changes no share, and nothing below
+        loadings = loadings - (molecules / molecules.sum()) @ loadings
+        known = (loadings.T * (by_gene / n_cells)) @ loadings  # in a typical cell, of z
+        least = SMALLEST_SHARE * moment.trace()  # of few cells M is singular
+        axes, strength = shared_axes(moment + least * torch.eye(len(moment)), known)
+        self.state_strength.copy_(strength)
+        self.by_state.copy_((loadings @ axes).square())
+        self.library.copy_(molecules.sum() / n_cells)
+        self.saturation.copy_(_saturation(by_gene * loadings.square().sum(1), by_gene / molecules))
 
-    def forward(
-        self, z: Tensor, molecules: Tensor, batch: Tensor, genes: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, z: Tensor, cells: CellBlock, genes: Tensor | None = None) -> Tensor:
         """Variance of log mu, (cells, genes).
 
         ::
 
-            Var(level)  +  P(g follows the state) z^T Cov(v_g) z  +  v_g^T Cov(z) v_g
+            Var(level_g)  +  P_g z^T (S^-1 + I_g M)^-1 z  +  v_g^T (M^-1 + r H)^-1 v_g
+
+        with P_g the probability that the gene follows the state, I_g what all cells say of its log
+        mean, H = sum_g I_g v_g v_g^T / cells what a typical cell says of its state, and r how many
+        times that this cell says.
 
         Parameters
         ----------
         z
             (cells, latent) embedding.
-        molecules
-            (cells,) from which ``z`` was found.
-        batch
-            (cells,) batch of each.
+        cells
+            From whose ``library`` molecules ``z`` was found, with their batch.
         genes
             Positions of the genes wanted; all if None.
         """
@@ -142,6 +149,35 @@ class MeanUncertainty(nn.Module):
         if genes is not None:
             of_levels, of_genes = of_levels[:, genes], of_genes.index_select(0, genes)
         of_loadings = (z @ self.loading_axes).square()
-        of_states = 1 / (1 + molecules[:, None] * self.state_information)
+        of_states = 1 / (
+            1 + self._relative_information(cells.library)[:, None] * self.state_strength
+        )
         variance = F.linear(torch.cat([of_loadings, of_states], 1), of_genes)
-        return variance + of_levels.index_select(0, batch)
+        return variance + of_levels.index_select(0, cells.batch)
+
+    def _relative_information(self, molecules: Tensor) -> Tensor:
+        """What ``molecules`` (cells,) say of a state, 1 for a typical cell; it saturates.
+
+        (1 + k) t / (1 + k t) of t times the typical number: right to first order around it.
+        """
+        times = molecules / self.library
+        return (1 + self.saturation) * times / (1 + self.saturation * times)
+
+
+def _saturation(weight: Tensor, unsaturated: Tensor) -> Tensor:
+    """K of :meth:`MeanUncertainty._relative_information`, scalar.
+
+    Of m molecules the information m / (1 + m / theta) grows by 1 / (1 + m / theta) of itself, which
+    is information per molecule; 1 / (1 + k) is the mean over the genes.
+
+    Parameters
+    ----------
+    weight
+        (genes,) what they say of states.
+    unsaturated
+        (genes,) information per molecule.
+    """
+    if not weight.sum() > 0:
+        return torch.zeros(())
+    slope = (weight * unsaturated.clamp(0, 1)).sum() / weight.sum()
+    return 1 / slope - 1

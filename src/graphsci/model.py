@@ -254,14 +254,12 @@ class CountNetwork(nn.Module):
         mean = SoftmaxMean(z, loadings, self.bias, library)
         return softmax_loss(mean, theta, curve, thinned, bfloat16=self.use_bfloat16)
 
-    def log_mean_variance(
-        self, z: Tensor, molecules: Tensor, batch: Tensor, genes: Tensor | None = None
-    ) -> Tensor:
+    def log_mean_variance(self, z: Tensor, cells: CellBlock, genes: Tensor | None = None) -> Tensor:
         """How uncertain log mu is in cells with embedding ``z``, (cells, genes).
 
         See :class:`~graphsci.mean_uncertainty.MeanUncertainty`.
         """
-        variance: Tensor = self.uncertainty(z, molecules, batch, genes)
+        variance: Tensor = self.uncertainty(z, cells, genes)
         return variance
 
     def latent(self, cells: CellBlock) -> Tensor:

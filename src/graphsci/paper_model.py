@@ -248,9 +248,7 @@ class PaperNetwork(nn.Module):
         z = self.latent(cells) if z is None else z
         return self.decode(z, self.gene_mean, cells.library * depth)
 
-    def log_mean_variance(
-        self, z: Tensor, molecules: Tensor, batch: Tensor, genes: Tensor | None = None
-    ) -> None:
+    def log_mean_variance(self, z: Tensor, cells: CellBlock, genes: Tensor | None = None) -> None:
         """Not known: the published decoder is a point estimate."""
 
     def gene_embedding(self) -> Tensor:

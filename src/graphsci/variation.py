@@ -1,5 +1,7 @@
 """What a trained model's genes have to do with the state of the cell: tested, then weighed.
 
+And how well the counts determine it.
+
 The statistics are in :mod:`graphsci.predictability`; here they meet the network.
 """
 
@@ -11,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci import cell_blocks, predictability
 from graphsci.cell_random import TEST_SPLITS, row_keys, step_key
-from graphsci.loading_prior import information, loading_uncertainty
-from graphsci.mean_uncertainty import level_variance, state_uncertainty
+from graphsci.mean_uncertainty import log_mean_information
 from graphsci.model import CountNetwork, split_block
 from graphsci.model_parts import CellBlock
 from graphsci.objectives import BATCH_SCALE
@@ -224,11 +226,17 @@ def weigh_evidence(
     n_without = int((weights <= predictability.UNPROVEN).sum())
     if not n_without:
         return ()
-    return (
+    note = (
         f"estimates: {n_without:,} of {len(p_values):,} genes show no predictable variation "
         f"(score test at level {level:.2g}) and keep their mean share in each cell, "
-        f"but for {predictability.UNPROVEN:.0%} of what was fitted",
+        f"but for {predictability.UNPROVEN:.0%} of what was fitted"
     )
+    if network.zero_inflated:
+        note += (
+            "; it is their share of what was measured, so that where dropout took most of a gene "
+            "its estimates are too low, and their intervals miss"
+        )
+    return (note,)
 
 
 @torch.no_grad()
@@ -244,7 +252,7 @@ def learn_uncertainty(
 ) -> None:
     """Let a network with weighed genes know what its training counts leave open.
 
-    Costs one pass of the encoder.
+    Costs one pass of the encoder and of the decoder.
 
     Parameters
     ----------
@@ -257,47 +265,24 @@ def learn_uncertainty(
     molecules
         (genes,) of each gene in all ``n_cells`` cells of training.
     level
-        As in :func:`weigh_evidence`.
+        ``config.variation_level``; with 1 no gene is asked for evidence.
     """
     moment = torch.zeros_like(network.loading_covariance)
+    known = torch.zeros_like(network.mean_share, dtype=torch.float64)  # (batches, genes)
     for _, rows in cell_blocks.row_blocks(counts.shape[0]):
         block = cell_blocks.cell_block(counts, batch, rows, moment.device)
-        z = network.eval().encode(block).to(moment)
-        moment += z.T @ z
-    theta, in_all = network.inverse_dispersion.cpu().double(), torch.from_numpy(molecules)
-    followed = network.gene_embedding() * network.state_weight[:, None]
-    share, library = in_all / in_all.sum(), float(in_all.sum() / n_cells)
-    known = _information_by_batch(
-        counts, batch, molecules, theta, n_batches=network.mean_share.shape[0], n_cells=n_cells
-    )
+        z = network.eval().encode(block)
+        moment += z.to(moment).T @ z.to(moment)
+        here = log_mean_information(network.expression(block, z=z)).double()
+        known += F.one_hot(block.batch, len(known)).double().T @ here
+    in_all = n_cells / counts.shape[0]
     network.uncertainty.learn(
-        level_variance(known, batch_scale=BATCH_SCALE),
-        loading_uncertainty(network.loading_covariance, moment / counts.shape[0], known.sum(0)),
-        torch.from_numpy(predictability.state_probability(p_values, level)),
-        state_uncertainty(followed, share, theta, library=library),
-        followed,
+        information=known * in_all,
+        molecules=torch.from_numpy(molecules).clamp_min(0.5),
+        n_cells=n_cells,
+        loadings=network.gene_embedding() * network.state_weight[:, None],
+        loading_covariance=network.loading_covariance,
+        second_moment=moment / counts.shape[0],
+        probability=torch.from_numpy(predictability.state_probability(p_values, level)),
+        batch_scale=BATCH_SCALE,
     )
-
-
-def _information_by_batch(
-    counts: sparse.csr_matrix,
-    batch: NDArray[np.int64],
-    molecules: NDArray[np.float64],
-    theta: torch.Tensor,
-    *,
-    n_batches: int,
-    n_cells: int,
-) -> torch.Tensor:
-    """What all training cells of each batch say of a gene's log level, (batches, genes).
-
-    The molecules are divided among the batches as they are in the sample ``counts``.
-    """
-    cells = np.bincount(batch, minlength=n_batches).clip(1) / len(batch)
-    seen = np.stack([np.asarray(counts[batch == b].sum(0)).ravel() for b in range(n_batches)])
-    share = (seen + cells[:, None]) / (seen.sum(0) + cells.sum())
-    # a gene without molecules counts as one with half a molecule
-    known = [
-        information(torch.from_numpy(of_batch), theta, n_cells=n_cells * part, scored_share=1.0)
-        for of_batch, part in zip(share * molecules.clip(0.5), cells, strict=True)
-    ]
-    return torch.stack(known)

@@ -264,7 +264,7 @@ class SampledCells(NamedTuple):
         )
 
     def _estimates(self, request: Request) -> Iterator[EstimateBlock]:
-        """Estimates given the model, whose errors many cells share: no variation between them."""
+        """Estimates given the model, whose errors are no variation between cells."""
         return estimate_blocks(self.model.fitted, self.cells, request, mean_is_known=True)
 
     def _within_batches(self, values: Floats) -> Floats:

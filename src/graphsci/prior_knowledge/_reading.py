@@ -129,7 +129,7 @@ def _detect(path: Path) -> Format:
     if not first:
         raise ValueError(f"{path.name} is empty. Expected a gene network.")
     head, *below = map(fields, first)
-    if {"protein1", "protein2"} <= set(first[0].lower().split()):
+    if {"protein1", "protein2"} <= set(first[0].lower().removeprefix("#").split()):
         return "string"
     if set(head) & {*REGULON_WEIGHTS, *EDGE_WEIGHTS}:  # modes in the third column are no weights
         below = []

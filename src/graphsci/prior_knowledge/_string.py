@@ -1,10 +1,11 @@
 """STRING: links between proteins, and the genes that these are of."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from graphsci.prior_knowledge._text import Table, edge_table, existing, require
+from graphsci.prior_knowledge._text import Table, edge_table, existing, first_lines, require
 
 STRING_MIN_SCORE = 700  #: STRING's own "high confidence", of 1000
 #: Sources of aliases that are symbols, best first; what they hold differs by species and version.
@@ -20,9 +21,10 @@ def read_string(path: Path, symbols: str | Path | None, min_score: float) -> Tab
     """Read STRING's protein.links, in chunks: the human file has 14 million rows."""
     kept, total = [], 0
     columns = ("protein1", "protein2", "combined_score")
-    with pd.read_csv(
-        path, sep=r"\s+", comment="#", chunksize=CHUNK_ROWS, usecols=lambda name: name in columns
-    ) as chunks:
+    head = next(iter(first_lines(path)), "")
+    marked = {"names": head[1:].split(), "header": None} if head.startswith("#") else {}
+    options: dict[str, Any] = {"sep": r"\s+", "comment": "#", "chunksize": CHUNK_ROWS, **marked}
+    with pd.read_csv(path, usecols=lambda name: name in columns, **options) as chunks:
         for chunk in chunks:
             require(chunk, columns, path)
             total += len(chunk)

@@ -120,7 +120,8 @@ def has_header(frame: pd.DataFrame) -> bool:
     if frame.shape[1] < 3 or len(frame) < 2:
         return False
     numeric = pd.to_numeric(frame.iloc[:, 2], errors="coerce").notna()
-    named = not numeric.iloc[0] and str(frame.iloc[0, 2]).strip().lower() not in MISSING
+    third = str(frame.iloc[0, 2]).strip().lower()
+    named = not (numeric.iloc[0] or third in MISSING or third[:1].isdigit())  # "1 # a remark"
     return bool(numeric.iloc[1:].all() and named)
 
 
