@@ -141,6 +141,32 @@ def test_the_report_and_the_summary_say_the_same_as_the_file(finished):
     assert page.count("data:image/png;base64,") >= 8
 
 
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        (("--genes", "gene3,gene10"), "obsm[&#34;graphsci_denoised&#34;]"),
+        (("--prefix", "g_", "--interval", "0.8"), "layers[&#34;g_denoised_lower&#34;]"),
+    ],
+)
+def test_a_report_describes_estimates_wherever_they_are(finished, tmp_path, options, where):
+    folder, _ = finished
+    out = ("-o", tmp_path / "out.h5ad", "--report", tmp_path / "report.html")
+    run("apply", folder / "model", folder / "counts.h5ad", *out, *options)
+    page = (tmp_path / "report.html").read_text()
+    assert where in page
+    assert "posterior mean of the expression rate" in page
+    _, said = run("info", tmp_path / "out.h5ad")
+    assert ("(80%)" in said) == ("--interval" in options)
+
+
+def test_a_saved_model_can_be_read_by_whoever_may_read_its_record(finished):
+    folder, _ = finished
+    modes = {
+        (folder / "model" / name).stat().st_mode for name in ("model.safetensors", "model.json")
+    }
+    assert len(modes) == 1
+
+
 def test_a_second_run_and_the_saved_model_give_the_same_bits(finished, tmp_path):
     folder, _ = finished
     first = anndata.read_h5ad(folder / "out.h5ad")

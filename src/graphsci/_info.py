@@ -121,7 +121,8 @@ def _run_in_words(key: str, record: dict[str, Any]) -> dict[str, str]:
     if len(record.get("batches", ())):
         words["  batches"] = ", ".join(record["batches"])
     for estimate, said in record["estimates"].items():
-        words[f"  {estimate}"] = f"{said['meaning']}; {said['unit']}"
+        level = f" ({said['level']:.0%})" if "level" in said else ""
+        words[f"  {estimate}"] = f"{said['meaning']}{level}; {said['unit']}"
     words["  verdict"] = (
         f"On the training data: {record['verdict']['line']}" if record["verdict"] else "not checked"
     )

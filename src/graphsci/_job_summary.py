@@ -28,6 +28,7 @@ def summarise(
     ``trained_here``: the model was trained on these cells, not loaded.
     """
     record = adata.uns[job.slots.uns]
+    said = {name: record["estimates"][job.stored(name)] for name in job.names}
     graph = model.gene_graph
     source = cells.source
     return {
@@ -37,7 +38,8 @@ def summarise(
         "outputs": {name: str(path) for name, path in job.paths.items()},
         "data": depth_and_zeros(source.shape, cells.n_detected, source.n_entries, cells.totals),
         "slots": {name: job.slot(name) for name in job.names},
-        "units": {name: record["estimates"][job.stored(name)]["unit"] for name in job.names},
+        "meanings": {name: estimate["meaning"] for name, estimate in said.items()},
+        "units": {name: estimate["unit"] for name, estimate in said.items()},
         "key_added": job.key_added,
         "gene_match": cells.match.summary(),
         "gene_graph": {"source": graph.source, "edges": graph.n_edges, "genes": graph.n_genes},

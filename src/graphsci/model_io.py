@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def save_model(fitted: Fitted, path: str | Path, *, versions: dict[str, str]) ->
         folder.mkdir()
         save_file(tensors, folder / WEIGHTS)
         write_json(folder / RECORD, record)
+        shutil.copymode(folder / RECORD, folder / WEIGHTS)  # safetensors' are the owner's alone
 
 
 def load_model(path: str | Path, *, device: torch.device) -> Fitted:
