@@ -150,6 +150,21 @@ def rounded(values, depth):
     return np.rint(values / values.sum(1, keepdims=True) * depth)
 
 
+def test_genes_in_rows_are_told():
+    values = np.random.default_rng(0).poisson(3.0, (20, 8)) * np.arange(1, 21)[:, None]
+    genes = ["Actb", "Gapdh", "Rpl41", "RPS4X", "Sox2", "Krt8", "Myc", "Pax6"]
+    cells = [f"AAAC{number}-1" for number in range(20)]
+    right = AnnData(csr(values), pd.DataFrame(index=cells), pd.DataFrame(index=genes))
+    assert pp.open_counts(right).notes == ()
+    (note,) = pp.open_counts(right.T).notes
+    assert note.startswith("4 cells have names of genes (Actb, Gapdh, Rpl41, RPS4X)")
+    assert "Transpose it" in note
+    two = right[:, ["Actb", "Gapdh", "Sox2", "Krt8"]].copy()  # cells may be named by anyone
+    assert pp.open_counts(two.T).notes == ()
+    named_alike = AnnData(csr(values[:8]), pd.DataFrame(index=genes), pd.DataFrame(index=genes))
+    assert pp.open_counts(named_alike).notes == ()
+
+
 @pytest.mark.parametrize("depth", [1e4, 1e6])
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_rounded_counts_of_one_depth_are_told(tmp_path, depth, on_disk):

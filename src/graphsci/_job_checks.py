@@ -77,8 +77,8 @@ def check_request(job: Job, adata: AnnData) -> None:
     request = Request.of(adata, **job.request)
     if job.report is None and (job.label_key is not None or job.markers):
         raise ValueError(
-            "label_key, markers (--label-key, --markers): they are for the report, but none was "
-            "asked for. Ask for it (--report FILE.html), or leave them out."
+            "label_key (--label-key), markers: they are for the report, but none was asked for. "
+            "Ask for it (--report FILE.html), or leave them out."
         )
     if job.genes is not None and job.drop_below is not None:
         raise ValueError(

@@ -20,7 +20,8 @@ the smallest squared error and unbiased totals.
 
 Uncertainty comes with `denoised`: ``denoised_sd`` is the standard deviation of lambda given
 x, ``denoised_lower`` and ``denoised_upper`` bound its central interval. Both count the uncertainty
-of mu; the estimates themselves take mu as known.
+of mu; the estimates themselves take mu as known. Where a rate is all but 0 its distribution is so
+skewed that the mean, `denoised`, may lie above the interval.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from graphsci.preprocessing._opening import Opened, check_is_anndata, find_matri
 from graphsci.preprocessing._refusals import SAMPLE_ROWS, check_values
 from graphsci.preprocessing._types import Mask, Names
 from graphsci.preprocessing._values import Found, scan_file, to_checked_csr
+from graphsci.preprocessing.names import genes_every_cell_has
 from graphsci.preprocessing.normalization import detected_genes, library_sizes
 from graphsci.sources import (
     CountSource,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 #: Library sizes are one if 5 % and 95 % of the cells are this near, relative to the median: counts
 #: rounded at a depth of 10,000 or more are, sequenced cells differ several-fold.
 _ONE_DEPTH, _MIN_CELLS_OF_ONE_DEPTH = 0.02, 20
+#: Names of common genes among those of the cells from which a matrix seems to have genes in rows.
+_MIN_GENES_AMONG_CELLS = 3
 
 #: Counts as a matrix in memory, or as a source that is read in rows.
 Counts = TypeVar("Counts", sparse.csr_matrix, CountSource)
@@ -155,7 +158,7 @@ def _count_data(
             "expected at least 2: genes are predicted from each other. Check that the file was "
             "read fully."
         )
-    doubts = _one_depth(totals)
+    doubts = [*_one_depth(totals), *_transposed(opened.cell_names, opened.gene_names)]
     notes = [
         *opened.notes,
         *doubts,
@@ -189,6 +192,18 @@ def _one_depth(totals: NDArray[np.float64]) -> list[str]:
         "counts; expected a library size of its own for each cell. Estimates, intervals and the "
         "verdict take every unit for a molecule: bring the counts as they were before any "
         "normalisation. Only cells that were down-sampled to one depth are right as they are."
+    ]
+
+
+def _transposed(cell_names: Names, gene_names: Names) -> list[str]:
+    """Return a warning if the cells are named as genes are, and the genes are not."""
+    like_genes = genes_every_cell_has(cell_names)
+    if len(like_genes) < _MIN_GENES_AMONG_CELLS or len(genes_every_cell_has(gene_names)):
+        return []
+    return [
+        f"{len(like_genes)} cells have names of genes ({few(like_genes)}), and no gene has such a "
+        "name: this matrix seems to have genes in rows; expected cells in rows. Transpose it "
+        "(adata.T; tables: --genes-in)."
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -28,6 +29,17 @@ def checked_names(index: pd.Index, kind: str, remedy: str) -> Names:
 def as_names(index: pd.Index) -> Names:
     """Return names as a numpy str array."""
     return np.asarray(index.astype(str), dtype=np.str_)
+
+
+#: Genes that nearly every cell expresses, in man, mouse and others.
+_HOUSEKEEPING = re.compile(
+    r"RP[LS]\d+[AXY]?|MT-(ND|CO|ATP|CYB)\w*|ACTB|GAPDH|EEF1A1|MALAT1|B2M|PPIA", re.I
+)
+
+
+def genes_every_cell_has(names: Names) -> Names:
+    """Return those of ``names`` that are genes which nearly every cell expresses."""
+    return names[[_HOUSEKEEPING.fullmatch(name) is not None for name in names]]
 
 
 def repeated_names(index: pd.Index) -> pd.Index:
