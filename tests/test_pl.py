@@ -261,6 +261,45 @@ def test_an_estimate_that_was_normalised_since_is_not_normalised_again(results, 
         pl.expression(adata, ["gene1"], "group", figure=Figure())
 
 
+@pytest.mark.parametrize(
+    "part", [np.s_[:, :], np.s_[:10], np.s_[:, :5]], ids=["all", "some cells", "some genes"]
+)
+@pytest.mark.parametrize("options", [{}, {"scale": "log1p"}, {"depth": "common"}])
+@pytest.mark.parametrize("model", ["nb", "zinb"])
+def test_an_estimate_that_was_logged_since_is_refused(draw, trained, model, options, part):
+    import scanpy as sc
+
+    whole = draw()
+    trained(model).impute(whole, estimates=["mean", "denoised", "imputed"], **options)
+    adata = whole[part].copy()
+    for layer in ("mean", "denoised", "imputed"):
+        pl.mean_variance(adata, layer=layer, ax=Figure().add_subplot())
+        sc.pp.log1p(adata, layer=layer)
+        with pytest.raises(ValueError, match=f"{layer}'] has been normalised since.*logarithms"):
+            pl.mean_variance(adata, layer=layer, ax=Figure().add_subplot())
+        adata.uns.pop("log1p")
+
+
+@pytest.mark.parametrize("counts_too", [False, True])
+def test_every_picture_refuses_an_estimate_that_was_logged(results, counts_too):
+    import scanpy as sc
+
+    adata = results[results.X.sum(1) > 0].copy()
+    adata.layers["counts"] = adata.X.copy()
+    sc.pp.log1p(adata, layer="denoised")
+    if counts_too:  # the uncertainty needs none: library sizes tell
+        sc.pp.normalize_total(adata)
+    for draw_it in (
+        lambda: pl.uncertainty(adata, ax=Figure().add_subplot()),
+        lambda: pl.embedding(adata, counts_layer="counts", figure=Figure()),
+        lambda: pl.expression(adata, "gene1", "group", counts_layer="counts", figure=Figure()),
+    ):
+        with pytest.raises(ValueError, match=r"layers\['denoised'\] has been .* of a copy: adata"):
+            draw_it()
+    adata.layers["denoised"] = results[adata.obs_names].layers["denoised"]
+    pl.uncertainty(adata, ax=Figure().add_subplot())
+
+
 def test_a_gene_without_an_estimate_is_not_drawn_as_silent(results):
     adata = results.copy()
     adata.layers["denoised"][:, 1] = np.nan

@@ -11,7 +11,7 @@ from scipy import special
 
 from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._words import check_column, similar_names
-from graphsci.pl._scale import Common, Values, dense_values, description, layer_of, run_record
+from graphsci.pl._scale import Common, Values, estimate_of, refuse_changed, run_record
 from graphsci.pl._style import (
     BLUE,
     COLOR_MAP,
@@ -199,17 +199,18 @@ def uncertainty(
 
     Below the dashed line the posterior is tighter than a single Poisson count of that mean.
     """
-    value, spread = layer_of(adata, layer), layer_of(adata, f"{layer}_sd")
+    value, spread = (estimate_of(adata, name, key) for name in (layer, f"{layer}_sd"))
+    refuse_changed(adata, value)
     rng = np.random.default_rng(seed)
-    n_cells = min(adata.n_obs, max(1, _SHOWN_ENTRIES // adata.n_vars))
+    n_genes = len(value.estimated)
+    n_cells = min(adata.n_obs, max(1, _SHOWN_ENTRIES // n_genes))
     cells = np.sort(rng.choice(adata.n_obs, n_cells, replace=False))
-    genes = np.sort(
-        rng.choice(adata.n_vars, min(adata.n_vars, _SHOWN_ENTRIES // n_cells), replace=False)
-    )
-    x, y = (dense_values(matrix[cells], genes).ravel() for matrix in (value, spread))
+    chosen = rng.choice(n_genes, min(n_genes, _SHOWN_ENTRIES // n_cells), replace=False)
+    genes = value.estimated[np.sort(chosen)]
+    x, y = (found.values(genes, cells=cells).ravel() for found in (value, spread))
     seen = (x > 0) & (y > 0)
     ax = axes_for(ax)
-    said = description(run_record(adata, key), layer)
+    said = value.said
     drawn = ax.hexbin(
         x[seen],
         y[seen],
