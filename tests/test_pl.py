@@ -8,7 +8,7 @@ from anndata import AnnData
 from matplotlib.figure import Figure
 
 from graphsci import pl, tl
-from graphsci.pl import _cells
+from graphsci.pl import _cells, _genes
 from graphsci.pl._scale import Common
 
 
@@ -151,6 +151,45 @@ def test_groups_have_colors_of_their_own(number):
     marks = _cells._marks(groups_of(number), {})
     assert len({color for color, _ in marks.values()}) == number
     assert {marker for _, marker in marks.values()} == {"o"}
+
+
+def days(numbers):
+    """Ordered by time, the last day by far the largest."""
+    order = [f"day{n}" for n in numbers]
+    column = pd.Series([name for n, name in enumerate(order) for _ in range(n + 1)])
+    return pd.Categorical(column, categories=order)
+
+
+def test_groups_are_drawn_in_the_order_of_their_categories(ax):
+    column = pd.Series(days([7, 0, 2, 10]))
+    marks = _cells._marks(column, {})
+    assert list(marks) == ["day7", "day0", "day2", "day10"]
+    _cells._paint_groups(ax, np.zeros((len(column), 2)), groups=column, marks=marks)
+    assert ax.get_legend_handles_labels()[1][0] == "day7 (1)"
+    depths = [points.get_zorder() for points in ax.collections]
+    assert depths == sorted(depths, reverse=True)  # none is hidden by a larger one
+    assert list(_cells._marks(column.astype(str), {}))[0] == "day10"  # no order but by size
+    missing = column.where(column != "day0")
+    assert list(_cells._marks(missing, {})) == ["day7", "day2", "day10", "nan"]
+
+
+def test_of_too_many_categories_the_largest_are_drawn_in_their_order():
+    marks = _cells._marks(pd.Series(days(range(80))), {})
+    assert list(marks) == [*(f"day{n}" for n in range(8, 80)), "other"]
+
+
+def test_expression_draws_groups_in_the_order_of_their_categories(results):
+    adata = results.copy()
+    adata.obs["day"] = pd.Categorical(
+        np.where(np.arange(adata.n_obs) < 20, "day2", "day10"),
+        categories=["day0", "day2", "day10"],
+    )
+    figure = pl.expression(adata, "gene1", "day", figure=Figure())
+    shown = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert shown == ["day2", "day10"]
+    values = np.log1p(Common.of(adata, None, None, "graphsci").counts([1])).ravel()
+    medians = figure.axes[0].get_lines()[-1].get_ydata()
+    np.testing.assert_allclose(medians, [np.median(values[:20]), np.median(values[20:])])
 
 
 def test_groups_beyond_the_palette_change_marker_and_the_rest_are_grey():
@@ -360,6 +399,29 @@ def test_dropout_curve_draws_the_share_of_zeros(results, ax):
     zeros = 100 * (results.X == 0).mean(0)
     drawn = ax.get_lines()[0].get_ydata()
     np.testing.assert_allclose(np.sort(drawn), np.sort(zeros[results.X.sum(0) > 0]))
+
+
+@pytest.mark.parametrize("n_cells", [300, 5000])
+def test_the_line_of_zeros_counts_the_depths_of_the_cells(n_cells):
+    rng = np.random.default_rng(0)
+    depths, means = rng.lognormal(0, 1, n_cells), np.array([0.01, 0.5, 2.0, 20.0])
+    expected = [sum(np.exp(-mean * depth) for depth in depths) / n_cells for mean in means]
+    np.testing.assert_allclose(_genes.poisson_zeros(means, depths), expected, atol=2e-4)
+
+
+def test_cells_that_differ_in_depth_alone_are_on_the_line_of_zeros(ax):
+    """Two depths, nothing else: exp(-m) would be left far behind."""
+    rng = np.random.default_rng(0)
+    depths, rates = np.where(np.arange(2000) % 2, 3000, 300), rng.gamma(0.5, 1, 200)
+    adata = AnnData(rng.poisson(depths[:, None] * rates / rates.sum()).astype(np.float32))
+    adata.uns["graphsci"] = {"estimates": {}}
+    pl.dropout_curve(adata, ax=ax)
+    genes, line = ax.get_lines()
+    expected = np.interp(genes.get_xdata(), line.get_xdata(), line.get_ydata())
+    assert np.abs(genes.get_ydata() - expected).max() < 4
+    means = genes.get_xdata()
+    assert (genes.get_ydata() - 100 * np.exp(-means)).max() > 10
+    assert "cells of these depths" in line.get_label()
 
 
 def test_dropout_curve_draws_what_a_zinb_learned(draw, trained, ax):

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.colors import is_color_like
 
 from graphsci._keys import DEFAULT_KEY
+from graphsci._labels import group_names
 from graphsci._words import similar_names
 from graphsci.pl._scale import Common, Values, variable_genes
 from graphsci.pl._style import (
@@ -65,7 +66,8 @@ def embedding(
     color
         Column of ``obs`` (groups or numbers), or a gene, or a list of them, a row of maps each;
         the library size if None. Groups have the colours of ``uns[color + "_colors"]`` where
-        scanpy left them.
+        scanpy left them, and the order of the categories of a categorical column; those of other
+        columns are ordered by size.
     layer
         The estimate; its scale is read from the run record.
     counts_layer
@@ -199,6 +201,7 @@ def _paint_groups(
     ax: Axes, points: Values, *, groups: pd.Series, marks: Mapping[str, tuple[str, str]]
 ) -> None:
     names = groups.astype(str).to_numpy()
+    sizes = pd.Series(names).value_counts()
     for name, (color, marker) in marks.items():
         own = names == name
         if name == _OTHER:
@@ -211,6 +214,7 @@ def _paint_groups(
             s=_point_size(len(points)),
             linewidths=0,
             alpha=0.85,
+            zorder=2 - sizes.get(name, 0) / len(names),  # small groups above large ones
             label=f"{name} ({own.sum():,})",
             rasterized=True,
         )
@@ -227,14 +231,17 @@ def _scanpy_colors(adata: AnnData, name: str) -> dict[str, str]:
 
 
 def _marks(groups: pd.Series, palette: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each group, the most frequent first; the rest are one, grey."""
-    names = groups.astype(str).value_counts().index.tolist()
+    """Colour and marker of each group, as :func:`group_names` orders them.
+
+    Of more groups than there are looks, the smallest are one, grey.
+    """
     if palette:
-        return {name: (palette.get(name, GREY), GROUP_MARKERS[0]) for name in names}
-    colors = GROUP_COLORS if len(names) <= len(GROUP_COLORS) else MANY_GROUP_COLORS
+        return {name: (palette.get(name, GREY), GROUP_MARKERS[0]) for name in group_names(groups)}
+    n_groups = groups.astype(str).nunique()
+    colors = GROUP_COLORS if n_groups <= len(GROUP_COLORS) else MANY_GROUP_COLORS
     looks = [(color, marker) for marker in GROUP_MARKERS for color in colors]
-    marks = dict(zip(names, looks, strict=False))
-    return marks | ({_OTHER: (GREY, ".")} if len(names) > len(looks) else {})
+    marks = dict(zip(group_names(groups, most=len(looks)), looks, strict=False))
+    return marks | ({_OTHER: (GREY, ".")} if n_groups > len(looks) else {})
 
 
 def _legend(figure: Figure, axes: Any, label: str | None) -> None:

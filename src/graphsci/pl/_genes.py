@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import special
 
 from graphsci._keys import DEFAULT_KEY, keys
+from graphsci._labels import group_names
 from graphsci._words import check_column, similar_names
 from graphsci.pl._scale import Common, Values, estimate_of, refuse_changed, run_record
 from graphsci.pl._style import (
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Entries drawn in a scatter or density of all cells x genes; more would only cost time.
 _SHOWN_ENTRIES = 200_000
+#: Depths that stand for those of all cells.
+_SHOWN_DEPTHS = 1000
 #: Width of a group in a panel of violins.
 _GROUP_INCHES = 0.35
 
@@ -55,7 +58,8 @@ def expression(
     genes
         Genes to draw, one row each.
     groupby
-        Column of ``obs`` with the groups.
+        Column of ``obs`` with the groups, drawn in the order of its categories if it is
+        categorical; else the largest first.
     layer, counts_layer, library_key, key
         As in :func:`embedding`.
     figure
@@ -72,8 +76,9 @@ def expression(
     common.refuse_unknown(layer, genes)
     columns = adata.var_names.get_indexer(pd.Index(genes))
     sides = common.sides(layer, columns)
-    groups = adata.obs[groupby].astype("object")  # cells without a label are in no group
-    names = groups.value_counts().index.tolist()
+    groups = adata.obs[groupby]
+    names = group_names(groups.dropna())  # cells without a label are in no group
+    labels = groups.astype(str).where(groups.notna(), None)
     if not names:
         raise ValueError(f"groupby: no cell has a label in {groupby!r}.")
     width = max(10.5, 2 * _GROUP_INCHES * len(names) + 1)
@@ -82,13 +87,12 @@ def expression(
     for column, (title, values) in enumerate(sides.items()):
         grid[0, column].set_title(f"{title}, log(1 + counts at common depth)")
         for row, gene in enumerate(genes):
-            parts = [values[(groups == name).to_numpy(), row] for name in names]
+            parts = [values[(labels == name).to_numpy(), row] for name in names]
             _violins(grid[row, column], parts, BLUE if column else "#BDBDBD")
             grid[row, column].spines[["top", "right"]].set_visible(False)
             grid[row, 0].set_ylabel(gene, style="italic")
-        labels = [str(name) for name in names]
         grid[-1, column].set_xticks(
-            range(len(names)), labels, rotation=40, ha="right", rotation_mode="anchor"
+            range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor"
         )
     return figure
 
@@ -236,6 +240,17 @@ def uncertainty(
     return ax
 
 
+def poisson_zeros(means: Values, size_factors: Values) -> Values:
+    """Share of cells without a molecule: mean over cells of exp(-m s); for each mean m.
+
+    Of more than a thousand cells, that many quantiles of the size factors s stand for them.
+    """
+    if len(size_factors) > _SHOWN_DEPTHS:
+        middles = (np.arange(_SHOWN_DEPTHS) + 0.5) / _SHOWN_DEPTHS
+        size_factors = np.quantile(size_factors, middles)
+    return np.exp(-means[:, None] * size_factors).mean(1)
+
+
 @styled
 def dropout_curve(
     adata: AnnData,
@@ -247,6 +262,9 @@ def dropout_curve(
 ) -> Axes:
     """Share of zeros of each gene against its mean, with what Poisson counts would show.
 
+    The dashed line is of cells that are alike but for their depth: the mean of exp(-m s) over the
+    cells' own depths, m the mean at common depth and s the size factor of a cell. Cells of
+    different library size have more zeros than exp(-m), and are no reason to lie above the line.
     With a ZINB the learned curve P(dropped) = sigmoid(intercept + slope log mu) is drawn too.
     """
     common = Common.of(adata, counts_layer, library_key, key)
@@ -257,8 +275,13 @@ def dropout_curve(
     seen = mean > 0
     _dots(ax, mean[seen], 100 * zeros[seen], color=GREY, alpha=0.6, label="a gene")
     span = np.geomspace(mean[seen].min(), mean[seen].max(), 200)
-    expected = np.exp(-span[:, None] * common.size_factors).mean(1)
-    ax.plot(span, 100 * expected, color=INK, linestyle="--", label="Poisson at this mean")
+    ax.plot(
+        span,
+        100 * poisson_zeros(span, common.size_factors),
+        color=INK,
+        linestyle="--",
+        label="Poisson at this mean,\ncells of these depths",
+    )
     curve = run_record(adata, key).get("dropout_curve") or {}
     if curve:
         dropped = special.expit(curve["intercept"] + curve["slope"] * np.log(span))

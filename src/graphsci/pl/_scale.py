@@ -189,11 +189,13 @@ class Stored(NamedTuple):
 def estimate_of(adata: AnnData, layer: str, key: str) -> Stored:
     """Find an estimate of a run: a layer, or a table of chosen genes in ``obsm``."""
     record, genes = run_record(adata, key), adata.var_names
-    table = next((name for name in (keys(key).table(layer), layer) if name in adata.obsm), None)
-    if layer in adata.layers or not isinstance(adata.obsm.get(table), pd.DataFrame):
+    named = (keys(key).table(layer), layer)
+    tables = [name for name in named if isinstance(adata.obsm.get(name), pd.DataFrame)]
+    if layer in adata.layers or not tables:
         matrix, place = layer_of(adata, layer), f"layers[{layer!r}]"
         said = description(record, layer)
         return Stored(matrix, genes, np.arange(adata.n_vars), place, layer, key, said)
+    table = tables[0]
     frame = adata.obsm[table]
     columns, place = frame.columns.get_indexer(genes), f"obsm[{table!r}]"
     if (columns < 0).all():
