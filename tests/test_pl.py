@@ -168,7 +168,7 @@ def test_groups_are_drawn_in_the_order_of_their_categories(ax):
     assert ax.get_legend_handles_labels()[1][0] == "day7 (1)"
     depths = [points.get_zorder() for points in ax.collections]
     assert depths == sorted(depths, reverse=True)  # none is hidden by a larger one
-    assert list(_cells._marks(column.astype(str), {}))[0] == "day10"  # no order but by size
+    assert next(iter(_cells._marks(column.astype(str), {}))) == "day10"  # no order but by size
     missing = column.where(column != "day0")
     assert list(_cells._marks(missing, {})) == ["day7", "day2", "day10", "nan"]
 
@@ -446,3 +446,97 @@ def test_degrees_count_every_connected_gene_once(trained, results, ax):
     assert other.get_title("left").startswith("Gene graph: 0 edges")
     with pytest.raises(ValueError, match="no gene graph 'other_graph'"):
         pl.gene_graph_degree(results, key="other", ax=ax)
+
+
+@pytest.fixture(scope="module")
+def chosen(draw, trained):
+    """The toy data with estimates of two genes, and of them alone, in a table."""
+    toy = draw()
+    trained("nb").impute(toy, genes=["gene3", "gene1"])
+    return toy
+
+
+def test_a_table_of_chosen_genes_is_drawn_as_the_layer(results, chosen, ax):
+    whole, table = (Common.of(adata, None, None, "graphsci") for adata in (results, chosen))
+    np.testing.assert_array_equal(
+        table.estimate("denoised", [1, 3]), whole.estimate("denoised", [1, 3])
+    )
+    for layer in ("denoised", "graphsci_denoised"):
+        figure = pl.expression(chosen, ["gene1", "gene3"], "group", layer=layer, figure=Figure())
+        expected = pl.expression(results, ["gene1", "gene3"], "group", figure=Figure())
+        for one, other in zip(figure.axes, expected.axes, strict=True):
+            medians = [a.get_lines()[-1].get_ydata() for a in (one, other)]
+            np.testing.assert_array_equal(*medians)
+    pl.mean_variance(chosen, ax=ax)
+    assert [len(line.get_xdata()) for line in ax.get_lines()[:2]] == [2, 2]
+    other = Figure().add_subplot()
+    pl.uncertainty(chosen, ax=other)
+    assert other.collections[0].get_array().sum() == 2 * (chosen.n_obs - 1)  # one cell is empty
+
+
+def test_a_gene_of_a_table_is_drawn_on_the_map_of_the_counts(chosen):
+    figure = pl.embedding(chosen, color="gene3", method="tsne", figure=Figure())
+    left, right = figure.axes[:2]
+    assert right.get_title("left") == "Denoised (map of the counts)"
+    points = [np.asarray(ax.collections[0].get_offsets()) for ax in (left, right)]
+    np.testing.assert_array_equal(*(p[np.lexsort(p.T)] for p in points))
+    for color in ("gene2", "group", None):
+        with pytest.raises(ValueError, match=r"table of 2 genes \(gene1, gene3\).* impute all"):
+            pl.embedding(chosen, color=color, figure=Figure())
+
+
+def test_what_a_table_lacks_is_named(chosen):
+    with pytest.raises(ValueError, match=r"obsm\['graphsci_denoised'\] has no estimate of gene2"):
+        pl.expression(chosen, ["gene1", "gene2"], "group", figure=Figure())
+    with pytest.raises(ValueError, match=r"no layer 'mean'.*in obsm: 'graphsci_denoised', "):
+        pl.expression(chosen, ["gene1"], "group", layer="mean", figure=Figure())
+    with pytest.raises(ValueError, match="estimates of gene3, gene1, of none of the genes"):
+        pl.mean_variance(chosen[:, 5:].copy(), ax=Figure().add_subplot())
+    logged = chosen.copy()
+    logged.obsm["graphsci_denoised"] = np.log1p(logged.obsm["graphsci_denoised"])
+    with pytest.raises(ValueError, match=r"obsm\['graphsci_denoised'\] has been normalised"):
+        pl.expression(logged, ["gene1"], "group", figure=Figure())
+
+
+def test_pictures_say_what_they_take(trained, results):
+    model = trained("nb")
+    of_results = (
+        lambda got: pl.dispersion(got),
+        lambda got: pl.dropout_curve(got),
+        lambda got: pl.mean_variance(got),
+        lambda got: pl.uncertainty(got),
+        lambda got: pl.embedding(got),
+        lambda got: pl.expression(got, "gene1", "group"),
+        lambda got: pl.module_heatmap(got),
+    )
+    for draw_it in of_results:
+        with pytest.raises(TypeError, match="got a GraphSCI, expected an AnnData with results"):
+            draw_it(model)
+    with pytest.raises(TypeError, match=r"got a ndarray.*of graphsci.tl.impute\.$"):
+        pl.dispersion(np.ones((2, 2)))
+    with pytest.raises(TypeError, match="got a AnnData, expected a trained GraphSCI or its hist"):
+        pl.training_curve(results)
+    for draw_it in (pl.gene_network, pl.network_degree):
+        with pytest.raises(TypeError, match="got a GraphSCI, expected an AnnData with a network"):
+            draw_it(model)
+    with pytest.raises(ValueError, match="no column 'graphsci_module', and no modules were given"):
+        pl.module_heatmap(results)
+
+
+def test_module_heatmap_finds_the_modules_of_the_network(results):
+    adata = results.copy()
+    adata.var["graphsci_module"] = np.where(np.arange(60) < 20, np.arange(60) % 2, -1)
+    figure = pl.module_heatmap(adata, figure=Figure())
+    image = figure.axes[0].images[0].get_array()
+    genes = [*range(0, 20, 2), *range(1, 20, 2)]
+    values = np.log1p(Common.of(adata, None, None, "graphsci").counts(genes))
+    assert image[1, 13] == pytest.approx(np.corrcoef(values[:, 1], values[:, 13])[0, 1])
+    again = adata[:, ::-1].copy()  # the order of the genes is that of their relations
+    strengths = np.zeros((60, 60))
+    strengths[2, 4] = strengths[4, 2] = 1.0
+    adata.varp["graphsci_network"] = again.varp["graphsci_network"] = strengths
+    again.varp["graphsci_network"] = strengths[::-1, ::-1]
+    both = [pl.module_heatmap(a, figure=Figure()).axes[0].images[0] for a in (adata, again)]
+    np.testing.assert_allclose(*(b.get_array()[:2, :2] for b in both), atol=1e-12)
+    values = np.log1p(Common.of(adata, None, None, "graphsci").counts([2, 4]))
+    assert both[0].get_array()[0, 1] == pytest.approx(np.corrcoef(values.T)[0, 1])

@@ -245,8 +245,8 @@ _CAPTIONS = {
     "mean_variance": "Sampling alone gives a variance equal to the mean (dashed). Counts lie "
     "above; denoised expression keeps the variance that the model could predict or that the "
     "counts prove.",
-    "dropout_curve": "The dashed line: zeros of Poisson counts of this mean in cells that are alike "
-    "but for their depth (averaged over the cells' own library sizes). Genes above it have more: "
+    "dropout_curve": "The dashed line: zeros of Poisson counts of this mean, averaged over the "
+    "cells' own library sizes, as if they were alike in all but depth. Genes above it have more: "
     "because cells differ in more than depth, or because molecules were lost.",
     "dispersion": "What the embedding does not explain: the variance around the prediction μ, in "
     "an average cell, is μ + μ²/θ.",

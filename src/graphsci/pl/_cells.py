@@ -12,8 +12,15 @@ from matplotlib.colors import is_color_like
 
 from graphsci._keys import DEFAULT_KEY
 from graphsci._labels import group_names
-from graphsci._words import similar_names
-from graphsci.pl._scale import Common, Values, variable_genes
+from graphsci._words import few, similar_names
+from graphsci.pl._scale import (
+    Common,
+    Stored,
+    Values,
+    check_has_results,
+    estimate_of,
+    variable_genes,
+)
 from graphsci.pl._style import (
     COLOR_MAP,
     GREY,
@@ -69,7 +76,9 @@ def embedding(
         scanpy left them, and the order of the categories of a categorical column; those of other
         columns are ordered by size.
     layer
-        The estimate; its scale is read from the run record.
+        The estimate; its scale is read from the run record. If it is a table of chosen genes in
+        ``obsm`` (``impute(genes=...)``), which makes no map, both maps are those of the counts,
+        and ``color`` is one of these genes.
     counts_layer
         Where the counts are; where the run found them if None.
     library_key
@@ -86,6 +95,7 @@ def embedding(
     figure
         Where to draw; a new one if None.
     """
+    check_has_results(adata)
     if adata.n_obs < FEWEST_MAPPED:
         raise ValueError(
             f"{adata.n_obs} cells make no map: expected at least {FEWEST_MAPPED}. Look at genes "
@@ -93,13 +103,20 @@ def embedding(
         )
     common = Common.of(adata, counts_layer, library_key, key)
     genes = variable_genes(common, n_genes)
-    sides = common.sides(layer, genes)
     colors = [color] if color is None or isinstance(color, str) else list(color)
     if not colors:
         raise ValueError("color: got an empty list, expected columns of obs or genes.")
+    found = estimate_of(adata, layer, key)
+    if found.is_table:
+        _refuse_other_colors(found, colors, adata)
+        sides = {"Counts": np.log1p(common.counts(genes))}
+    else:
+        sides = common.sides(layer, genes)
     paints = [_paints(adata, common, color, layer) for color in colors]
     name = {"umap": "UMAP", "tsne": "t-SNE"}[_checked_method(method)]
     maps = {title: _map(values, method, n_pcs, seed) for title, values in sides.items()}
+    if found.is_table:
+        maps[f"{layer.capitalize()} (map of the counts)"] = maps["Counts"]
     figure = figure_for(figure, (10.5, 4.4 * len(colors)))
     grid = figure.subplots(len(colors), 2, squeeze=False)
     for axes, color, pair in zip(grid, colors, paints, strict=True):
@@ -110,6 +127,18 @@ def embedding(
         is_gene = color in adata.var_names and color not in adata.obs
         _legend(figure, axes, f"{color}, log(1 + counts at common depth)" if is_gene else color)
     return figure
+
+
+def _refuse_other_colors(found: Stored, colors: Sequence[str | None], adata: AnnData) -> None:
+    """Refuse what a table of chosen genes cannot show: a map, or another gene."""
+    genes = adata.var_names[found.estimated]
+    other = [color for color in colors if color not in genes or color in adata.obs]
+    if other:
+        raise ValueError(
+            f"color: got {other[0]!r}, but {found.place} is a table of {len(genes):,} genes "
+            f"({few(genes)}), and has no map of the cells: expected one of them, drawn on the map "
+            "of the counts. Or impute all genes (without genes=...)."
+        )
 
 
 def _checked_method(method: str) -> Method:

@@ -12,7 +12,14 @@ from scipy import special
 from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._labels import group_names
 from graphsci._words import check_column, similar_names
-from graphsci.pl._scale import Common, Values, estimate_of, refuse_changed, run_record
+from graphsci.pl._scale import (
+    Common,
+    Values,
+    check_has_results,
+    estimate_of,
+    refuse_changed,
+    run_record,
+)
 from graphsci.pl._style import (
     BLUE,
     COLOR_MAP,
@@ -65,6 +72,7 @@ def expression(
     figure
         Where to draw; a new one if None.
     """
+    check_has_results(adata)
     genes = [genes] if isinstance(genes, str) else list(genes)
     unknown = [f"{g}{similar_names(g, adata.var_names)}" for g in genes if g not in adata.var_names]
     if unknown:
@@ -130,14 +138,16 @@ def mean_variance(
     """Variance over cells against the mean of each gene, counts and estimate.
 
     Counts lie on or above the Poisson line: sampling alone gives a variance equal to the
-    mean. An estimate that removed the sampling noise lies below its counts.
+    mean. An estimate that removed the sampling noise lies below its counts. Of a table of chosen
+    genes (``impute(genes=...)``) these are drawn.
     """
+    check_has_results(adata)
     common = Common.of(adata, counts_layer, library_key, key)
+    found = estimate_of(adata, layer, key)
+    genes = found.estimated if found.is_table else slice(None)
+    counts, estimate = common.counts(genes), common.estimate(layer, genes)
     ax = axes_for(ax)
-    for values, color, label in (
-        (common.counts(), GREY, "counts"),
-        (common.estimate(layer), BLUE, layer),
-    ):
+    for values, color, label in ((counts, GREY, "counts"), (estimate, BLUE, layer)):
         mean, variance = values.mean(0), values.var(0)
         seen = (mean > 0) & (variance > 0)
         _dots(ax, mean[seen], variance[seen], color=color, label=label)
@@ -168,6 +178,7 @@ def dispersion(
     The variance that the model expects around its own prediction mu, in an average cell, is
     mu + mu² / theta: the dispersion is what the cell embedding does not explain.
     """
+    check_has_results(adata)
     column = keys(key).inverse_dispersion
     if column not in adata.var:
         raise ValueError(
@@ -203,6 +214,7 @@ def uncertainty(
 
     Below the dashed line the posterior is tighter than a single Poisson count of that mean.
     """
+    check_has_results(adata)
     value, spread = (estimate_of(adata, name, key) for name in (layer, f"{layer}_sd"))
     refuse_changed(adata, value)
     rng = np.random.default_rng(seed)
@@ -267,6 +279,7 @@ def dropout_curve(
     different library size have more zeros than exp(-m), and are no reason to lie above the line.
     With a ZINB the learned curve P(dropped) = sigmoid(intercept + slope log mu) is drawn too.
     """
+    check_has_results(adata)
     common = Common.of(adata, counts_layer, library_key, key)
     counts = common.sparse_counts()
     mean = common.gene_means(counts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -85,6 +85,17 @@ class Common(NamedTuple):
     def gene_means(self, counts: sparse.csr_matrix) -> Values:
         """Mean of each gene, (genes,), with counts of :meth:`sparse_counts` at the same depth."""
         return np.asarray((sparse.diags_array(1 / self.size_factors) @ counts).mean(0)).ravel()
+
+
+def check_has_results(adata: object) -> None:
+    """Refuse anything but an AnnData, and say how a model's results get into one."""
+    if hasattr(adata, "obs") and hasattr(adata, "uns"):
+        return
+    kind = type(adata).__name__
+    remedy = " model.impute(adata) writes them into it." if kind == "GraphSCI" else ""
+    raise TypeError(
+        f"got a {kind}, expected an AnnData with results of graphsci.tl.impute.{remedy}"
+    )
 
 
 class Stored(NamedTuple):
@@ -191,7 +202,13 @@ def estimate_of(adata: AnnData, layer: str, key: str) -> Stored:
     record, genes = run_record(adata, key), adata.var_names
     named = (keys(key).table(layer), layer)
     tables = [name for name in named if isinstance(adata.obsm.get(name), pd.DataFrame)]
-    if layer in adata.layers or not tables:
+    if layer not in adata.layers and not tables:
+        raise ValueError(
+            f"there is no layer {layer!r}; layers present: {_listed(adata.layers)}. Tables of "
+            f"chosen genes in obsm: {_listed(_tables(adata, record))}. Impute it, or name another: "
+            "layer=..."
+        )
+    if layer in adata.layers:
         matrix, place = layer_of(adata, layer), f"layers[{layer!r}]"
         said = description(record, layer)
         return Stored(matrix, genes, np.arange(adata.n_vars), place, layer, key, said)
@@ -205,6 +222,15 @@ def estimate_of(adata: AnnData, layer: str, key: str) -> Stored:
         )
     said = description(record, table)
     return Stored(frame.to_numpy(), genes, columns, place, table, key, said)
+
+
+def _tables(adata: AnnData, record: Mapping[str, Any]) -> list[str]:
+    """Tables of chosen genes that a run left in ``obsm``."""
+    return [name for name in record.get("estimates", {}) if name in adata.obsm]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names)) or "none"
 
 
 def refuse_changed(adata: AnnData, found: Stored) -> None:
@@ -273,10 +299,9 @@ def layer_of(adata: AnnData, layer: str | None) -> Any:
     if layer is None:
         return adata.X
     if layer not in adata.layers:
-        present = ", ".join(map(repr, adata.layers)) or "none"
         raise ValueError(
-            f"there is no layer {layer!r}; layers present: {present}. Impute all genes, or name "
-            "the layer."
+            f"there is no layer {layer!r}; layers present: {_listed(adata.layers)}. Impute all "
+            "genes, or name the layer."
         )
     return adata.layers[layer]
 
