@@ -306,5 +306,5 @@ def dropout_curve(
         ylabel="zeros (% of cells)",
         title="Zeros of genes",
     )
-    ax.legend(loc="lower left", markerscale=3)
+    ax.legend(loc="upper right", markerscale=3)
     return ax
