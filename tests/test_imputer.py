@@ -344,6 +344,36 @@ def test_repeated_genes_and_none_are_refused(trained, toy, genes, message):
     assert not toy.obsm
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        np.asarray,
+        list,
+        lambda mask: pd.Series(mask, index=[f"gene{i}" for i in range(60)]),
+        lambda mask: pd.Series(mask, index=[f"gene{i}" for i in range(60)])[::-1],
+        lambda mask: pd.array(mask, dtype="boolean"),
+    ],
+    ids=["array", "list", "column of var", "reordered", "nullable"],
+)
+def test_genes_may_be_a_mask_of_var(trained, toy, kind):
+    mask = np.isin(np.arange(60), [3, 7])
+    trained("nb").impute(toy, genes=kind(mask))
+    assert list(toy.obsm["graphsci_denoised"].columns) == ["gene3", "gene7"]
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.ones(3, dtype=bool), "genes: got a boolean mask of 3, expected names of genes or a m"),
+        (np.zeros(60, dtype=bool), "genes: got no gene, expected one or more different genes"),
+        (pd.Series(np.ones(60, dtype=bool)), "genes: got a mask of 60 genes whose index is not th"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(trained, toy, mask, message):
+    with pytest.raises(ValueError, match=message):
+        trained("nb").impute(toy, genes=mask)
+
+
 @pytest.mark.parametrize("kind", [tuple, np.array, pd.Index, pd.Series])
 def test_genes_may_come_in_any_sequence(trained, toy, kind):
     trained("nb").impute(toy, genes=kind(["gene7", "gene3"]))

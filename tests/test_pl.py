@@ -8,7 +8,7 @@ from anndata import AnnData
 from matplotlib.figure import Figure
 
 from graphsci import pl, tl
-from graphsci.pl import _cells
+from graphsci.pl import _cells, _genes
 from graphsci.pl._scale import Common
 
 
@@ -153,6 +153,45 @@ def test_groups_have_colors_of_their_own(number):
     assert {marker for _, marker in marks.values()} == {"o"}
 
 
+def days(numbers):
+    """Ordered by time, the last day by far the largest."""
+    order = [f"day{n}" for n in numbers]
+    column = pd.Series([name for n, name in enumerate(order) for _ in range(n + 1)])
+    return pd.Categorical(column, categories=order)
+
+
+def test_groups_are_drawn_in_the_order_of_their_categories(ax):
+    column = pd.Series(days([7, 0, 2, 10]))
+    marks = _cells._marks(column, {})
+    assert list(marks) == ["day7", "day0", "day2", "day10"]
+    _cells._paint_groups(ax, np.zeros((len(column), 2)), groups=column, marks=marks)
+    assert ax.get_legend_handles_labels()[1][0] == "day7 (1)"
+    depths = [points.get_zorder() for points in ax.collections]
+    assert depths == sorted(depths, reverse=True)  # none is hidden by a larger one
+    assert next(iter(_cells._marks(column.astype(str), {}))) == "day10"  # no order but by size
+    missing = column.where(column != "day0")
+    assert list(_cells._marks(missing, {})) == ["day7", "day2", "day10", "nan"]
+
+
+def test_of_too_many_categories_the_largest_are_drawn_in_their_order():
+    marks = _cells._marks(pd.Series(days(range(80))), {})
+    assert list(marks) == [*(f"day{n}" for n in range(8, 80)), "other"]
+
+
+def test_expression_draws_groups_in_the_order_of_their_categories(results):
+    adata = results.copy()
+    adata.obs["day"] = pd.Categorical(
+        np.where(np.arange(adata.n_obs) < 20, "day2", "day10"),
+        categories=["day0", "day2", "day10"],
+    )
+    figure = pl.expression(adata, "gene1", "day", figure=Figure())
+    shown = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert shown == ["day2", "day10"]
+    values = np.log1p(Common.of(adata, None, None, "graphsci").counts([1])).ravel()
+    medians = figure.axes[0].get_lines()[-1].get_ydata()
+    np.testing.assert_allclose(medians, [np.median(values[:20]), np.median(values[20:])])
+
+
 def test_groups_beyond_the_palette_change_marker_and_the_rest_are_grey():
     assert len(set(_cells._marks(groups_of(19), {}).values())) == 19
     marks = _cells._marks(groups_of(80), {})
@@ -261,6 +300,45 @@ def test_an_estimate_that_was_normalised_since_is_not_normalised_again(results, 
         pl.expression(adata, ["gene1"], "group", figure=Figure())
 
 
+@pytest.mark.parametrize(
+    "part", [np.s_[:, :], np.s_[:10], np.s_[:, :5]], ids=["all", "some cells", "some genes"]
+)
+@pytest.mark.parametrize("options", [{}, {"scale": "log1p"}, {"depth": "common"}])
+@pytest.mark.parametrize("model", ["nb", "zinb"])
+def test_an_estimate_that_was_logged_since_is_refused(draw, trained, model, options, part):
+    import scanpy as sc
+
+    whole = draw()
+    trained(model).impute(whole, estimates=["mean", "denoised", "imputed"], **options)
+    adata = whole[part].copy()
+    for layer in ("mean", "denoised", "imputed"):
+        pl.mean_variance(adata, layer=layer, ax=Figure().add_subplot())
+        sc.pp.log1p(adata, layer=layer)
+        with pytest.raises(ValueError, match=f"{layer}'] has been normalised since.*logarithms"):
+            pl.mean_variance(adata, layer=layer, ax=Figure().add_subplot())
+        adata.uns.pop("log1p")
+
+
+@pytest.mark.parametrize("counts_too", [False, True])
+def test_every_picture_refuses_an_estimate_that_was_logged(results, counts_too):
+    import scanpy as sc
+
+    adata = results[results.X.sum(1) > 0].copy()
+    adata.layers["counts"] = adata.X.copy()
+    sc.pp.log1p(adata, layer="denoised")
+    if counts_too:  # the uncertainty needs none: library sizes tell
+        sc.pp.normalize_total(adata)
+    for draw_it in (
+        lambda: pl.uncertainty(adata, ax=Figure().add_subplot()),
+        lambda: pl.embedding(adata, counts_layer="counts", figure=Figure()),
+        lambda: pl.expression(adata, "gene1", "group", counts_layer="counts", figure=Figure()),
+    ):
+        with pytest.raises(ValueError, match=r"layers\['denoised'\] has been .* of a copy: adata"):
+            draw_it()
+    adata.layers["denoised"] = results[adata.obs_names].layers["denoised"]
+    pl.uncertainty(adata, ax=Figure().add_subplot())
+
+
 def test_a_gene_without_an_estimate_is_not_drawn_as_silent(results):
     adata = results.copy()
     adata.layers["denoised"][:, 1] = np.nan
@@ -323,6 +401,29 @@ def test_dropout_curve_draws_the_share_of_zeros(results, ax):
     np.testing.assert_allclose(np.sort(drawn), np.sort(zeros[results.X.sum(0) > 0]))
 
 
+@pytest.mark.parametrize("n_cells", [300, 5000])
+def test_the_line_of_zeros_counts_the_depths_of_the_cells(n_cells):
+    rng = np.random.default_rng(0)
+    depths, means = rng.lognormal(0, 1, n_cells), np.array([0.01, 0.5, 2.0, 20.0])
+    expected = [sum(np.exp(-mean * depth) for depth in depths) / n_cells for mean in means]
+    np.testing.assert_allclose(_genes.poisson_zeros(means, depths), expected, atol=2e-4)
+
+
+def test_cells_that_differ_in_depth_alone_are_on_the_line_of_zeros(ax):
+    """Two depths, nothing else: exp(-m) would be left far behind."""
+    rng = np.random.default_rng(0)
+    depths, rates = np.where(np.arange(2000) % 2, 3000, 300), rng.gamma(0.5, 1, 200)
+    adata = AnnData(rng.poisson(depths[:, None] * rates / rates.sum()).astype(np.float32))
+    adata.uns["graphsci"] = {"estimates": {}}
+    pl.dropout_curve(adata, ax=ax)
+    genes, line = ax.get_lines()
+    expected = np.interp(genes.get_xdata(), line.get_xdata(), line.get_ydata())
+    assert np.abs(genes.get_ydata() - expected).max() < 4
+    means = genes.get_xdata()
+    assert (genes.get_ydata() - 100 * np.exp(-means)).max() > 10
+    assert "cells of these depths" in line.get_label()
+
+
 def test_dropout_curve_draws_what_a_zinb_learned(draw, trained, ax):
     toy = draw()
     trained("zinb").impute(toy)
@@ -345,3 +446,97 @@ def test_degrees_count_every_connected_gene_once(trained, results, ax):
     assert other.get_title("left").startswith("Gene graph: 0 edges")
     with pytest.raises(ValueError, match="no gene graph 'other_graph'"):
         pl.gene_graph_degree(results, key="other", ax=ax)
+
+
+@pytest.fixture(scope="module")
+def chosen(draw, trained):
+    """The toy data with estimates of two genes, and of them alone, in a table."""
+    toy = draw()
+    trained("nb").impute(toy, genes=["gene3", "gene1"])
+    return toy
+
+
+def test_a_table_of_chosen_genes_is_drawn_as_the_layer(results, chosen, ax):
+    whole, table = (Common.of(adata, None, None, "graphsci") for adata in (results, chosen))
+    np.testing.assert_array_equal(
+        table.estimate("denoised", [1, 3]), whole.estimate("denoised", [1, 3])
+    )
+    for layer in ("denoised", "graphsci_denoised"):
+        figure = pl.expression(chosen, ["gene1", "gene3"], "group", layer=layer, figure=Figure())
+        expected = pl.expression(results, ["gene1", "gene3"], "group", figure=Figure())
+        for one, other in zip(figure.axes, expected.axes, strict=True):
+            medians = [a.get_lines()[-1].get_ydata() for a in (one, other)]
+            np.testing.assert_array_equal(*medians)
+    pl.mean_variance(chosen, ax=ax)
+    assert [len(line.get_xdata()) for line in ax.get_lines()[:2]] == [2, 2]
+    other = Figure().add_subplot()
+    pl.uncertainty(chosen, ax=other)
+    assert other.collections[0].get_array().sum() == 2 * (chosen.n_obs - 1)  # one cell is empty
+
+
+def test_a_gene_of_a_table_is_drawn_on_the_map_of_the_counts(chosen):
+    figure = pl.embedding(chosen, color="gene3", method="tsne", figure=Figure())
+    left, right = figure.axes[:2]
+    assert right.get_title("left") == "Denoised (map of the counts)"
+    points = [np.asarray(ax.collections[0].get_offsets()) for ax in (left, right)]
+    np.testing.assert_array_equal(*(p[np.lexsort(p.T)] for p in points))
+    for color in ("gene2", "group", None):
+        with pytest.raises(ValueError, match=r"table of 2 genes \(gene1, gene3\).* impute all"):
+            pl.embedding(chosen, color=color, figure=Figure())
+
+
+def test_what_a_table_lacks_is_named(chosen):
+    with pytest.raises(ValueError, match=r"obsm\['graphsci_denoised'\] has no estimate of gene2"):
+        pl.expression(chosen, ["gene1", "gene2"], "group", figure=Figure())
+    with pytest.raises(ValueError, match=r"no layer 'mean'.*in obsm: 'graphsci_denoised', "):
+        pl.expression(chosen, ["gene1"], "group", layer="mean", figure=Figure())
+    with pytest.raises(ValueError, match="estimates of gene3, gene1, of none of the genes"):
+        pl.mean_variance(chosen[:, 5:].copy(), ax=Figure().add_subplot())
+    logged = chosen.copy()
+    logged.obsm["graphsci_denoised"] = np.log1p(logged.obsm["graphsci_denoised"])
+    with pytest.raises(ValueError, match=r"obsm\['graphsci_denoised'\] has been normalised"):
+        pl.expression(logged, ["gene1"], "group", figure=Figure())
+
+
+def test_pictures_say_what_they_take(trained, results):
+    model = trained("nb")
+    of_results = (
+        lambda got: pl.dispersion(got),
+        lambda got: pl.dropout_curve(got),
+        lambda got: pl.mean_variance(got),
+        lambda got: pl.uncertainty(got),
+        lambda got: pl.embedding(got),
+        lambda got: pl.expression(got, "gene1", "group"),
+        lambda got: pl.module_heatmap(got),
+    )
+    for draw_it in of_results:
+        with pytest.raises(TypeError, match="got a GraphSCI, expected an AnnData with results"):
+            draw_it(model)
+    with pytest.raises(TypeError, match=r"got a ndarray.*of graphsci.tl.impute\.$"):
+        pl.dispersion(np.ones((2, 2)))
+    with pytest.raises(TypeError, match="got a AnnData, expected a trained GraphSCI or its hist"):
+        pl.training_curve(results)
+    for draw_it in (pl.gene_network, pl.network_degree):
+        with pytest.raises(TypeError, match="got a GraphSCI, expected an AnnData with a network"):
+            draw_it(model)
+    with pytest.raises(ValueError, match="no column 'graphsci_module', and no modules were given"):
+        pl.module_heatmap(results)
+
+
+def test_module_heatmap_finds_the_modules_of_the_network(results):
+    adata = results.copy()
+    adata.var["graphsci_module"] = np.where(np.arange(60) < 20, np.arange(60) % 2, -1)
+    figure = pl.module_heatmap(adata, figure=Figure())
+    image = figure.axes[0].images[0].get_array()
+    genes = [*range(0, 20, 2), *range(1, 20, 2)]
+    values = np.log1p(Common.of(adata, None, None, "graphsci").counts(genes))
+    assert image[1, 13] == pytest.approx(np.corrcoef(values[:, 1], values[:, 13])[0, 1])
+    again = adata[:, ::-1].copy()  # the order of the genes is that of their relations
+    strengths = np.zeros((60, 60))
+    strengths[2, 4] = strengths[4, 2] = 1.0
+    adata.varp["graphsci_network"] = again.varp["graphsci_network"] = strengths
+    again.varp["graphsci_network"] = strengths[::-1, ::-1]
+    both = [pl.module_heatmap(a, figure=Figure()).axes[0].images[0] for a in (adata, again)]
+    np.testing.assert_allclose(*(b.get_array()[:2, :2] for b in both), atol=1e-12)
+    values = np.log1p(Common.of(adata, None, None, "graphsci").counts([2, 4]))
+    assert both[0].get_array()[0, 1] == pytest.approx(np.corrcoef(values.T)[0, 1])

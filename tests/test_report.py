@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -142,6 +143,16 @@ def test_a_sketch_holds_the_same_numbers_for_fewer_cells_and_genes(draw, trained
     np.testing.assert_allclose(small.obs[report.LIBRARY], toy[small.obs_names].X.sum(1))
     np.testing.assert_array_equal(toy.X, before.X)
     assert list(toy.layers) == list(before.layers)
+
+
+def test_a_sketch_keeps_the_order_of_categories(draw, trained):
+    toy = draw()
+    order = ["2", "0", "1", "none of these"]
+    toy.obs["group"] = pd.Categorical(toy.obs["group"], categories=order)
+    toy.obs.iloc[:3, toy.obs.columns.get_loc("group")] = np.nan
+    small = report.sketch(trained("nb"), toy, label_key="group")
+    assert list(small.obs["group"].cat.categories) == ["2", "0", "1", "no label"]
+    assert (small.obs["group"] == "no label").sum() == 3
 
 
 def test_a_sketch_needs_its_labels(draw, trained):

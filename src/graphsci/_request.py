@@ -98,13 +98,33 @@ def _check_scale(depth: str, scale: str) -> None:
 
 
 def _columns(names: pd.Index, genes: Sequence[str] | None) -> NDArray[np.int64]:
-    """Positions of the chosen genes, all if None; unknown ones are refused."""
+    """Positions of the chosen genes, all if None; by name, or by a boolean mask of ``var``."""
     if genes is None:
         return np.arange(len(names))
     if isinstance(genes, str):
         genes = [genes]
+    if pd.api.types.is_bool_dtype(pd.Index(genes)):
+        genes = names[_mask(genes, names)].tolist()
     repeated = pd.Index(genes)[pd.Index(genes).duplicated()]
     if not len(genes) or len(repeated):
         found = f"{repeated[0]!r} more than once" if len(repeated) else "no gene"
         raise ValueError(f"genes: got {found}, expected one or more different genes.")
     return positions_of(genes, names, kind="gene", option="genes")
+
+
+def _mask(genes: Sequence[str], names: pd.Index) -> NDArray[np.bool_]:
+    """Return a boolean mask in the order of ``names``, which a Series is brought into."""
+    mask = genes
+    if isinstance(genes, pd.Series):
+        if len(genes.index) != len(names) or not genes.index.isin(names).all():
+            raise ValueError(
+                f"genes: got a mask of {len(genes):,} genes whose index is not that of var, with "
+                f"{len(names):,}. Take it of this adata, e.g. adata.var['highly_variable']."
+            )
+        mask = genes if genes.index.equals(names) else genes.reindex(names)
+    if len(mask) != len(names):
+        raise ValueError(
+            f"genes: got a boolean mask of {len(mask):,}, expected names of genes or a mask of the "
+            f"{len(names):,} genes of var."
+        )
+    return np.asarray(mask, dtype=bool)

@@ -288,7 +288,7 @@ class GraphSCI:
             Any of ``mean``, ``denoised``, ``imputed`` and ``imputed_median``; see
             :mod:`graphsci.estimates`. ``denoised`` brings ``denoised_sd``.
         genes
-            Estimate these genes only. They land in
+            Estimate these genes only: names, or a boolean mask of ``var``. They land in
             ``obsm[key_added + "_" + prefix + estimate]`` as tables (cells, chosen genes) instead
             of layers.
         depth

@@ -40,6 +40,7 @@ LIBRARY = "graphsci_library"
 #: A sketch has at most so many cells, and so many cells x genes.
 _SKETCH_CELLS, _SKETCH_ENTRIES = 2_000, 3_000_000
 _VARIABLE_GENES = 1_000
+_NO_LABEL = "no label"
 
 
 class Picture(NamedTuple):
@@ -122,7 +123,7 @@ def sketch(
         },
     )
     if label_key is not None:
-        small.obs[label_key] = _labels(adata, label_key)[rows]
+        small.obs[label_key] = _labels(adata, label_key).iloc[rows].array
     theta = model.inverse_dispersion()
     if theta is not None:
         small.var[keys().inverse_dispersion] = theta.to_numpy()[columns]
@@ -145,13 +146,19 @@ def _sketch_genes(
     return np.sort(chosen)
 
 
-def _labels(adata: AnnData, label_key: str) -> np.ndarray:
+def _labels(adata: AnnData, label_key: str) -> pd.Series:
+    """Labels as they are drawn; those that are categories keep their order."""
     check_column(adata.obs, label_key, option="label_key")
     column = adata.obs[label_key]
     if pl.is_numeric(column):
-        return column.to_numpy()
+        return column
     labels = known_labels(column)
-    return np.where(labels == None, "no label", labels).astype(str)  # noqa: E711 (each element)
+    labels[labels == None] = _NO_LABEL  # noqa: E711 (each element)
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return pd.Series(labels.astype(str), index=column.index)
+    order = [*column.cat.categories.astype(str), _NO_LABEL]
+    order = [name for name in dict.fromkeys(order) if name in set(labels)]
+    return pd.Series(pd.Categorical(labels, categories=order), index=column.index)
 
 
 # --- figures ----------------------------------------------------------------------------
@@ -238,8 +245,9 @@ _CAPTIONS = {
     "mean_variance": "Sampling alone gives a variance equal to the mean (dashed). Counts lie "
     "above; denoised expression keeps the variance that the model could predict or that the "
     "counts prove.",
-    "dropout_curve": "Genes above the dashed line have more zeros than Poisson counts of their "
-    "mean: because cells differ, or because molecules were lost.",
+    "dropout_curve": "The dashed line: zeros of Poisson counts of this mean, averaged over the "
+    "cells' own library sizes, as if they were alike in all but depth. Genes above it have more: "
+    "because cells differ in more than depth, or because molecules were lost.",
     "dispersion": "What the embedding does not explain: the variance around the prediction μ, in "
     "an average cell, is μ + μ²/θ.",
     "uncertainty": "Posterior standard deviation of each entry's expression rate. On the dashed "

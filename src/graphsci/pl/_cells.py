@@ -11,8 +11,16 @@ import pandas as pd
 from matplotlib.colors import is_color_like
 
 from graphsci._keys import DEFAULT_KEY
-from graphsci._words import similar_names
-from graphsci.pl._scale import Common, Values, variable_genes
+from graphsci._labels import group_names
+from graphsci._words import few, similar_names
+from graphsci.pl._scale import (
+    Common,
+    Stored,
+    Values,
+    check_has_results,
+    estimate_of,
+    variable_genes,
+)
 from graphsci.pl._style import (
     COLOR_MAP,
     GREY,
@@ -65,9 +73,12 @@ def embedding(
     color
         Column of ``obs`` (groups or numbers), or a gene, or a list of them, a row of maps each;
         the library size if None. Groups have the colours of ``uns[color + "_colors"]`` where
-        scanpy left them.
+        scanpy left them, and the order of the categories of a categorical column; those of other
+        columns are ordered by size.
     layer
-        The estimate; its scale is read from the run record.
+        The estimate; its scale is read from the run record. If it is a table of chosen genes in
+        ``obsm`` (``impute(genes=...)``), which makes no map, both maps are those of the counts,
+        and ``color`` is one of these genes.
     counts_layer
         Where the counts are; where the run found them if None.
     library_key
@@ -84,6 +95,7 @@ def embedding(
     figure
         Where to draw; a new one if None.
     """
+    check_has_results(adata)
     if adata.n_obs < FEWEST_MAPPED:
         raise ValueError(
             f"{adata.n_obs} cells make no map: expected at least {FEWEST_MAPPED}. Look at genes "
@@ -91,13 +103,20 @@ def embedding(
         )
     common = Common.of(adata, counts_layer, library_key, key)
     genes = variable_genes(common, n_genes)
-    sides = common.sides(layer, genes)
     colors = [color] if color is None or isinstance(color, str) else list(color)
     if not colors:
         raise ValueError("color: got an empty list, expected columns of obs or genes.")
+    found = estimate_of(adata, layer, key)
+    if found.is_table:
+        _refuse_other_colors(found, colors, adata)
+        sides = {"Counts": np.log1p(common.counts(genes))}
+    else:
+        sides = common.sides(layer, genes)
     paints = [_paints(adata, common, color, layer) for color in colors]
     name = {"umap": "UMAP", "tsne": "t-SNE"}[_checked_method(method)]
     maps = {title: _map(values, method, n_pcs, seed) for title, values in sides.items()}
+    if found.is_table:
+        maps[f"{layer.capitalize()} (map of the counts)"] = maps["Counts"]
     figure = figure_for(figure, (10.5, 4.4 * len(colors)))
     grid = figure.subplots(len(colors), 2, squeeze=False)
     for axes, color, pair in zip(grid, colors, paints, strict=True):
@@ -108,6 +127,18 @@ def embedding(
         is_gene = color in adata.var_names and color not in adata.obs
         _legend(figure, axes, f"{color}, log(1 + counts at common depth)" if is_gene else color)
     return figure
+
+
+def _refuse_other_colors(found: Stored, colors: Sequence[str | None], adata: AnnData) -> None:
+    """Refuse what a table of chosen genes cannot show: a map, or another gene."""
+    genes = adata.var_names[found.estimated]
+    other = [color for color in colors if color not in genes or color in adata.obs]
+    if other:
+        raise ValueError(
+            f"color: got {other[0]!r}, but {found.place} is a table of {len(genes):,} genes "
+            f"({few(genes)}), and has no map of the cells: expected one of them, drawn on the map "
+            "of the counts. Or impute all genes (without genes=...)."
+        )
 
 
 def _checked_method(method: str) -> Method:
@@ -199,6 +230,7 @@ def _paint_groups(
     ax: Axes, points: Values, *, groups: pd.Series, marks: Mapping[str, tuple[str, str]]
 ) -> None:
     names = groups.astype(str).to_numpy()
+    sizes = pd.Series(names).value_counts()
     for name, (color, marker) in marks.items():
         own = names == name
         if name == _OTHER:
@@ -211,6 +243,7 @@ def _paint_groups(
             s=_point_size(len(points)),
             linewidths=0,
             alpha=0.85,
+            zorder=2 - sizes.get(name, 0) / len(names),  # small groups above large ones
             label=f"{name} ({own.sum():,})",
             rasterized=True,
         )
@@ -227,14 +260,17 @@ def _scanpy_colors(adata: AnnData, name: str) -> dict[str, str]:
 
 
 def _marks(groups: pd.Series, palette: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each group, the most frequent first; the rest are one, grey."""
-    names = groups.astype(str).value_counts().index.tolist()
+    """Colour and marker of each group, as :func:`group_names` orders them.
+
+    Of more groups than there are looks, the smallest are one, grey.
+    """
     if palette:
-        return {name: (palette.get(name, GREY), GROUP_MARKERS[0]) for name in names}
-    colors = GROUP_COLORS if len(names) <= len(GROUP_COLORS) else MANY_GROUP_COLORS
+        return {name: (palette.get(name, GREY), GROUP_MARKERS[0]) for name in group_names(groups)}
+    n_groups = groups.astype(str).nunique()
+    colors = GROUP_COLORS if n_groups <= len(GROUP_COLORS) else MANY_GROUP_COLORS
     looks = [(color, marker) for marker in GROUP_MARKERS for color in colors]
-    marks = dict(zip(names, looks, strict=False))
-    return marks | ({_OTHER: (GREY, ".")} if len(names) > len(looks) else {})
+    marks = dict(zip(group_names(groups, most=len(looks)), looks, strict=False))
+    return marks | ({_OTHER: (GREY, ".")} if n_groups > len(looks) else {})
 
 
 def _legend(figure: Figure, axes: Any, label: str | None) -> None:

@@ -10,8 +10,16 @@ import pandas as pd
 from scipy import special
 
 from graphsci._keys import DEFAULT_KEY, keys
+from graphsci._labels import group_names
 from graphsci._words import check_column, similar_names
-from graphsci.pl._scale import Common, Values, dense_values, description, layer_of, run_record
+from graphsci.pl._scale import (
+    Common,
+    Values,
+    check_has_results,
+    estimate_of,
+    refuse_changed,
+    run_record,
+)
 from graphsci.pl._style import (
     BLUE,
     COLOR_MAP,
@@ -30,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Entries drawn in a scatter or density of all cells x genes; more would only cost time.
 _SHOWN_ENTRIES = 200_000
+#: Depths that stand for those of all cells.
+_SHOWN_DEPTHS = 1000
 #: Width of a group in a panel of violins.
 _GROUP_INCHES = 0.35
 
@@ -55,12 +65,14 @@ def expression(
     genes
         Genes to draw, one row each.
     groupby
-        Column of ``obs`` with the groups.
+        Column of ``obs`` with the groups, drawn in the order of its categories if it is
+        categorical; else the largest first.
     layer, counts_layer, library_key, key
         As in :func:`embedding`.
     figure
         Where to draw; a new one if None.
     """
+    check_has_results(adata)
     genes = [genes] if isinstance(genes, str) else list(genes)
     unknown = [f"{g}{similar_names(g, adata.var_names)}" for g in genes if g not in adata.var_names]
     if unknown:
@@ -72,8 +84,9 @@ def expression(
     common.refuse_unknown(layer, genes)
     columns = adata.var_names.get_indexer(pd.Index(genes))
     sides = common.sides(layer, columns)
-    groups = adata.obs[groupby].astype("object")  # cells without a label are in no group
-    names = groups.value_counts().index.tolist()
+    groups = adata.obs[groupby]
+    names = group_names(groups.dropna())  # cells without a label are in no group
+    labels = groups.astype(str).where(groups.notna(), None)
     if not names:
         raise ValueError(f"groupby: no cell has a label in {groupby!r}.")
     width = max(10.5, 2 * _GROUP_INCHES * len(names) + 1)
@@ -82,13 +95,12 @@ def expression(
     for column, (title, values) in enumerate(sides.items()):
         grid[0, column].set_title(f"{title}, log(1 + counts at common depth)")
         for row, gene in enumerate(genes):
-            parts = [values[(groups == name).to_numpy(), row] for name in names]
+            parts = [values[(labels == name).to_numpy(), row] for name in names]
             _violins(grid[row, column], parts, BLUE if column else "#BDBDBD")
             grid[row, column].spines[["top", "right"]].set_visible(False)
             grid[row, 0].set_ylabel(gene, style="italic")
-        labels = [str(name) for name in names]
         grid[-1, column].set_xticks(
-            range(len(names)), labels, rotation=40, ha="right", rotation_mode="anchor"
+            range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor"
         )
     return figure
 
@@ -126,14 +138,16 @@ def mean_variance(
     """Variance over cells against the mean of each gene, counts and estimate.
 
     Counts lie on or above the Poisson line: sampling alone gives a variance equal to the
-    mean. An estimate that removed the sampling noise lies below its counts.
+    mean. An estimate that removed the sampling noise lies below its counts. Of a table of chosen
+    genes (``impute(genes=...)``) these are drawn.
     """
+    check_has_results(adata)
     common = Common.of(adata, counts_layer, library_key, key)
+    found = estimate_of(adata, layer, key)
+    genes = found.estimated if found.is_table else slice(None)
+    counts, estimate = common.counts(genes), common.estimate(layer, genes)
     ax = axes_for(ax)
-    for values, color, label in (
-        (common.counts(), GREY, "counts"),
-        (common.estimate(layer), BLUE, layer),
-    ):
+    for values, color, label in ((counts, GREY, "counts"), (estimate, BLUE, layer)):
         mean, variance = values.mean(0), values.var(0)
         seen = (mean > 0) & (variance > 0)
         _dots(ax, mean[seen], variance[seen], color=color, label=label)
@@ -164,6 +178,7 @@ def dispersion(
     The variance that the model expects around its own prediction mu, in an average cell, is
     mu + mu² / theta: the dispersion is what the cell embedding does not explain.
     """
+    check_has_results(adata)
     column = keys(key).inverse_dispersion
     if column not in adata.var:
         raise ValueError(
@@ -199,17 +214,19 @@ def uncertainty(
 
     Below the dashed line the posterior is tighter than a single Poisson count of that mean.
     """
-    value, spread = layer_of(adata, layer), layer_of(adata, f"{layer}_sd")
+    check_has_results(adata)
+    value, spread = (estimate_of(adata, name, key) for name in (layer, f"{layer}_sd"))
+    refuse_changed(adata, value)
     rng = np.random.default_rng(seed)
-    n_cells = min(adata.n_obs, max(1, _SHOWN_ENTRIES // adata.n_vars))
+    n_genes = len(value.estimated)
+    n_cells = min(adata.n_obs, max(1, _SHOWN_ENTRIES // n_genes))
     cells = np.sort(rng.choice(adata.n_obs, n_cells, replace=False))
-    genes = np.sort(
-        rng.choice(adata.n_vars, min(adata.n_vars, _SHOWN_ENTRIES // n_cells), replace=False)
-    )
-    x, y = (dense_values(matrix[cells], genes).ravel() for matrix in (value, spread))
+    chosen = rng.choice(n_genes, min(n_genes, _SHOWN_ENTRIES // n_cells), replace=False)
+    genes = value.estimated[np.sort(chosen)]
+    x, y = (found.values(genes, cells=cells).ravel() for found in (value, spread))
     seen = (x > 0) & (y > 0)
     ax = axes_for(ax)
-    said = description(run_record(adata, key), layer)
+    said = value.said
     drawn = ax.hexbin(
         x[seen],
         y[seen],
@@ -235,6 +252,17 @@ def uncertainty(
     return ax
 
 
+def poisson_zeros(means: Values, size_factors: Values) -> Values:
+    """Share of cells without a molecule: mean over cells of exp(-m s); for each mean m.
+
+    Of more than a thousand cells, that many quantiles of the size factors s stand for them.
+    """
+    if len(size_factors) > _SHOWN_DEPTHS:
+        middles = (np.arange(_SHOWN_DEPTHS) + 0.5) / _SHOWN_DEPTHS
+        size_factors = np.quantile(size_factors, middles)
+    return np.exp(-means[:, None] * size_factors).mean(1)
+
+
 @styled
 def dropout_curve(
     adata: AnnData,
@@ -246,8 +274,12 @@ def dropout_curve(
 ) -> Axes:
     """Share of zeros of each gene against its mean, with what Poisson counts would show.
 
+    The dashed line is of cells that are alike but for their depth: the mean of exp(-m s) over the
+    cells' own depths, m the mean at common depth and s the size factor of a cell. Cells of
+    different library size have more zeros than exp(-m), and are no reason to lie above the line.
     With a ZINB the learned curve P(dropped) = sigmoid(intercept + slope log mu) is drawn too.
     """
+    check_has_results(adata)
     common = Common.of(adata, counts_layer, library_key, key)
     counts = common.sparse_counts()
     mean = common.gene_means(counts)
@@ -256,8 +288,13 @@ def dropout_curve(
     seen = mean > 0
     _dots(ax, mean[seen], 100 * zeros[seen], color=GREY, alpha=0.6, label="a gene")
     span = np.geomspace(mean[seen].min(), mean[seen].max(), 200)
-    expected = np.exp(-span[:, None] * common.size_factors).mean(1)
-    ax.plot(span, 100 * expected, color=INK, linestyle="--", label="Poisson at this mean")
+    ax.plot(
+        span,
+        100 * poisson_zeros(span, common.size_factors),
+        color=INK,
+        linestyle="--",
+        label="Poisson at this mean,\ncells of these depths",
+    )
     curve = run_record(adata, key).get("dropout_curve") or {}
     if curve:
         dropped = special.expit(curve["intercept"] + curve["slope"] * np.log(span))
@@ -269,5 +306,5 @@ def dropout_curve(
         ylabel="zeros (% of cells)",
         title="Zeros of genes",
     )
-    ax.legend(loc="lower left", markerscale=3)
+    ax.legend(loc="upper right", markerscale=3)
     return ax

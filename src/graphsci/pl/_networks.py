@@ -15,7 +15,7 @@ from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._optional import networkx
 from graphsci._words import few
 from graphsci.pl._graph_drawing import draw_graph, size_for
-from graphsci.pl._scale import Common
+from graphsci.pl._scale import Common, check_has_results
 from graphsci.pl._style import BLUE, INK, axes_for, figure_for, styled
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def gene_network(
 @styled
 def module_heatmap(
     adata: AnnData,
-    modules: pd.DataFrame,
+    modules: pd.DataFrame | None = None,
     *,
     layer: str = "denoised",
     counts_layer: str | None = None,
@@ -125,13 +125,16 @@ def module_heatmap(
     adata
         Counts with results.
     modules
-        From ``network.find_modules``; the hubs of each are drawn, 240 genes in all.
+        From ``network.find_modules``; the hubs of each are drawn, 240 genes in all. If None those
+        that ``graphsci.tl.gene_network`` left in ``var[key + "_module"]``.
     layer, counts_layer, library_key, key
         As in :func:`graphsci.pl.embedding`.
     figure
         Where to draw; a new one if None.
     """
-    present = modules[modules["gene"].isin(adata.var_names)]
+    check_has_results(adata)
+    modules = _stored_modules(adata, key) if modules is None else modules
+    present = modules[modules["gene"].isin(adata.var_names)].sort_values("module", kind="stable")
     hubs = HEATMAP_GENES // max(1, min(present["module"].nunique(), HEATMAP_GENES // 8))
     shown = present.groupby("module").head(hubs).head(HEATMAP_GENES)
     if len(shown) < 2:
@@ -249,9 +252,33 @@ def _network(result: Any, key: str, label: str | None) -> tuple[GeneNetwork, pd.
 
     if hasattr(result, "uns"):
         return stored_network(result, key, label=label), stored_modules(result, key)
+    if not hasattr(result, "edges"):
+        raise TypeError(
+            f"got a {type(result).__name__}, expected an AnnData with a network of "
+            "graphsci.tl.gene_network, or that GeneNetwork."
+        )
     if label is not None:
         raise ValueError("label: chooses among networks of an AnnData. Leave it out with one.")
     return result, None
+
+
+def _stored_modules(adata: AnnData, key: str) -> pd.DataFrame:
+    """Modules of a stored network, the genes with the strongest relations first."""
+    from graphsci.network import stored_modules
+
+    modules = stored_modules(adata, key)
+    if modules is None:
+        raise ValueError(
+            f"adata.var has no column {keys(key).module!r}, and no modules were given. Run "
+            "graphsci.tl.gene_network first, or give those of network.find_modules."
+        )
+    if keys(key).network in adata.varp:
+        strengths = pd.Series(
+            np.asarray(abs(adata.varp[keys(key).network]).sum(1)).ravel(), index=adata.var_names
+        )
+        order = np.argsort(-strengths[modules["gene"]].to_numpy(), kind="stable")
+        modules = modules.iloc[order]
+    return modules
 
 
 def _group(found: GeneNetwork) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci._keys import keys
-from graphsci._words import check_column
+from graphsci._words import check_column, few
 from graphsci.preprocessing import library_sizes
 from graphsci.sources import to_csr
 
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 Values = NDArray[np.floating]
 #: Cells that tell whether a matrix is what it was.
 _LOOKED_AT = 200
+#: Estimates whose sums over cells are about those of the counts.
+_MEANS = ("mean", "denoised", "imputed")
+_HIGHEST_LOG = 50.0  # exp of more is out of bounds
+#: Gain in log likelihood (nats, in all and for each molecule) that proves a logarithm; with less,
+#: nearly all rates are so low that their logarithms log1p are hardly other numbers.
+_LEAST_GAIN, _LEAST_GAIN_EACH = 10.0, 0.03
 
 
 class Common(NamedTuple):
@@ -49,23 +55,19 @@ class Common(NamedTuple):
         return values / self.size_factors[:, None]
 
     def estimate(self, layer: str, genes: Any = slice(None)) -> Values:
-        matrix = layer_of(self.adata, layer)
-        said = description(run_record(self.adata, self.key), layer)
-        if said.get("depth") == "own":
-            _refuse_changed_estimates(matrix, layer, self.size_factors)
-        values = np.nan_to_num(dense_values(matrix, genes))
-        if said.get("scale") == "log1p":
-            values = np.expm1(values)
-        return values if said.get("depth") == "common" else values / self.size_factors[:, None]
+        found = estimate_of(self.adata, layer, self.key)
+        found.refuse_changed(self.size_factors, layer_of(self.adata, self.counts_layer))
+        values = found.decoded(found.values(genes))
+        return values if found.at_common_depth else values / self.size_factors[:, None]
 
     def refuse_unknown(self, layer: str, genes: Sequence[str]) -> None:
         """Refuse genes that have no estimate, which would be drawn as if they were silent."""
-        columns = self.adata.var_names.get_indexer(pd.Index(genes))
-        values = dense_values(layer_of(self.adata, layer), columns)
+        found = estimate_of(self.adata, layer, self.key)
+        values = found.values(self.adata.var_names.get_indexer(pd.Index(genes)))
         unknown = [gene for n, gene in enumerate(genes) if np.isnan(values[:, n]).all()]
         if unknown:
             raise ValueError(
-                f"{', '.join(unknown)}: no estimate in layers[{layer!r}], since the model was "
+                f"{', '.join(unknown)}: no estimate in {found.place}, since the model was "
                 "trained on data without. Choose other genes, or train on data that have them."
             )
 
@@ -83,6 +85,175 @@ class Common(NamedTuple):
     def gene_means(self, counts: sparse.csr_matrix) -> Values:
         """Mean of each gene, (genes,), with counts of :meth:`sparse_counts` at the same depth."""
         return np.asarray((sparse.diags_array(1 / self.size_factors) @ counts).mean(0)).ravel()
+
+
+def check_has_results(adata: object) -> None:
+    """Refuse anything but an AnnData, and say how a model's results get into one."""
+    if hasattr(adata, "obs") and hasattr(adata, "uns"):
+        return
+    kind = type(adata).__name__
+    remedy = " model.impute(adata) writes them into it." if kind == "GraphSCI" else ""
+    raise TypeError(
+        f"got a {kind}, expected an AnnData with results of graphsci.tl.impute.{remedy}"
+    )
+
+
+class Stored(NamedTuple):
+    """An estimate as it is stored: a layer, or a table of chosen genes in ``obsm``."""
+
+    matrix: Any  # (cells, genes of its own)
+    genes: pd.Index  # those of adata
+    columns: NDArray[np.int64]  # of the matrix, one for each gene of adata; -1 has none
+    place: str
+    name: str  # in the run's record
+    key: str
+    said: Mapping[str, Any]  # by the run's record
+
+    @property
+    def is_table(self) -> bool:
+        return self.place.startswith("obsm")
+
+    @property
+    def at_common_depth(self) -> bool:
+        return self.said.get("depth") == "common"
+
+    @property
+    def estimated(self) -> NDArray[np.int64]:
+        """Positions in ``adata.var`` of the genes that there are."""
+        return np.flatnonzero(self.columns >= 0)
+
+    def values(self, genes: Any = slice(None), *, cells: Any = slice(None)) -> Values:
+        """Return numbers as stored, of genes given by their positions in ``adata.var``."""
+        columns = self.columns[genes]
+        missing = self.genes[genes][columns < 0]
+        if len(missing):
+            raise ValueError(
+                f"{self.place} has no estimate of {few(missing)}: it is a table of "
+                f"{len(self.estimated):,} genes ({few(self.genes[self.estimated])}). Choose among "
+                "these, or impute these genes too, or all of them (without genes=...)."
+            )
+        return dense_values(self.matrix[cells], columns if self.is_table else genes)
+
+    def decoded(self, values: Values) -> Values:
+        """Return stored numbers on the count scale; what is not known is 0."""
+        values = np.nan_to_num(values)
+        return np.expm1(values) if self.said.get("scale") == "log1p" else values
+
+    def refuse_changed(
+        self, size_factors: Values, counts: Any = None, library: Values | None = None
+    ) -> None:
+        """Refuse what has been normalised or logged since; some cells are looked at.
+
+        Expected are the ``counts`` of adata or, where they are gone, the ``library`` sizes.
+        """
+        some, factors = slice(_LOOKED_AT), size_factors[:_LOOKED_AT]
+        measured = self.estimated
+        stored = self.values(measured, cells=some)
+        if self.said.get("depth") == "own" and not self.is_table:
+            self._refuse_one_sum(np.nan_to_num(stored), factors)
+        if not self.name.endswith(_MEANS):
+            return
+        known = ~np.isnan(stored).any(0)
+        depth = factors[:, None] if self.at_common_depth else 1.0
+        values = depth * self.decoded(stored[:, known])
+        again = depth * self.decoded(np.expm1(np.minimum(stored[:, known], _HIGHEST_LOG)))
+        if counts is not None:
+            expected = np.asarray(to_csr(counts[some])[:, measured[known]].sum(0)).ravel()
+            logged = _fits_better(expected, again.sum(0), values.sum(0))
+        elif library is not None:  # genes may have been left out: only a close fit tells
+            expected, sums = library[some], again.sum(1)
+            close = np.abs(sums - expected).sum() < 0.2 * expected.sum()
+            logged = close and _fits_better(expected, sums, values.sum(1))
+        else:
+            logged = False
+        if logged:
+            raise ValueError(
+                f"{self.place} has been normalised since it was made: its numbers are logarithms "
+                f"(log1p) of {'those that the run wrote' if self._is_log else 'counts'}. "
+                + self._remedy("Take the logarithm of a copy")
+            )
+
+    @property
+    def _is_log(self) -> bool:
+        return self.said.get("scale") == "log1p"
+
+    def _refuse_one_sum(self, some: Values, factors: Values) -> None:
+        """Refuse an estimate at one depth for all cells that differ in theirs."""
+        if len(factors) < 2 or np.ptp(factors) < 0.01:
+            return
+        for values in (some, np.expm1(np.minimum(some, _HIGHEST_LOG))):
+            sums = values.sum(1)
+            if sums.mean() > 0 and np.ptp(sums) < 1e-4 * sums.mean():
+                raise ValueError(
+                    f"{self.place} has been normalised since it was made: all cells have one sum. "
+                    + self._remedy("Normalise a copy")
+                )
+
+    def _remedy(self, what: str) -> str:
+        slot, _, _ = self.place.partition("[")
+        return (
+            f"Pictures do that themselves. {what}: "
+            f"adata.{slot}['log_{self.name}'] = adata.{self.place}.copy()."
+        )
+
+
+def estimate_of(adata: AnnData, layer: str, key: str) -> Stored:
+    """Find an estimate of a run: a layer, or a table of chosen genes in ``obsm``."""
+    record, genes = run_record(adata, key), adata.var_names
+    named = (keys(key).table(layer), layer)
+    tables = [name for name in named if isinstance(adata.obsm.get(name), pd.DataFrame)]
+    if layer not in adata.layers and not tables:
+        raise ValueError(
+            f"there is no layer {layer!r}; layers present: {_listed(adata.layers)}. Tables of "
+            f"chosen genes in obsm: {_listed(_tables(adata, record))}. Impute it, or name another: "
+            "layer=..."
+        )
+    if layer in adata.layers:
+        matrix, place = layer_of(adata, layer), f"layers[{layer!r}]"
+        said = description(record, layer)
+        return Stored(matrix, genes, np.arange(adata.n_vars), place, layer, key, said)
+    table = tables[0]
+    frame = adata.obsm[table]
+    columns, place = frame.columns.get_indexer(genes), f"obsm[{table!r}]"
+    if (columns < 0).all():
+        raise ValueError(
+            f"{place} has estimates of {few(frame.columns)}, of none of the genes of adata. Take "
+            "an adata with these genes, or impute again."
+        )
+    said = description(record, table)
+    return Stored(frame.to_numpy(), genes, columns, place, table, key, said)
+
+
+def _tables(adata: AnnData, record: Mapping[str, Any]) -> list[str]:
+    """Tables of chosen genes that a run left in ``obsm``."""
+    return [name for name in record.get("estimates", {}) if name in adata.obsm]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names)) or "none"
+
+
+def refuse_changed(adata: AnnData, found: Stored) -> None:
+    """Refuse an estimate that has been normalised or logged, in a picture that needs no counts."""
+    library = adata.obs.get(keys(found.key).library)
+    if library is None:
+        return
+    try:
+        common = Common.of(adata, None, None, found.key)
+    except ValueError:  # the counts have been normalised
+        depth = float(run_record(adata, found.key).get("common_depth", 1.0))
+        sizes = library.to_numpy(dtype=np.float64)
+        found.refuse_changed(sizes / depth, library=sizes)
+    else:
+        found.refuse_changed(common.size_factors, layer_of(adata, common.counts_layer))
+
+
+def _fits_better(expected: Values, one: Values, other: Values) -> bool:
+    """Whether Poisson counts are clearly likelier, and nearer, with the one of two means."""
+    seen = other > 0
+    gain = expected[seen] * np.log(one[seen] / other[seen]) - (one - other)[seen]
+    nearer = np.abs(one - expected).sum() < np.abs(other - expected).sum()
+    return bool(nearer and gain.sum() > max(_LEAST_GAIN, _LEAST_GAIN_EACH * expected.sum()))
 
 
 def variable_genes(common: Common, n_genes: int) -> NDArray[np.int64]:
@@ -128,10 +299,9 @@ def layer_of(adata: AnnData, layer: str | None) -> Any:
     if layer is None:
         return adata.X
     if layer not in adata.layers:
-        present = ", ".join(map(repr, adata.layers)) or "none"
         raise ValueError(
-            f"there is no layer {layer!r}; layers present: {present}. Impute all genes, or name "
-            "the layer."
+            f"there is no layer {layer!r}; layers present: {_listed(adata.layers)}. Impute all "
+            "genes, or name the layer."
         )
     return adata.layers[layer]
 
@@ -166,22 +336,6 @@ def _refuse_changed_counts(counts: Any, library: Values, layer: str | None) -> N
             "keep them (adata.layers['counts'] = adata.X.copy()), and name that layer: "
             "counts_layer='counts'."
         )
-
-
-def _refuse_changed_estimates(matrix: Any, layer: str, size_factors: Values) -> None:
-    """Refuse an estimate at one depth for all cells that differ in theirs; some are looked at."""
-    some = np.nan_to_num(dense_values(matrix[:_LOOKED_AT]))
-    factors = size_factors[:_LOOKED_AT]
-    if len(factors) < 2 or np.ptp(factors) < 0.01:
-        return
-    for values in (some, np.expm1(np.minimum(some, 50.0))):
-        sums = values.sum(1)
-        if sums.mean() > 0 and np.ptp(sums) < 1e-4 * sums.mean():
-            raise ValueError(
-                f"layers[{layer!r}] has been normalised since it was made: all cells have one sum. "
-                "Pictures do that themselves. Normalise a copy: "
-                f"adata.layers['log_{layer}'] = adata.layers[{layer!r}].copy()."
-            )
 
 
 def _layer_of_counts(adata: AnnData, key: str) -> str | None:

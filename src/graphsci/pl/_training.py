@@ -42,6 +42,12 @@ def training_curve(model: GraphSCI | pd.DataFrame, *, ax: Axes | None = None) ->
     loss is jagged because the share of the molecules that is scored is another in each step;
     from twenty epochs on its mean over five is drawn, and the epochs themselves faintly.
     """
+    if not isinstance(model, pd.DataFrame) and not hasattr(model, "history"):
+        raise TypeError(
+            f"got a {type(model).__name__}, expected a trained GraphSCI or its history, as the "
+            "losses are kept there alone: model = graphsci.GraphSCI().fit(adata), or "
+            "graphsci.GraphSCI.load(path)."
+        )
     history = model if isinstance(model, pd.DataFrame) else model.history
     if history.empty:
         raise ValueError("the history has no epochs: nothing was trained, so nothing to draw.")
