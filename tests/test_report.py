@@ -38,6 +38,7 @@ def make_summary(model, verdict: dict, **changes) -> dict:
             "depth": depth,
         },
         "slots": {"denoised": 'layers["denoised"]', "denoised_sd": 'layers["denoised_sd"]'},
+        "meanings": {name: said["meaning"] for name, said in record["estimates"].items()},
         "units": {name: said["unit"] for name, said in record["estimates"].items()},
         "key_added": "graphsci",
         "gene_match": "59 of 59 genes matched by name.",
