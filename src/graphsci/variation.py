@@ -267,17 +267,18 @@ def learn_uncertainty(
     level
         ``config.variation_level``; with 1 no gene is asked for evidence.
     """
+    network.eval()
     moment = torch.zeros_like(network.loading_covariance)
     known = torch.zeros_like(network.mean_share, dtype=torch.float64)  # (batches, genes)
     for _, rows in cell_blocks.row_blocks(counts.shape[0]):
         block = cell_blocks.cell_block(counts, batch, rows, moment.device)
-        z = network.eval().encode(block)
-        moment += z.to(moment).T @ z.to(moment)
+        z = network.encode(block)
+        states = z.to(moment)
+        moment += states.T @ states
         here = log_mean_information(network.expression(block, z=z)).double()
         known += F.one_hot(block.batch, len(known)).double().T @ here
-    in_all = n_cells / counts.shape[0]
     network.uncertainty.learn(
-        information=known * in_all,
+        information=known * (n_cells / counts.shape[0]),
         molecules=torch.from_numpy(molecules).clamp_min(0.5),
         n_cells=n_cells,
         loadings=network.gene_embedding() * network.state_weight[:, None],

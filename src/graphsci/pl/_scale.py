@@ -118,6 +118,10 @@ class Stored(NamedTuple):
         return self.said.get("depth") == "common"
 
     @property
+    def is_log(self) -> bool:
+        return self.said.get("scale") == "log1p"
+
+    @property
     def estimated(self) -> NDArray[np.int64]:
         """Positions in ``adata.var`` of the genes that there are."""
         return np.flatnonzero(self.columns >= 0)
@@ -137,7 +141,7 @@ class Stored(NamedTuple):
     def decoded(self, values: Values) -> Values:
         """Return stored numbers on the count scale; what is not known is 0."""
         values = np.nan_to_num(values)
-        return np.expm1(values) if self.said.get("scale") == "log1p" else values
+        return np.expm1(values) if self.is_log else values
 
     def refuse_changed(
         self, size_factors: Values, counts: Any = None, library: Values | None = None
@@ -169,13 +173,9 @@ class Stored(NamedTuple):
         if logged:
             raise ValueError(
                 f"{self.place} has been normalised since it was made: its numbers are logarithms "
-                f"(log1p) of {'those that the run wrote' if self._is_log else 'counts'}. "
+                f"(log1p) of {'those that the run wrote' if self.is_log else 'counts'}. "
                 + self._remedy("Take the logarithm of a copy")
             )
-
-    @property
-    def _is_log(self) -> bool:
-        return self.said.get("scale") == "log1p"
 
     def _refuse_one_sum(self, some: Values, factors: Values) -> None:
         """Refuse an estimate at one depth for all cells that differ in theirs."""

@@ -69,4 +69,5 @@ def _optional_weight(frame: pd.DataFrame, path: Path) -> tuple[Any, list[str]]:
 
 
 def is_sif(path: Path) -> bool:
+    """Whether a file is Cytoscape's SIF, by its name."""
     return path.name.lower().removesuffix(".gz").endswith(".sif")

@@ -140,12 +140,14 @@ def refuse_twins(frame: pd.DataFrame, names: Iterable[str], path: Path) -> None:
 
 
 def edge_table(gene_a: Any, gene_b: Any, weight: Any) -> pd.DataFrame:
+    """Return ``gene_a``, ``gene_b``, ``weight``, a row an edge; names without blanks around."""
     ends = (pd.Series(np.asarray(genes, str)).str.strip() for genes in (gene_a, gene_b))
     table = pd.DataFrame(dict(zip(("gene_a", "gene_b"), ends, strict=True)))
     return table.assign(weight=np.asarray(weight, dtype=np.float64))
 
 
 def numbers(column: pd.Series, path: Path) -> NDArray[np.float64]:
+    """Return a column of text as numbers; refuse any that is none."""
     numeric = pd.to_numeric(column, errors="coerce")
     if numeric.isna().any():
         bad = column[numeric.isna()].iloc[0]
@@ -157,6 +159,7 @@ def numbers(column: pd.Series, path: Path) -> NDArray[np.float64]:
 
 
 def first_column(frame: pd.DataFrame, names: Iterable[str], path: Path) -> str:
+    """Return the first of ``names`` that is a column; refuse a table with none of them."""
     present = [name for name in names if name in frame.columns]
     if not present:
         require(frame, tuple(names)[:1], path)
@@ -164,6 +167,7 @@ def first_column(frame: pd.DataFrame, names: Iterable[str], path: Path) -> str:
 
 
 def require(frame: pd.DataFrame, columns: tuple[str, ...], path: Path) -> None:
+    """Refuse a table that lacks one of these columns."""
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise ValueError(
@@ -173,6 +177,7 @@ def require(frame: pd.DataFrame, columns: tuple[str, ...], path: Path) -> None:
 
 
 def existing(path: str | Path) -> Path:
+    """Return a path; refuse it if there is no file."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Check the path of the network.")
@@ -180,6 +185,7 @@ def existing(path: str | Path) -> Path:
 
 
 def open_text(path: Path) -> TextIO:
+    """Open a text file to read, gzipped if its name ends in ``.gz``, with or without a BOM."""
     if path.suffix == ".gz":
         return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig"))
     return open(path, encoding="utf-8-sig")
