@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 from scipy import sparse
 
-from graphsci import GraphSCI, advance, blocks
-from graphsci._cli_terminal import Reporter
+from graphsci import GraphSCI, _terminal, advance, blocks, cell_blocks, tl
+from graphsci._terminal import Reporter
 from graphsci.advance import Advance, Meter, heard_by
 from graphsci.holding_out import split_counts
 from graphsci.preprocessing import _values, extract_counts, open_counts
@@ -258,3 +258,49 @@ def test_what_is_said_beside_the_bar_stays_on_its_line(terminal, width, words):
     assert bar(reporter)[3] == words
     reporter.close()
     assert f"━ {words}" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", reporter.console.file.getvalue())
+
+
+# --- in Python --------------------------------------------------------------------------
+
+QUICK = {"max_epochs": 2, "likelihood": "nb", "graph": "none", "check": False}
+
+
+def test_in_a_script_nothing_is_shown_unless_asked_for(toy, capsys):
+    model = GraphSCI(**QUICK).fit(toy)
+    model.impute(toy)
+    assert capsys.readouterr().err == ""
+    GraphSCI(**QUICK).fit(toy, progress=True)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("epoch 1 of 2: loss ")
+    assert last.startswith("epoch 2 of 2: loss ")
+
+
+def test_a_terminal_has_a_bar_unless_refused(toy, slow, capsys, monkeypatch):
+    monkeypatch.setattr(
+        _terminal,
+        "plain_console",
+        lambda *, stderr, quiet: Console(
+            stderr=stderr, quiet=quiet, force_terminal=True, width=120, _environ={"TERM": "xterm"}
+        ),
+    )
+    monkeypatch.setattr(cell_blocks, "EVALUATION_CELLS", CHUNK)
+    tl.impute(toy, **QUICK)
+    said = capsys.readouterr().err
+    assert "2 of 2 epochs" in said
+    assert "estimating" in said
+    tl.impute(toy, progress=False, key_added="quiet", prefix="quiet_", **QUICK)
+    assert capsys.readouterr().err == ""
+    assert np.array_equal(toy.layers["denoised"], toy.layers["quiet_denoised"])
+
+
+def test_who_listens_or_is_told_of_epochs_gets_no_bar(toy, slow, capsys, monkeypatch):
+    monkeypatch.setattr(Reporter, "has_bar", True)
+    heard = told_of(lambda: GraphSCI(**QUICK).fit(toy))
+    assert "training" in {at.what for at in heard}
+    epochs = []
+    tl.gene_network(
+        toy, control=False, modules=False, progress=lambda *told: epochs.append(told), **QUICK
+    )
+    assert [(record.epoch, n) for record, n in epochs] == [(1, 2), (2, 2)]
+    assert told_of(lambda: GraphSCI(**QUICK).fit(toy, progress=False)) == []
+    assert capsys.readouterr().err == ""

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import graphsci
 from graphsci import checkpoint as checkpoints
 from graphsci import cli
-from graphsci._cli_terminal import Reporter
+from graphsci._terminal import Reporter
 from graphsci.checkpoint import Checkpoint, digest, pack, unpack
 from graphsci.devices import choose_device
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import graphsci
 from graphsci import _job, _job_checks, cli, demo, io
 from graphsci._cli_config import build_config
-from graphsci._cli_terminal import Reporter
+from graphsci._terminal import Reporter
 from graphsci._words import duration
 from graphsci.config import PAPER, Config
 from graphsci.training import EpochRecord

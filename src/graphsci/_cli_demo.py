@@ -12,7 +12,7 @@ from graphsci._cli_config import HyperParameters
 from graphsci._cli_options import GenesIn, LabelKey, Layer, Quiet, Threads
 from graphsci._cli_outcome import tell
 from graphsci._cli_processes import use_threads
-from graphsci._cli_terminal import Reporter, plain_console
+from graphsci._terminal import Reporter, plain_console
 
 
 @command

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import typer
 
-from graphsci._cli_terminal import plain_console, rank
+from graphsci._terminal import plain_console, rank
 from graphsci.files import NoRoom
 
 #: What bad input, bad requests, failing disks and packages that are not installed raise;

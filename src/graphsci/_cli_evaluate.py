@@ -23,7 +23,7 @@ from graphsci._cli_options import (
     file_of,
 )
 from graphsci._cli_processes import use_threads
-from graphsci._cli_terminal import Reporter
+from graphsci._terminal import Reporter
 
 Methods = Annotated[
     list[str],

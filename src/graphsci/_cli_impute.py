@@ -32,8 +32,8 @@ from graphsci._cli_options import (
 )
 from graphsci._cli_outcome import tell
 from graphsci._cli_processes import dying_of_ctrl_c, launched, use_threads
-from graphsci._cli_terminal import Reporter, rank
 from graphsci._keys import DEFAULT_KEY
+from graphsci._terminal import Reporter, rank
 from graphsci.files import ANNDATA_SUFFIXES, check_writable
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import typer
 
 from graphsci._cli_command import command
 from graphsci._cli_options import GenesIn, Layer
-from graphsci._cli_terminal import plain_console, table_of_facts
+from graphsci._terminal import plain_console, table_of_facts
 from graphsci.files import json_text
 
 

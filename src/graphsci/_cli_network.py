@@ -21,8 +21,8 @@ from graphsci._cli_options import (
     Threads,
 )
 from graphsci._cli_processes import use_threads
-from graphsci._cli_terminal import Reporter, plain_console
 from graphsci._keys import DEFAULT_KEY
+from graphsci._terminal import Reporter, plain_console
 
 if TYPE_CHECKING:
     from graphsci.network._search import Findings

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from graphsci._cli_terminal import plain_console, table_of_facts
+from graphsci._terminal import plain_console, table_of_facts
 from graphsci._words import epochs_in_words
 from graphsci.files import json_text
 

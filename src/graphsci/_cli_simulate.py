@@ -15,7 +15,7 @@ import typer
 
 from graphsci._cli_command import Flags, command, flag
 from graphsci._cli_options import Overwrite, Quiet
-from graphsci._cli_terminal import plain_console
+from graphsci._terminal import plain_console
 from graphsci.files import check_writable
 
 #: One line of help for every parameter of Splat.

@@ -15,9 +15,9 @@ import pandas as pd
 from rich.cells import cell_len
 from rich.table import Table
 
-from graphsci._cli_terminal import plain_console
 from graphsci._evaluate import Job, Outcome
 from graphsci._evaluate_ours import OUR_MEAN, OURS
+from graphsci._terminal import plain_console
 from graphsci.evaluation import study
 from graphsci.files import (
     atomic_path,

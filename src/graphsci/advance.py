@@ -2,7 +2,8 @@
 
 Work that takes long (an epoch, a pass over the counts) has a :class:`Meter`, and need not know
 whether anyone is told: as with warnings, the listener is said once, around all of it, by
-:func:`heard_by`. Without one a meter does nothing. ::
+:func:`heard_by`. Without one a meter does nothing. ``GraphSCI.fit`` and what else takes long show
+a bar by themselves on terminals and in notebooks; a listener hears the same instead. ::
 
     from graphsci.advance import heard_by
 
@@ -40,6 +41,11 @@ class Advance(NamedTuple):
 Listener = Callable[[Advance], None]
 
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+def is_heard() -> bool:
+    """Whether anyone listens to the work done here."""
+    return _LISTENER.get() is not None
 
 
 @contextmanager

@@ -18,8 +18,10 @@ from graphsci import estimates as es
 from graphsci._estimating import Cells, EstimateBlock
 from graphsci._keys import DEFAULT_KEY, Keys, keys
 from graphsci._request import Request
+from graphsci._terminal import shown
 from graphsci._versions import versions
 from graphsci._words import few
+from graphsci.advance import Meter
 from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config, preset
 from graphsci.devices import choose_device
@@ -100,7 +102,7 @@ class GraphSCI:
         batch_key: str | None = None,
         allow_fractional: bool = False,
         gene_graph: GeneGraph | sparse.spmatrix | pd.DataFrame | None = None,
-        progress: training.Progress | None = None,
+        progress: bool | training.Progress | None = None,
         log: fitting.Log = lambda message: None,
         checkpoint: Checkpoint | None = None,
         team: Team | None = None,
@@ -127,10 +129,13 @@ class GraphSCI:
             :class:`~graphsci.gene_graph.GeneGraph`, a (genes, genes) sparse matrix in the
             order of ``adata.var_names``, or a table of edges with the columns ``gene_a``,
             ``gene_b`` and, if there are weights, ``weight``.
-        progress, log
-            Called after every epoch with its record and the number planned; called with one
-            line before every stage. Within epochs and passes over the counts,
-            :func:`graphsci.advance.heard_by` tells.
+        progress
+            None shows a bar with the time left on a terminal and in a notebook; True also writes
+            lines where there is neither; False shows nothing. A function is called after every
+            epoch with its record and the number planned instead; within epochs and passes over
+            the counts :func:`graphsci.advance.heard_by` tells.
+        log
+            Called with one line before every stage.
         checkpoint
             Where the state of a long training is kept; training goes on from what is there.
         team
@@ -155,23 +160,24 @@ class GraphSCI:
                 f"network_weight: got {self.config.network_weight}, but no known network to weigh. "
                 "Give one (gene_graph=..., command line: --network), or leave the weight out."
             )
-        data = open_counts(
-            adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
-        )
-        if batch_key is None and self.config.preset == "default":
-            data = data._replace(notes=(*data.notes, *unused_batches(adata)))
-        for doubt in data.doubts:
-            warnings.warn(doubt, stacklevel=2)
-        graph = None if gene_graph is None else user_graph(gene_graph, data.gene_names)
-        self._fitted = fitting.fit(
-            data,
-            self.config,
-            user_graph=graph,
-            progress=progress,
-            log=log,
-            checkpoint=checkpoint,
-            team=team,
-        )
+        with shown(progress) as told:
+            data = open_counts(
+                adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
+            )
+            if batch_key is None and self.config.preset == "default":
+                data = data._replace(notes=(*data.notes, *unused_batches(adata)))
+            for doubt in data.doubts:
+                warnings.warn(doubt, stacklevel=2)
+            graph = None if gene_graph is None else user_graph(gene_graph, data.gene_names)
+            self._fitted = fitting.fit(
+                data,
+                self.config,
+                user_graph=graph,
+                progress=told,
+                log=log,
+                checkpoint=checkpoint,
+                team=team,
+            )
         return self
 
     @property
@@ -277,6 +283,7 @@ class GraphSCI:
         key_added: str = DEFAULT_KEY,
         prefix: str = "",
         copy: bool = False,
+        progress: bool | None = None,
     ) -> AnnData | None:
         """Write estimates for the cells of ``adata``, trained on or new, into it.
 
@@ -307,6 +314,8 @@ class GraphSCI:
             Put in front of the names of layers.
         copy
             Return a changed copy instead of changing ``adata``.
+        progress
+            As in :meth:`fit`.
 
         Returns
         -------
@@ -346,22 +355,26 @@ class GraphSCI:
         if genes is None:
             request.refuse_overwriting(layer, slots)
             _warn_of_foreign_layers(adata, [stored(name) for name in names], slots)
-        cells = self.prepare(
-            adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
-        )
         columns = request.columns
-        self._warn_of_genes(cells, columns)
-        if batch_key is not None and cells.batch_key is None:
-            warnings.warn(_estimating.no_effect(batch_key), stacklevel=2)
-        adata = adata.copy() if copy else adata
-        widths = dict.fromkeys(names, len(columns)) | {slots.latent: spec.config.n_latent}
-        values = {name: np.empty((adata.n_obs, n), np.float32) for name, n in widths.items()}
-        misfit = np.empty(adata.n_obs, np.float32)
-        blocks = _estimating.estimate_blocks(self.fitted, cells, request, latent=slots.latent)
-        for block in blocks:
-            for name, part in block.values.items():
-                values[name][block.start : block.start + len(part)] = part
-            misfit[block.start : block.start + len(block.misfit)] = block.misfit
+        with shown(progress):
+            cells = self.prepare(
+                adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
+            )
+            self._warn_of_genes(cells, columns)
+            if batch_key is not None and cells.batch_key is None:
+                warnings.warn(_estimating.no_effect(batch_key), stacklevel=2)
+            adata = adata.copy() if copy else adata
+            widths = dict.fromkeys(names, len(columns)) | {slots.latent: spec.config.n_latent}
+            values = {name: np.empty((adata.n_obs, n), np.float32) for name, n in widths.items()}
+            misfit = np.empty(adata.n_obs, np.float32)
+            blocks = _estimating.estimate_blocks(self.fitted, cells, request, latent=slots.latent)
+            meter = Meter("estimating", adata.n_obs)
+            for block in blocks:
+                stop = block.start + len(block.misfit)
+                for name, part in block.values.items():
+                    values[name][block.start : stop] = part
+                misfit[block.start : stop] = block.misfit
+                meter.reach(stop)
         for name in names:
             if genes is None:
                 adata.layers[stored(name)] = values[name]

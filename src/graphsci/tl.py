@@ -11,6 +11,7 @@ from scipy import sparse
 
 from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._request import Request
+from graphsci._terminal import shown
 from graphsci.config import Config
 from graphsci.estimates import Depth, Estimate, Scale
 from graphsci.gene_graph import GeneGraph
@@ -41,7 +42,7 @@ def impute(
     key_added: str = DEFAULT_KEY,
     prefix: str = "",
     copy: bool = False,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = None,
     log: Log = lambda message: None,
     config: Config | None = None,
     **options: Any,
@@ -61,7 +62,7 @@ def impute(
     copy
         Return a changed copy instead of changing ``adata``.
     progress, log
-        Called after every epoch, and with one line before every stage, as in ``GraphSCI.fit``.
+        A bar with the time left, and what is called before every stage: as in ``GraphSCI.fit``.
     config, **options
         Hyper-parameters, e.g. ``seed=1``, ``preset="paper"``, ``check=False``.
 
@@ -107,6 +108,7 @@ def impute(
         key_added=key_added,
         prefix=prefix,
         copy=copy,
+        progress=None if callable(progress) else progress,
     )
 
 
@@ -125,7 +127,7 @@ def gene_network(
     min_confidence: float | None = None,
     label_key: str | None = None,
     key_added: str = DEFAULT_KEY,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = None,
     log: Log = lambda message: None,
     config: Config | None = None,
     **options: Any,
@@ -156,7 +158,7 @@ def gene_network(
     label_key
         Column of ``obs``, e.g. cell types: one more network for each group of 50 cells or more.
     progress, log
-        Called after every epoch of either training, and with one line before every stage.
+        A bar with the time left, and what is called before every stage: as in ``GraphSCI.fit``.
     config, **options
         Hyper-parameters of a training here.
 
@@ -215,7 +217,8 @@ def gene_network(
     for note in search.check(adata):
         warnings.warn(note, stacklevel=2)
     config = GraphSCI(config, **options).config if model is None else model.config
-    found = search.run(adata, config, model, gene_graph=gene_graph, progress=progress, log=log)
+    with shown(progress) as told:
+        found = search.run(adata, config, model, gene_graph=gene_graph, progress=told, log=log)
     nw.annotate_network(
         adata,
         found.network,

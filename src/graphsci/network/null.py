@@ -55,7 +55,7 @@ def train_control(
     allow_fractional: bool = False,
     n_decoys: int | None = None,
     seed: int | None = None,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = None,
     log: Log = lambda message: None,
 ) -> Control:
     """Train ``model``'s twin on the same cells with decoys: genes in an order of their own.
@@ -74,7 +74,7 @@ def train_control(
     seed
         Of decoys and training; default the model's seed + 1.
     progress, log
-        Called after every epoch, and with one line before every stage.
+        As in ``GraphSCI.fit``.
 
     Raises
     ------

@@ -8,6 +8,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,14 +16,14 @@ from rich.table import Table
 
 from graphsci._signals import handling
 from graphsci._words import duration, time_left
-from graphsci.advance import Advance, heard_by
+from graphsci.advance import Advance, heard_by, is_heard
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from rich.progress import Progress
+    from rich.progress import Progress as Bar
 
-    from graphsci.training import EpochRecord
+    from graphsci.training import EpochRecord, Progress
 
 #: Longest silence of training, and of a pass over the data, in a log file.
 _LOG_SECONDS = 60
@@ -59,7 +60,13 @@ class Reporter:
         self.training = False  #: there are weights worth keeping, and training goes on
         self._losses: tuple[str, ...] = ()  # of the last epoch that ended
         self._told: float | None = None  # seconds of the work at its last line in a log file
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
+
+    @property
+    def has_bar(self) -> bool:
+        """Whether a bar can move where this is told: on a terminal, in a notebook with widgets."""
+        console = self.console
+        return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
     def log(self, message: str) -> None:
         """Say one line."""
@@ -82,14 +89,14 @@ class Reporter:
         if record.validation_loss == record.validation_loss:
             self._losses += (f"validation {record.validation_loss:.2f}",)
         at = Advance("training", record.epoch, n_epochs, "epochs", record.seconds)
-        if self.console.is_terminal:
+        if self.has_bar:
             self._show(at)
         elif self._is_late(at) or at.is_over or record.epoch % max(1, n_epochs // 10) == 0:
             self._print(at, f"epoch {record.epoch} of {n_epochs}: {', '.join(self._losses)}")
 
     def advance(self, at: Advance) -> None:
         """Tell how far an epoch or another pass over the data got, which may be its end."""
-        if not self.console.is_terminal:
+        if not self.has_bar:
             self._advance_in_file(at)
         elif not at.is_over:
             self._show(at)
@@ -167,7 +174,37 @@ class Reporter:
                 self.close()
 
 
-def _bar(console: Console, at: Advance) -> Progress:
+@contextlib.contextmanager
+def shown(progress: bool | Progress | None) -> Iterator[Progress | None]:
+    """Show how far the work inside gets, to a user of Python, and yield what each epoch is told to.
+
+    Parameters
+    ----------
+    progress
+        None: a bar on a terminal and in a notebook, unless somebody listens already
+        (:func:`graphsci.advance.heard_by`). True: in any case, in a log file as lines. False:
+        nothing. A function is told of epochs, and nothing is shown.
+    """
+    if callable(progress):
+        yield progress
+    elif progress is None and is_heard():
+        yield None
+    elif progress is False:
+        with heard_by(lambda at: None):  # nor what is called inside
+            yield None
+    else:
+        reporter = Reporter(quiet=rank() > 0)
+        if not (progress or reporter.has_bar or reporter.console.is_jupyter):
+            yield None
+            return
+        try:
+            with heard_by(reporter.advance):
+                yield reporter.progress
+        finally:
+            reporter.close()
+
+
+def _bar(console: Console, at: Advance) -> Bar:
     """Return a bar for one work; nothing is left at the end of one other than training's."""
     from rich.progress import BarColumn, Progress, TextColumn
 
