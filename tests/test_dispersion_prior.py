@@ -14,6 +14,7 @@ from graphsci.dispersion_prior import (
     scored_information,
     updated_trend,
 )
+from graphsci.objectives import N_SHARES
 
 
 def exact_information(mean, theta):
@@ -49,18 +50,22 @@ def test_what_a_step_scores_is_the_information_of_one_part_given_the_other():
     assert joint.sum() == pytest.approx(1)
     score = (log_p(theta * math.exp(1e-5)) - log_p(theta * math.exp(-1e-5))) / 2e-5
     found = scored_information(
-        torch.tensor([mean]).double(), torch.tensor([theta]).double(), kept=(kept, kept)
+        torch.tensor([mean]).double(), torch.tensor([theta]).double(), kept=[kept]
     )
     assert float(found) == pytest.approx((joint * score**2).sum(), rel=0.03)
 
 
-def test_the_share_kept_is_uniform():
-    """Against the integral over it."""
+def test_shares_are_averaged_and_hidden_counts_scored_as_a_whole():
+    """The nine shares that training asks for are as good as the integral over the range."""
     mean, theta = torch.tensor([0.3, 4.0]).double(), torch.tensor([2.0, 0.7]).double()
     shares = np.linspace(0.4, 0.9, 2001)
     of_kept = np.mean([information(share * mean, theta).numpy() for share in shares], axis=0)
-    found = scored_information(mean, theta, kept=(0.4, 0.9))
-    np.testing.assert_allclose(found.numpy(), information(mean, theta).numpy() - of_kept, rtol=0.02)
+    whole = information(mean, theta).numpy()
+    nine = np.linspace(0.4, 0.9, N_SHARES).tolist()
+    found = scored_information(mean, theta, kept=nine)
+    np.testing.assert_allclose(found.numpy(), whole - of_kept, rtol=0.02)
+    mixed = scored_information(mean, theta, kept=nine, hidden_share=0.25)
+    np.testing.assert_allclose(mixed.numpy(), 0.75 * found.numpy() + 0.25 * whole, rtol=1e-12)
 
 
 def test_genes_weigh_by_what_they_say_of_the_trend():

@@ -204,6 +204,55 @@ def test_softmax_loss_is_the_plain_expression(monkeypatch, zero_inflated, entrie
         torch.testing.assert_close(fused.softmax_loss(*arguments), plain)
 
 
+def hidden(thinned: lk.ThinnedBlock) -> lk.ThinnedBlock:
+    """Hide the second and the fourth of the four genes."""
+    whole = thinned.kept + thinned.target
+    kept = torch.where(thinned.columns % 2 == 0, thinned.kept, 0)
+    fraction = torch.tensor([thinned.fraction, 0.0]).repeat(2).double()
+    return thinned._replace(kept=kept, target=whole - kept, fraction=fraction)
+
+
+@pytest.mark.parametrize("zero_inflated", [False, True])
+def test_hidden_genes_are_scored_as_whole_counts(zero_inflated):
+    """Their loss is the usual one, the others' is as it was."""
+    kept, target, thinned = block()
+    mean, theta, logits = parameters()
+    counts, shown, rest = kept + target, [0, 2], [1, 3]
+    rows, columns = (counts[:, rest] > 0).nonzero().T
+    usual = lk.block_nll(
+        mean[:, rest],
+        theta[rest].expand(5, 2),
+        logits[:, rest] if zero_inflated else None,
+        rows,
+        columns,
+        counts[:, rest][rows, columns],
+    )
+    at = thinned.columns % 2 == 0
+    part = lk.ThinnedBlock(*(values[at] for values in thinned[:4]), thinned.fraction)
+    part = part._replace(columns=part.columns // 2)
+    if zero_inflated:
+        as_before = lk.thinned_zinb_loss(mean[:, shown], theta[shown], logits[:, shown], part)
+        found = lk.thinned_zinb_loss(mean, theta, logits, hidden(thinned))
+    else:
+        as_before = lk.thinned_nb_loss(mean[:, shown], theta[shown], part)
+        found = lk.thinned_nb_loss(mean, theta, hidden(thinned))
+    torch.testing.assert_close(found, as_before + usual)
+
+
+@pytest.mark.parametrize("zero_inflated", [False, True])
+def test_softmax_loss_of_hidden_genes_is_the_plain_one(monkeypatch, zero_inflated):
+    monkeypatch.setattr(fused, "_ENTRIES_IN_CACHE", 8)
+    thinned = hidden(block()[2])
+    mean, theta, curve = factors()
+    wanted = (*mean, *theta, *([curve] if zero_inflated else []))
+    arguments = (mean, theta, curve if zero_inflated else None, thinned)
+    ours, plain = fused.softmax_loss(*arguments), plain_softmax_loss(*arguments)
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, wanted), torch.autograd.grad(plain, wanted)
+    )
+
+
 @pytest.mark.parametrize("zero_inflated", [False, True])
 def test_an_empty_cell_says_nothing(zero_inflated):
     """All molecules of a cell may be held out: its library is 0, and 0 / 0 would be nan."""

@@ -1,10 +1,18 @@
 """EM for the covariance of the loadings against matrix formulas and simulated loadings."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from graphsci.loading_prior import information, loading_scale_for, updated_covariance
+from graphsci.loading_prior import (
+    information,
+    loading_scale_for,
+    scored_share,
+    updated_covariance,
+)
 
 
 @pytest.mark.parametrize(
@@ -15,15 +23,38 @@ def test_width_at_the_start(n_cells, asked, chosen):
     assert loading_scale_for(n_cells, asked) == pytest.approx(chosen)
 
 
-def test_information_by_hand():
-    """100 molecules in 50 cells, half of them scored: mean 1; theta 1 halves what 50 cells say."""
-    known = information(
-        torch.tensor([100.0, 100.0, 0.0]),
-        torch.tensor([1.0, 1e12, 1.0]),
-        n_cells=50,
-        scored_share=0.5,
+@pytest.mark.parametrize("theta", [0.3, 2.0, 50.0])
+@pytest.mark.parametrize("mean", [0.05, 1.0, 40.0])
+def test_information_is_that_of_all_counts(mean, theta):
+    """The mean square of d log p / d log mean over the counts of an NB."""
+    counts = np.arange(int(20 * mean + 200 + 30 * mean / theta))
+    share = theta / (theta + mean)
+    score = counts - (counts + theta) * mean / (mean + theta)
+    exact = (stats.nbinom.pmf(counts, theta, share) * score**2).sum()
+    found = information(*(torch.tensor([x]).double() for x in (mean, theta)))
+    assert float(found) == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("mean", [0.01, 0.7, 5.0])
+def test_what_a_step_scores_is_the_information_of_one_part_given_the_other(mean):
+    """All pairs of a kept and a scored count; the score by a difference quotient."""
+    theta, kept = 1.5, 0.6
+
+    def log_p(mean):
+        k, t = np.ogrid[:250, :250]
+        rate = (theta + k) * (1 - kept) * mean / (theta + kept * mean)
+        size = theta + k
+        return stats.nbinom.logpmf(t, size, size / (size + rate))
+
+    joint = np.exp(log_p(mean)) * stats.nbinom.pmf(
+        np.arange(250)[:, None], theta, theta / (theta + kept * mean)
     )
-    torch.testing.assert_close(known, torch.tensor([25.0, 50.0, 0.0]))
+    score = (log_p(mean * math.exp(1e-5)) - log_p(mean * math.exp(-1e-5))) / 2e-5
+    m, t = (torch.tensor([x]).double() for x in (mean, theta))
+    divided = scored_share(m, t, kept=kept, hidden_share=0.0) * information(m, t)
+    assert float(divided) == pytest.approx((joint * score**2).sum(), rel=1e-4)
+    mixed = scored_share(m, t, kept=[kept, kept], hidden_share=0.25) * information(m, t)
+    assert float(mixed) == pytest.approx(float(0.75 * divided + 0.25 * information(m, t)))
 
 
 def random_problem(n_genes=40, n_latent=4, seed=0):

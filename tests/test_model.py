@@ -462,6 +462,20 @@ def test_the_library_of_what_was_kept_is_exact_beyond_float32():
     assert kept.library.item() == 2**24 + 4
 
 
+def test_hidden_genes_are_predicted_as_a_whole():
+    block = keyed(block_of(counts_of(mean=2.0)))
+    hide = torch.arange(9) % 3 == 0
+    kept, thinned = model.split_block(block, 0.6)
+    kept_of_shown, hidden = model.split_block(block, 0.6, hide)
+    of_hidden = hide[block.genes]
+    assert of_hidden.any()
+    assert not kept_of_shown.counts[of_hidden].any()
+    assert torch.equal(hidden.target[of_hidden], block.counts[of_hidden])
+    assert torch.equal(hidden.kept[~of_hidden], thinned.kept[~of_hidden])
+    assert torch.equal(kept_of_shown.library, kept.library)
+    torch.testing.assert_close(hidden.fraction, torch.where(hide, 0.0, 0.6))
+
+
 @pytest.mark.parametrize("zero_inflated", [False, True])
 @pytest.mark.parametrize("n_batches", [1, 3])
 def test_thinned_loss_is_that_of_the_decoded_distribution(zero_inflated, n_batches):

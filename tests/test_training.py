@@ -450,6 +450,17 @@ def thinning(counts, held_out=None, *, zero_inflated=False, **options):
     )
 
 
+def test_steps_hide_genes_in_turn():
+    counts = np.random.default_rng(0).poisson(2.0, (10, 400))
+    objective = thinning_objective(counts, masked_share=0.25)
+    hidden = torch.stack([objective._hidden(step) for step in range(1, 41)])
+    assert hidden.double().mean() == pytest.approx(0.25, abs=0.02)
+    assert hidden.any(0).all()
+    assert not hidden.all(0).any()
+    assert torch.equal(objective._hidden(7), hidden[6])  # of the step alone
+    assert thinning_objective(counts, masked_share=0.0)._hidden(1) is None
+
+
 def test_validation_loss_of_withheld_molecules_matches_scipy():
     """t | k ~ NB of mean (theta + k) (1 - f) mu / (theta + f mu), shape theta + k."""
     full, rng = toy_counts(), np.random.default_rng(1)

@@ -23,7 +23,7 @@ from graphsci.files import atomic_path
 from graphsci.training import TrainingState
 
 #: Raised whenever the layout of the file changes.
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 #: Minutes between two checkpoints: what is lost at most, beside the epoch under way.
 MINUTES = 10.0
 

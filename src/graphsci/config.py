@@ -134,6 +134,14 @@ class Config:
     kept_high: float = _option(
         0.9, "Largest share that is encoded.", low=0.05, high=0.95, preset="default"
     )
+    masked_share: float = _option(
+        0.2,
+        "Share of the genes that a step hides from the encoder altogether, chosen anew each time, "
+        "and predicts from the other genes.",
+        low=0.0,
+        high=0.9,
+        preset="default",
+    )
     validation_fraction: float = _option(
         0.1,
         "Share of the cells that decides when to stop: by their held-out molecules ('default') "

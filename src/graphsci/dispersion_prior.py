@@ -11,6 +11,7 @@ old (Anders and Huber 2010, doi:10.1186/gb-2010-11-10-r106).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,8 +21,6 @@ from torch import Tensor
 SMALLEST_VARIANCE = 0.1
 #: a and b are N(0, 1) themselves, which matters only if hardly a gene tells anything.
 TREND_PRECISION = 1.0
-#: Shares of the molecules at which information is averaged over the range that is kept.
-N_SHARES = 9
 
 
 class DispersionPrior(NamedTuple):
@@ -50,15 +49,16 @@ def information(mean: Tensor, theta: Tensor) -> Tensor:
     return mean.square() / (2 * (mean + theta) * (mean + theta + 1))
 
 
-def scored_information(mean: Tensor, theta: Tensor, *, kept: tuple[float, float]) -> Tensor:
+def scored_information(
+    mean: Tensor, theta: Tensor, *, kept: Sequence[float], hidden_share: float = 0.0
+) -> Tensor:
     """Information on log theta of what a step scores in one cell, (genes,).
 
-    The molecules set aside, given those kept, say what all say less what the kept ones do. The
-    share kept is uniform over ``kept``.
+    The molecules set aside, given those kept, say what all say less what the kept ones do; the
+    share kept is each of ``kept`` equally often. Hidden counts are scored as a whole.
     """
-    shares = torch.linspace(*kept, N_SHARES, dtype=mean.dtype)
-    of_kept = sum(information(share * mean, theta) for share in shares.tolist()) / N_SHARES
-    return information(mean, theta) - of_kept
+    of_kept = sum(information(share * mean, theta) for share in kept) / len(kept)
+    return information(mean, theta) - (1 - hidden_share) * of_kept
 
 
 def updated_trend(

@@ -246,7 +246,7 @@ def _nb_pass_(logits: Tensor, library: Tensor, theta: RankOneTheta, thinned: Thi
     for cells, entries in pieces:
         m, c = mean[cells], certainty[cells]
         a, b = full[: len(m)], part[: len(m)]
-        torch.add(genes, m, alpha=f, out=b)
+        torch.mul(m, f, out=b).add_(genes)
         torch.div(m, b, out=b)  # m / (theta + f m)
         torch.add(genes, m, out=a)
         torch.div(b, a, out=a)  # m / [(theta + m) (theta + f m)]
@@ -340,7 +340,7 @@ class _ZinbZero(NamedTuple):
     by_curve: Tensor  #: (2,)
 
 
-def _zinb_zero(mean: Tensor, factors: RankOneTheta, curve: Tensor, f: float) -> _ZinbZero:
+def _zinb_zero(mean: Tensor, factors: RankOneTheta, curve: Tensor, f: float | Tensor) -> _ZinbZero:
     """Score a piece of a block as zeros.
 
     With q and q_k the probabilities of 0 molecules in x and in its kept part, NB without dropout,

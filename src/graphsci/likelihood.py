@@ -142,14 +142,20 @@ class ThinnedBlock(NamedTuple):
     """Non-zero entries of a block of cells whose molecules were split in two.
 
     Every molecule went to the ``kept`` part with probability ``fraction``, else to the
-    ``target`` part; x = kept + target is the measured count.
+    ``target`` part; x = kept + target is the measured count. Of a gene that was hidden as a whole,
+    the fraction is 0, in cells without a molecule of it too.
     """
 
     rows: Tensor  #: (entries,) cell of each entry with x > 0, within the block
     columns: Tensor  #: (entries,) gene of each entry
     kept: Tensor  #: (entries,) molecules the encoder sees
     target: Tensor  #: (entries,) molecules to be predicted
-    fraction: float  #: probability of being kept, in (0, 1)
+    fraction: float | Tensor  #: probability of being kept, in [0, 1); of each gene if (genes,)
+
+    def fraction_at_entries(self) -> float | Tensor:
+        """The same number, or (entries,)."""
+        f = self.fraction
+        return f.index_select(0, self.columns) if isinstance(f, Tensor) else f
 
 
 def nb_excess(mu: Tensor, theta: Tensor, thinned: ThinnedBlock) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,7 +166,8 @@ def nb_excess(mu: Tensor, theta: Tensor, thinned: ThinnedBlock) -> tuple[Tensor,
         k log[(theta + mu) / (theta + f mu)] + t log[(theta + mu) / ((1 - f) mu)]
         - log Gamma(theta + k + t) + log Gamma(theta + k) + log Gamma(t + 1)
     """
-    f, k, t = thinned.fraction, thinned.kept.to(mu.dtype), thinned.target.to(mu.dtype)
+    f = thinned.fraction_at_entries()
+    k, t = thinned.kept.to(mu.dtype), thinned.target.to(mu.dtype)
     full, part = theta + mu, theta + f * mu
     log_choose, slope = log_rising_factorial(theta + k, t)
     gain = (1 - f) * mu / part  # (theta + mu) / (theta + f mu) - 1
@@ -251,7 +258,7 @@ def thinned_nb_loss(mean: Tensor, inverse_dispersion: Tensor, thinned: ThinnedBl
     return at_zero.sum() + excess.sum().to(mean.dtype)
 
 
-def _log_ratio(mean: Tensor, theta: Tensor, f: float) -> Tensor:
+def _log_ratio(mean: Tensor, theta: Tensor, f: float | Tensor) -> Tensor:
     """log[(theta + mu) / (theta + f mu)]; no digit is lost where theta is far above mu."""
     return torch.log1p((1 - f) * mean / (theta + f * mean))
 
@@ -303,7 +310,7 @@ def thinned_zinb_loss(
     return at_zero.sum() + excess.sum().to(mean.dtype)
 
 
-def _zinb_at_zero(mean: Tensor, theta: Tensor, logits: Tensor, f: float) -> Tensor:
+def _zinb_at_zero(mean: Tensor, theta: Tensor, logits: Tensor, f: float | Tensor) -> Tensor:
     """Thinned loss of k = t = 0, elementwise."""
     zero, zero_part = (nb_log_zero(m, theta) for m in (mean, f * mean))
     inflation = F.softplus(logits - zero_part) - F.softplus(logits - zero)
@@ -312,7 +319,7 @@ def _zinb_at_zero(mean: Tensor, theta: Tensor, logits: Tensor, f: float) -> Tens
 
 def zinb_excess(mu: Tensor, theta: Tensor, logits: Tensor, thinned: ThinnedBlock) -> Tensor:
     """What a measured entry adds to the loss of a zero there, (entries,)."""
-    f = thinned.fraction
+    f = thinned.fraction_at_entries()
     excess = _MeasuredExcess.apply(mu, theta, thinned) + F.softplus(logits - nb_log_zero(mu, theta))
     # at k = 0 the denominator is the mixture, not NB(0 | f mu) alone
     part = F.softplus(logits - nb_log_zero(f * mu, theta))

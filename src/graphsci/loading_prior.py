@@ -12,6 +12,7 @@ What the counts leave open of a gene's loadings is part of the uncertainty of it
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,25 +31,38 @@ def loading_scale_for(n_cells: int, loading_scale: float = 0.0) -> float:
     return loading_scale or float(np.clip(0.1 * math.sqrt(n_cells / 1000), 0.07, 0.1))
 
 
-def information(molecules: Tensor, theta: Tensor, *, n_cells: int, scored_share: float) -> Tensor:
-    """Fisher information on a gene's log mean in all cells, for a mean that all cells share.
-
-    An NB count of mean m has m / (1 + m / theta), and m is the share of the molecules that a
-    step's loss scores.
+def information(mean: Tensor, theta: Tensor) -> Tensor:
+    """Fisher information of one NB count on its log mean, m theta / (m + theta).
 
     Parameters
     ----------
-    molecules
-        (genes,) of each gene in all cells.
-    theta
-        (genes,) inverse dispersion.
-    n_cells
-        Number of cells.
-    scored_share
-        Share of the molecules that is predicted, not encoded.
+    mean, theta
+        (genes,) m and inverse dispersion, > 0.
     """
-    mean = scored_share * molecules / n_cells
-    return n_cells * mean / (1 + mean / theta)
+    return mean * theta / (mean + theta)
+
+
+def scored_share(
+    mean: Tensor, theta: Tensor, *, kept: float | Sequence[float], hidden_share: float
+) -> Tensor:
+    """Share of what a count says of its log mean that a step scores, (genes,).
+
+    All of a hidden count; of a divided one what the kept molecules do not say,
+    1 - I(f m) / I(m) = theta (1 - f) / (f m + theta): the share set aside, 1 - f, if it has few
+    molecules, and next to nothing if it has many.
+
+    Parameters
+    ----------
+    mean, theta
+        (genes,) m and inverse dispersion, > 0.
+    kept
+        f, the share of the molecules that is kept; the mean over several.
+    hidden_share
+        Share of the genes that is hidden.
+    """
+    shares = [kept] if isinstance(kept, float) else list(kept)
+    divided = torch.stack([theta * (1 - f) / (f * mean + theta) for f in shares]).mean(0)
+    return hidden_share + (1 - hidden_share) * divided
 
 
 def updated_covariance(

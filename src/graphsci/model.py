@@ -180,9 +180,13 @@ class CountNetwork(nn.Module):
         """
         self.dropout_curve[0] -= self.dropout_curve[1] * log_depth
 
-    def encode(self, cells: CellBlock) -> Tensor:
-        """Encode the molecules given, (cells, latent), standardised over the training cells."""
-        hidden = self._input_product(cells).to(self.bias.dtype)  # (cells, hidden)
+    def encode(self, cells: CellBlock, *, hidden_share: float = 0.0) -> Tensor:
+        """Encode the molecules given, (cells, latent), standardised over the training cells.
+
+        What the others say stands in for a share of the genes that is hidden, as in dropout.
+        """
+        product = self._input_product(cells).to(self.bias.dtype)
+        hidden = product / (1 - hidden_share)  # (cells, hidden)
         one = len(self.input_batch) == 1
         shift = self.input_batch if one else self._batches(cells) @ self.input_batch
         hidden = F.relu(self.input_norm(hidden + shift))
@@ -277,15 +281,27 @@ class CountNetwork(nn.Module):
         return self.decode(z, cells.library * depth, cells.batch)
 
 
-def split_block(cells: CellBlock, fraction: float) -> tuple[CellBlock, ThinnedBlock]:
-    """Split every molecule of a block: kept with probability ``fraction``, else predicted.
+def split_block(
+    cells: CellBlock, fraction: float, hidden: Tensor | None = None
+) -> tuple[CellBlock, ThinnedBlock]:
+    """Divide the molecules of a block: each is kept with probability ``fraction``, else predicted.
 
     Which ones are kept follows from the block's ``keys``.
+
+    Parameters
+    ----------
+    cells
+        The block.
+    fraction
+        Share that is kept.
+    hidden
+        (genes,) bool: all molecules of these are predicted.
 
     Returns
     -------
     kept
         The cells as the encoder sees them; entries left without a molecule stay, with count 0.
+        The library is that of a cell without hidden genes: the other genes look the same.
     thinned
         Both parts at the measured entries, for the loss.
     """
@@ -294,7 +310,11 @@ def split_block(cells: CellBlock, fraction: float) -> tuple[CellBlock, ThinnedBl
     kept = binomial(cells.counts, fraction, keys=cells.keys, rows=rows, columns=cells.genes)
     library = torch.zeros_like(cells.library, dtype=torch.float64)
     library = library.index_add_(0, rows, kept.double()).to(cells.library.dtype)
-    thinned = ThinnedBlock(rows, cells.genes, kept, cells.counts - kept, fraction)
+    shares: float | Tensor = fraction
+    if hidden is not None:
+        kept = kept.masked_fill(hidden.index_select(0, cells.genes), 0)
+        shares = torch.where(hidden, 0.0, fraction).to(cells.library.dtype)
+    thinned = ThinnedBlock(rows, cells.genes, kept, cells.counts - kept, shares)
     return cells._replace(counts=kept, library=library), thinned
 
 

@@ -14,11 +14,26 @@ from torch import Tensor
 
 from graphsci.blocks import CountBlocks, MemoryBlocks, Minibatch, shuffled
 from graphsci.cell_blocks import Indices, cell_block, move_cells, row_blocks
-from graphsci.cell_random import CELLS, GENES, PAIRS, normal, row_keys, step_key, uniform
+from graphsci.cell_random import (
+    CELLS,
+    GENES,
+    HIDDEN_GENES,
+    PAIRS,
+    keep_mask,
+    normal,
+    row_keys,
+    step_key,
+    uniform,
+)
 from graphsci.config import Config
 from graphsci.dispersion_prior import DispersionPrior, scored_information, updated_trend
 from graphsci.likelihood import ThinnedBlock, block_nll, edge_cross_entropy, gaussian_kl
-from graphsci.loading_prior import information, loading_scale_for, updated_covariance
+from graphsci.loading_prior import (
+    information,
+    loading_scale_for,
+    scored_share,
+    updated_covariance,
+)
 from graphsci.model import CountNetwork, split_block
 from graphsci.model_parts import CellBlock, CountDistribution
 from graphsci.paper_model import GeneEncoder, PaperNetwork
@@ -31,6 +46,8 @@ THETA_RATE = 5.0
 #: Standard deviation a priori of what a batch adds to a gene's logarithm: an e-fold change is
 #: nothing out of the way. Measured in benchmarks/lab.
 BATCH_SCALE = 1.0
+#: Shares of the molecules at which what is scored is averaged over the range that is kept.
+N_SHARES = 9
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
@@ -54,10 +71,13 @@ class _ValidationBlock(NamedTuple):
 class ThinningObjective:
     """Split each cell's molecules at random; encode one part, predict the other.
 
+    Some genes are hidden as a whole: of many molecules the kept ones say nearly all of the
+    others, whatever the mean, which then would never be learned from other genes.
+
     The loss of a step is the negative log-probability of the predicted part given the
     encoded one, per cell. Weights with a row per gene have a Gaussian prior, worth one
-    observation of the whole data set: each of its cells carries 1/cells of it, and as only
-    1 - f of the molecules are scored, 1 - f of that. Its gradient joins that of the loss.
+    observation of the whole data set: each of its cells carries 1/cells of it, and as a step
+    scores but a share of what a count says, that share of it. Its gradient joins that of the loss.
     The priors of the loadings and of theta are learned (:mod:`graphsci.loading_prior`,
     :mod:`graphsci.dispersion_prior`).
 
@@ -97,7 +117,7 @@ class ThinningObjective:
         # a gene without molecules counts as one with half a molecule
         log_mean = (self.molecules.double().clamp_min(0.5) / self.n_cells).log()
         self._log_mean = log_mean.to(network.log_theta)
-        self.scored_share = 1.0
+        self.scored_share, self._kept_share = 1.0, 0.0  # of the last step
         self.validation: list[_ValidationBlock] | None = None  # made when first needed
         self.scale = loading_scale_for(self.n_cells, config.loading_scale)
         covariance = network.loading_covariance
@@ -129,19 +149,26 @@ class ThinningObjective:
     def add_prior_gradient(self) -> None:
         """Add the priors' gradients by every gene's loadings and log theta.
 
-        S^-1 v, and the distance of log theta to its trend over t^2, times ``scored_share`` / cells.
+        S^-1 v, and the distance of log theta to its trend over t^2, times the share that the step
+        scores of what the gene's counts say, over the number of cells.
         """
         loadings = self.network.loadings
         assert loadings.grad is not None
         if self._precision is None:
             precision = torch.linalg.inv(self.network.loading_covariance.cpu())
             self._precision = (precision / self.n_cells).to(loadings)
-        loadings.grad.addmm_(loadings, self._precision, alpha=self.scored_share)
+        scored = scored_share(
+            self._log_mean.exp(),
+            self.network.inverse_dispersion,
+            kept=self._kept_share,
+            hidden_share=self.config.masked_share,
+        )
+        loadings.grad.addcmul_(loadings @ self._precision, scored[:, None])
         log_theta = self.network.log_theta
         assert log_theta.grad is not None
         prior = DispersionPrior(*self.network.dispersion_prior.to(log_theta))
         pull = (log_theta - prior.expected(self._log_mean)) / prior.variance
-        log_theta.grad.add_(pull, alpha=self.scored_share / self.n_cells)
+        log_theta.grad.addcmul_(pull, scored, value=1 / self.n_cells)
 
     @torch.no_grad()
     def learn_prior(self, pooled: Pooled = alone) -> None:
@@ -154,30 +181,21 @@ class ThinningObjective:
         learned = (second_moment, network.loadings, network.log_theta)
         if not all(values.isfinite().all() for values in learned):
             return  # the next loss will say so
-        known = information(
-            self.molecules,
-            network.inverse_dispersion.cpu().double(),
-            n_cells=self.n_cells,
-            scored_share=1 - (self.config.kept_low + self.config.kept_high) / 2,
-        )
+        mean, theta = self._log_mean.cpu().double().exp(), network.inverse_dispersion.cpu().double()
+        kept = np.linspace(self.config.kept_low, self.config.kept_high, N_SHARES).tolist()
+        hidden = {"kept": kept, "hidden_share": self.config.masked_share}
+        known = self.n_cells * scored_share(mean, theta, **hidden) * information(mean, theta)
+        known[self.molecules == 0] = 0
         before = network.loading_covariance
         covariance = updated_covariance(
             before, network.loadings, second_moment, known, smallest_variance=self.scale**2
         )
         before.copy_(pooled(covariance.to(before)))
         self._precision = None
-        trend = self._updated_trend(network.dispersion_prior)
-        network.dispersion_prior.copy_(pooled(trend))
-
-    def _updated_trend(self, before: Tensor) -> Tensor:
-        """Trend of log theta over log mean after one more step, like ``before``."""
-        theta, config = self.network.inverse_dispersion.cpu().double(), self.config
-        mean = self._log_mean.cpu().double().exp()
-        known = self.n_cells * scored_information(
-            mean, theta, kept=(config.kept_low, config.kept_high)
-        )
-        trend = updated_trend(DispersionPrior(*before.tolist()), theta.log(), mean.log(), known)
-        return torch.tensor(trend, dtype=before.dtype, device=before.device)
+        known = self.n_cells * scored_information(mean, theta, **hidden)
+        prior = DispersionPrior(*network.dispersion_prior.tolist())
+        trend = updated_trend(prior, theta.log(), mean.log(), known)
+        network.dispersion_prior.copy_(pooled(torch.tensor(trend).to(network.dispersion_prior)))
 
     def minibatches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
         """Yield every cell once, shuffled."""
@@ -187,14 +205,23 @@ class ThinningObjective:
         """Thinned loss of some cells, per cell."""
         keys = row_keys(cells.cells, step_key(self.config.seed, step, CELLS), self.device)
         block = move_cells(cells.counts, self.batch[cells.cells], self.device, keys=keys)
-        fraction = self._fraction(step)
-        self.scored_share = 1 - fraction
-        kept, thinned = split_block(block, fraction)
-        z = self.network.encode(kept)
+        fraction, hidden_share = self._fraction(step), self.config.masked_share
+        self._kept_share = fraction
+        self.scored_share = 1 - (1 - hidden_share) * fraction
+        kept, thinned = split_block(block, fraction, self._hidden(step))
+        z = self.network.encode(kept, hidden_share=hidden_share)
         with torch.no_grad():
             self._moment.addmm_(z.T, z)
         self._cells_encoded += block.n_cells
         return self.network.thinned_loss(kept, block.library, thinned, z=z) / block.n_cells
+
+    def _hidden(self, step: int) -> Tensor | None:
+        """Genes that a step hides, (genes,) bool; None for none."""
+        if not self.config.masked_share:
+            return None
+        key = step_key(self.config.seed, step, HIDDEN_GENES)
+        keys = row_keys(np.arange(len(self.molecules)), key, self.device)
+        return keep_mask(keys, 1, self.config.masked_share).squeeze(1) == 0
 
     def _fraction(self, step: int) -> float:
         """Share of the molecules to be kept in a step, evenly spread over its range.
