@@ -8,7 +8,7 @@ import torch
 from scipy import sparse, stats
 from torch import nn
 
-from graphsci import cell_blocks, objectives, training
+from graphsci import cell_blocks, loading_prior, objectives, training
 from graphsci.advance import heard_by
 from graphsci.blocks import MemoryBlocks, Minibatch, shuffled
 from graphsci.cell_random import CELLS, GENES, PAIRS, row_keys, step_key
@@ -451,14 +451,14 @@ def thinning(counts, held_out=None, *, zero_inflated=False, **options):
 
 
 def test_steps_hide_genes_in_turn():
-    counts = np.random.default_rng(0).poisson(2.0, (10, 400))
-    objective = thinning_objective(counts, masked_share=0.25)
+    counts = sparse.csr_matrix(np.random.default_rng(0).poisson(2.0, (10, 400)))
+    objective = thinning(counts, masked_share=0.25)
     hidden = torch.stack([objective._hidden(step) for step in range(1, 41)])
     assert hidden.double().mean() == pytest.approx(0.25, abs=0.02)
     assert hidden.any(0).all()
     assert not hidden.all(0).any()
     assert torch.equal(objective._hidden(7), hidden[6])  # of the step alone
-    assert thinning_objective(counts, masked_share=0.0)._hidden(1) is None
+    assert thinning(counts, masked_share=0.0)._hidden(1) is None
 
 
 def test_validation_loss_of_withheld_molecules_matches_scipy():
@@ -502,14 +502,20 @@ def test_validation_does_not_learn_and_does_not_depend_on_the_block(monkeypatch,
     assert thinning(full).validation_loss() is None
 
 
-@pytest.mark.parametrize("kept", [0.3, 0.8])
-def test_the_optimiser_adds_the_gradient_of_the_prior(kept):
-    """An epoch equals steps on the loss plus (1 - f) / cells x sum v^T S^-1 v / 2.
+@pytest.mark.parametrize(("kept", "hidden"), [(0.3, 0.0), (0.8, 0.0), (0.8, 0.4)])
+def test_the_optimiser_adds_the_gradient_of_the_prior(kept, hidden):
+    """An epoch equals steps on the loss plus the scored share / cells x sum v^T S^-1 v / 2.
 
     S is the square of the scale for the encoder and the offsets, any for the loadings; of log
-    theta v is the distance to the trend.
+    theta v is the distance to the trend. Of the molecules 1 - f (1 - q) are scored, of what the
+    counts of a gene say of its mean q + (1 - q) theta (1 - f) / (f m + theta).
     """
-    options = {"kept_low": kept, "kept_high": kept, "loading_scale": 0.05}
+    options = {
+        "kept_low": kept,
+        "kept_high": kept,
+        "loading_scale": 0.05,
+        "masked_share": hidden,
+    }
     ours, plain = (thinning(toy_counts(), **options) for _ in range(2))
     n_latent = len(ours.network.loading_covariance)
     root = torch.randn(n_latent, n_latent, generator=torch.manual_seed(0)) * 0.01
@@ -527,9 +533,13 @@ def test_the_optimiser_adds_the_gradient_of_the_prior(kept):
             network.input_weight.square().sum() / 0.05**2 + network.batch_offset.square().sum()
         )
         solved = torch.linalg.solve(covariance, network.loadings.T)
-        far = (network.log_theta - 2.0 - 0.5 * log_mean).square().sum() / 0.01
-        prior = (squares + (network.loadings.T * solved).sum() + far) / 2 / 30
-        loss = plain.step_loss(cells, step) + (1 - kept) * prior
+        far = (network.log_theta - 2.0 - 0.5 * log_mean).square() / 0.01
+        theta = network.log_theta.detach().exp()
+        divided = theta * (1 - kept) / (kept * log_mean.exp() + theta)
+        scored = hidden + (1 - hidden) * divided
+        of_genes = (scored * ((network.loadings.T * solved).sum(0) + far)).sum()
+        prior = ((1 - (1 - hidden) * kept) * squares + of_genes) / 2 / 30
+        loss = plain.step_loss(cells, step) + prior
         state.optimizer.zero_grad()
         loss.backward()
         state.optimizer.step()
@@ -572,14 +582,18 @@ def test_the_prior_is_learned_from_the_embeddings_of_the_steps():
     torch.testing.assert_close(before, 0.07**2 * torch.eye(len(before)).double())
     objective.network.train()
     embedded, encode = [], objective.network.encode
-    objective.network.encode = lambda cells: embedded.append(encode(cells)) or embedded[-1]
+    objective.network.encode = lambda *given, **options: (
+        embedded.append(encode(*given, **options)) or embedded[-1]
+    )
     for step, cells in enumerate(objective.minibatches(10, np.random.default_rng(0)), 1):
         objective.step_loss(cells, step)
     objective.learn_prior()
     z = torch.cat(embedded).detach().double()
     counts, theta = toy_counts().toarray(), objective.network.inverse_dispersion.detach().double()
-    mean = 0.35 * torch.as_tensor(counts.mean(0)).double()
-    known = len(counts) * mean / (1 + mean / theta)
+    mean = torch.as_tensor(counts.mean(0)).double()
+    kept = np.linspace(0.4, 0.9, 9).tolist()
+    scored = loading_prior.scored_share(mean, theta, kept=kept, hidden_share=0.2)
+    known = len(counts) * scored * mean / (1 + mean / theta)
     updated = updated_covariance(
         before, objective.network.loadings, z.T @ z / len(z), known, smallest_variance=0.07**2
     )
@@ -600,8 +614,8 @@ def test_the_trend_of_theta_is_learned_from_what_the_steps_score():
     molecules = np.maximum(counts.toarray().sum(0), 0.5)
     mean = torch.as_tensor(molecules / counts.shape[0]).double()
     log_theta = objective.network.log_theta.detach().double()
-    known = counts.shape[0] * (
-        information(mean, log_theta.exp()) - information(mean / 2, log_theta.exp())
+    known = counts.shape[0] * (  # a fifth of the genes is hidden
+        information(mean, log_theta.exp()) - 0.8 * information(mean / 2, log_theta.exp())
     )
     expected = updated_trend(DispersionPrior(), log_theta, mean.log(), known)
     found = objective.network.dispersion_prior.tolist()

@@ -313,7 +313,7 @@ def split_block(
     shares: float | Tensor = fraction
     if hidden is not None:
         kept = kept.masked_fill(hidden.index_select(0, cells.genes), 0)
-        shares = torch.where(hidden, 0.0, fraction).to(cells.library.dtype)
+        shares = (~hidden).to(cells.library.dtype) * fraction
     thinned = ThinnedBlock(rows, cells.genes, kept, cells.counts - kept, shares)
     return cells._replace(counts=kept, library=library), thinned
 
