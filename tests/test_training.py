@@ -438,7 +438,7 @@ def count_network(counts, *, zero_inflated=False):
         )
 
 
-def thinning(counts, held_out=None, *, zero_inflated=False, **options):
+def thinning(counts, held_out=None, *, zero_inflated=False, hidden_share=0.0, **options):
     return objectives.ThinningObjective(
         count_network(counts, zero_inflated=zero_inflated),
         MemoryBlocks(sparse.csr_matrix(counts)),
@@ -447,18 +447,27 @@ def thinning(counts, held_out=None, *, zero_inflated=False, **options):
         Config(**options),
         device=CPU,
         held_out=held_out,
+        hidden_share=hidden_share,
     )
 
 
 def test_steps_hide_genes_in_turn():
     counts = sparse.csr_matrix(np.random.default_rng(0).poisson(2.0, (10, 400)))
-    objective = thinning(counts, masked_share=0.25)
+    objective = thinning(counts, hidden_share=0.25)
     hidden = torch.stack([objective._hidden(step) for step in range(1, 41)])
     assert hidden.double().mean() == pytest.approx(0.25, abs=0.02)
     assert hidden.any(0).all()
     assert not hidden.all(0).any()
     assert torch.equal(objective._hidden(7), hidden[6])  # of the step alone
-    assert thinning(counts, masked_share=0.0)._hidden(1) is None
+    assert thinning(counts)._hidden(1) is None
+
+
+def test_genes_are_hidden_where_counts_are_large():
+    few, many = (sparse.csr_matrix(np.full((3, 4), value)) for value in (40.0, 41.0))
+    assert objectives.hidden_share_for(few) == 0
+    assert objectives.hidden_share_for(many) == objectives.HIDDEN_SHARE
+    assert objectives.hidden_share_for(few, 0.1) == 0.1
+    assert objectives.hidden_share_for(sparse.csr_matrix((3, 4))) == 0
 
 
 def test_validation_loss_of_withheld_molecules_matches_scipy():
@@ -508,13 +517,14 @@ def test_the_optimiser_adds_the_gradient_of_the_prior(kept, hidden):
 
     S is the square of the scale for the encoder and the offsets, any for the loadings; of log
     theta v is the distance to the trend. Of the molecules 1 - f (1 - q) are scored, of what the
-    counts of a gene say of its mean q + (1 - q) theta (1 - f) / (f m + theta).
+    counts of a gene say of its mean q + (1 - q) theta (1 - f) / (f m + theta); nothing hidden, the
+    priors of genes take 1 - f, which is that of few molecules.
     """
     options = {
         "kept_low": kept,
         "kept_high": kept,
         "loading_scale": 0.05,
-        "masked_share": hidden,
+        "hidden_share": hidden,
     }
     ours, plain = (thinning(toy_counts(), **options) for _ in range(2))
     n_latent = len(ours.network.loading_covariance)
@@ -536,7 +546,7 @@ def test_the_optimiser_adds_the_gradient_of_the_prior(kept, hidden):
         far = (network.log_theta - 2.0 - 0.5 * log_mean).square() / 0.01
         theta = network.log_theta.detach().exp()
         divided = theta * (1 - kept) / (kept * log_mean.exp() + theta)
-        scored = hidden + (1 - hidden) * divided
+        scored = hidden + (1 - hidden) * (divided if hidden else 1 - kept)
         of_genes = (scored * ((network.loadings.T * solved).sum(0) + far)).sum()
         prior = ((1 - (1 - hidden) * kept) * squares + of_genes) / 2 / 30
         loss = plain.step_loss(cells, step) + prior
@@ -575,9 +585,10 @@ def test_weights_that_are_not_finite_teach_nothing(name):
     assert all(map(torch.equal, priors, before))
 
 
-def test_the_prior_is_learned_from_the_embeddings_of_the_steps():
+@pytest.mark.parametrize("hidden", [0.0, 0.2])
+def test_the_prior_is_learned_from_the_embeddings_of_the_steps(hidden):
     """What an epoch leaves in S is one step of EM on all that was encoded."""
-    objective = thinning(toy_counts())
+    objective = thinning(toy_counts(), hidden_share=hidden)
     before = objective.network.loading_covariance.clone()
     torch.testing.assert_close(before, 0.07**2 * torch.eye(len(before)).double())
     objective.network.train()
@@ -594,6 +605,8 @@ def test_the_prior_is_learned_from_the_embeddings_of_the_steps():
     kept = np.linspace(0.4, 0.9, 9).tolist()
     scored = loading_prior.scored_share(mean, theta, kept=kept, hidden_share=0.2)
     known = len(counts) * scored * mean / (1 + mean / theta)
+    if not hidden:
+        known = len(counts) * 0.35 * mean / (1 + 0.35 * mean / theta)
     updated = updated_covariance(
         before, objective.network.loadings, z.T @ z / len(z), known, smallest_variance=0.07**2
     )
@@ -605,7 +618,7 @@ def test_the_trend_of_theta_is_learned_from_what_the_steps_score():
     dense = toy_counts().toarray()
     dense[:, 0] = 0
     counts = sparse.csr_matrix(dense)
-    objective = thinning(counts, kept_low=0.5, kept_high=0.5)
+    objective = thinning(counts, kept_low=0.5, kept_high=0.5, hidden_share=0.2)
     with torch.no_grad():
         objective.network.log_theta += torch.linspace(-1, 1, counts.shape[1])
     cells = next(iter(objective.minibatches(10, np.random.default_rng(0))))

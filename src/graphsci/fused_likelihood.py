@@ -246,7 +246,10 @@ def _nb_pass_(logits: Tensor, library: Tensor, theta: RankOneTheta, thinned: Thi
     for cells, entries in pieces:
         m, c = mean[cells], certainty[cells]
         a, b = full[: len(m)], part[: len(m)]
-        torch.mul(m, f, out=b).add_(genes)
+        if isinstance(f, Tensor):
+            torch.mul(m, f, out=b).add_(genes)
+        else:
+            torch.add(genes, m, alpha=f, out=b)
         torch.div(m, b, out=b)  # m / (theta + f m)
         torch.add(genes, m, out=a)
         torch.div(b, a, out=a)  # m / [(theta + m) (theta + f m)]

@@ -51,6 +51,18 @@ N_SHARES = 9
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
+#: Share of the genes that is hidden where counts are large, and what the median of those above 0
+#: exceeds there: 5 at most of molecules in the data at hand (benchmarks/lab/log.md).
+HIDDEN_SHARE, LARGE_COUNT = 0.2, 40
+
+
+def hidden_share_for(counts: sparse.csr_matrix, masked_share: float = 0.0) -> float:
+    """Share of the genes to hide in a step: ``masked_share`` if given, else by the counts."""
+    if masked_share or not counts.nnz:
+        return masked_share
+    return HIDDEN_SHARE if np.median(counts.data[counts.data > 0]) > LARGE_COUNT else 0.0
+
+
 class HeldOut(NamedTuple):
     """The cells that decide when to stop: what training sees of them, and what was withheld."""
 
@@ -71,8 +83,8 @@ class _ValidationBlock(NamedTuple):
 class ThinningObjective:
     """Split each cell's molecules at random; encode one part, predict the other.
 
-    Some genes are hidden as a whole: of many molecules the kept ones say nearly all of the
-    others, whatever the mean, which then would never be learned from other genes.
+    With ``hidden_share`` some genes are hidden as a whole: of many molecules the kept ones say
+    nearly all of the others, whatever the mean, which then would never be learned from other genes.
 
     The loss of a step is the negative log-probability of the predicted part given the
     encoded one, per cell. Weights with a row per gene have a Gaussian prior, worth one
@@ -97,6 +109,8 @@ class ThinningObjective:
         Where the network is.
     held_out
         Cells whose withheld molecules are scored after every epoch; None for none.
+    hidden_share
+        Share of the genes that a step hides.
     """
 
     def __init__(
@@ -109,7 +123,9 @@ class ThinningObjective:
         *,
         device: torch.device,
         held_out: HeldOut | None,
+        hidden_share: float = 0.0,
     ) -> None:
+        self.hidden_share = hidden_share
         self.model, self.config, self.device = network, config, device
         self.blocks, self.batch, self.held_out = counts, batch, held_out
         self.molecules = torch.as_tensor(molecules)
@@ -157,17 +173,21 @@ class ThinningObjective:
         if self._precision is None:
             precision = torch.linalg.inv(self.network.loading_covariance.cpu())
             self._precision = (precision / self.n_cells).to(loadings)
-        scored = scored_share(
-            self._log_mean.exp(),
-            self.network.inverse_dispersion,
-            kept=self._kept_share,
-            hidden_share=self.config.masked_share,
-        )
-        loadings.grad.addcmul_(loadings @ self._precision, scored[:, None])
         log_theta = self.network.log_theta
         assert log_theta.grad is not None
         prior = DispersionPrior(*self.network.dispersion_prior.to(log_theta))
         pull = (log_theta - prior.expected(self._log_mean)) / prior.variance
+        if not self.hidden_share:
+            loadings.grad.addmm_(loadings, self._precision, alpha=self.scored_share)
+            log_theta.grad.add_(pull, alpha=self.scored_share / self.n_cells)
+            return
+        scored = scored_share(
+            self._log_mean.exp(),
+            self.network.inverse_dispersion,
+            kept=self._kept_share,
+            hidden_share=self.hidden_share,
+        )
+        loadings.grad.addcmul_(loadings @ self._precision, scored[:, None])
         log_theta.grad.addcmul_(pull, scored, value=1 / self.n_cells)
 
     @torch.no_grad()
@@ -182,9 +202,14 @@ class ThinningObjective:
         if not all(values.isfinite().all() for values in learned):
             return  # the next loss will say so
         mean, theta = self._log_mean.cpu().double().exp(), network.inverse_dispersion.cpu().double()
-        kept = np.linspace(self.config.kept_low, self.config.kept_high, N_SHARES).tolist()
-        hidden = {"kept": kept, "hidden_share": self.config.masked_share}
-        known = self.n_cells * scored_share(mean, theta, **hidden) * information(mean, theta)
+        ends = self.config.kept_low, self.config.kept_high
+        kept = torch.linspace(*ends, N_SHARES, dtype=torch.float64).tolist()
+        hidden: dict[str, Any] = {"kept": kept, "hidden_share": self.hidden_share}
+        if self.hidden_share:
+            known = self.n_cells * scored_share(mean, theta, **hidden) * information(mean, theta)
+        else:
+            scored = (1 - sum(ends) / 2) * self.molecules / self.n_cells
+            known = information(scored, theta, self.n_cells)
         known[self.molecules == 0] = 0
         before = network.loading_covariance
         covariance = updated_covariance(
@@ -195,7 +220,7 @@ class ThinningObjective:
         known = self.n_cells * scored_information(mean, theta, **hidden)
         prior = DispersionPrior(*network.dispersion_prior.tolist())
         trend = updated_trend(prior, theta.log(), mean.log(), known)
-        network.dispersion_prior.copy_(pooled(torch.tensor(trend).to(network.dispersion_prior)))
+        network.dispersion_prior.copy_(pooled(network.dispersion_prior.new_tensor(trend)))
 
     def minibatches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
         """Yield every cell once, shuffled."""
@@ -205,7 +230,7 @@ class ThinningObjective:
         """Thinned loss of some cells, per cell."""
         keys = row_keys(cells.cells, step_key(self.config.seed, step, CELLS), self.device)
         block = move_cells(cells.counts, self.batch[cells.cells], self.device, keys=keys)
-        fraction, hidden_share = self._fraction(step), self.config.masked_share
+        fraction, hidden_share = self._fraction(step), self.hidden_share
         self._kept_share = fraction
         self.scored_share = 1 - (1 - hidden_share) * fraction
         kept, thinned = split_block(block, fraction, self._hidden(step))
@@ -217,11 +242,11 @@ class ThinningObjective:
 
     def _hidden(self, step: int) -> Tensor | None:
         """Genes that a step hides, (genes,) bool; None for none."""
-        if not self.config.masked_share:
+        if not self.hidden_share:
             return None
         key = step_key(self.config.seed, step, HIDDEN_GENES)
         keys = row_keys(np.arange(len(self.molecules)), key, self.device)
-        return keep_mask(keys, 1, self.config.masked_share).squeeze(1) == 0
+        return keep_mask(keys, 1, self.hidden_share).squeeze(1) == 0
 
     def _fraction(self, step: int) -> float:
         """Share of the molecules to be kept in a step, evenly spread over its range.
