@@ -23,6 +23,13 @@ def test_width_at_the_start(n_cells, asked, chosen):
     assert loading_scale_for(n_cells, asked) == pytest.approx(chosen)
 
 
+def test_information_by_hand():
+    """100 molecules in 50 cells, half of them scored: mean 1; theta 1 halves what 50 cells say."""
+    scored = 0.5 * torch.tensor([100.0, 100.0, 0.0]) / 50
+    known = information(scored, torch.tensor([1.0, 1e12, 1.0]), n_cells=50)
+    torch.testing.assert_close(known, torch.tensor([25.0, 50.0, 0.0]))
+
+
 @pytest.mark.parametrize("theta", [0.3, 2.0, 50.0])
 @pytest.mark.parametrize("mean", [0.05, 1.0, 40.0])
 def test_information_is_that_of_all_counts(mean, theta):

@@ -613,12 +613,13 @@ def test_the_prior_is_learned_from_the_embeddings_of_the_steps(hidden):
     torch.testing.assert_close(objective.network.loading_covariance, updated)
 
 
-def test_the_trend_of_theta_is_learned_from_what_the_steps_score():
+@pytest.mark.parametrize("hidden", [0.0, 0.2])
+def test_the_trend_of_theta_is_learned_from_what_the_steps_score(hidden):
     """One step after the epoch; genes without molecules count as with half a molecule."""
     dense = toy_counts().toarray()
     dense[:, 0] = 0
     counts = sparse.csr_matrix(dense)
-    objective = thinning(counts, kept_low=0.5, kept_high=0.5, hidden_share=0.2)
+    objective = thinning(counts, kept_low=0.5, kept_high=0.5, hidden_share=hidden)
     with torch.no_grad():
         objective.network.log_theta += torch.linspace(-1, 1, counts.shape[1])
     cells = next(iter(objective.minibatches(10, np.random.default_rng(0))))
@@ -627,9 +628,8 @@ def test_the_trend_of_theta_is_learned_from_what_the_steps_score():
     molecules = np.maximum(counts.toarray().sum(0), 0.5)
     mean = torch.as_tensor(molecules / counts.shape[0]).double()
     log_theta = objective.network.log_theta.detach().double()
-    known = counts.shape[0] * (  # a fifth of the genes is hidden
-        information(mean, log_theta.exp()) - 0.8 * information(mean / 2, log_theta.exp())
-    )
+    of_all, of_kept = (information(m, log_theta.exp()) for m in (mean, mean / 2))
+    known = counts.shape[0] * (of_all - (1 - hidden) * of_kept)
     expected = updated_trend(DispersionPrior(), log_theta, mean.log(), known)
     found = objective.network.dispersion_prior.tolist()
     assert found == pytest.approx(tuple(expected), rel=1e-5)
