@@ -19,13 +19,13 @@ import torch
 from anndata import AnnData
 
 import graphsci
-from graphsci import model as networks
-from graphsci import objectives
-from graphsci._evaluate_ours import expected_counts
-from graphsci.dispersion_prior import DispersionPrior
+from graphsci._jobs.evaluate_ours import expected_counts
 from graphsci.evaluation import false_signal, study
-from graphsci.loading_prior import updated_covariance
-from graphsci.model import CountNetwork
+from graphsci.nn import model as networks
+from graphsci.nn.dispersion_prior import DispersionPrior
+from graphsci.nn.loading_prior import updated_covariance
+from graphsci.nn.model import CountNetwork
+from graphsci.training import objectives
 from suite import cases, provenance, records, truth, written
 from suite.methods import HERE, source_digest
 from suite.running import WORK

@@ -33,7 +33,9 @@ import torch
 from scipy import sparse
 
 import graphsci
-from graphsci import GraphSCI, fused_likelihood, likelihood, training
+from graphsci import GraphSCI
+from graphsci.nn import fused_likelihood, likelihood
+from graphsci.training import loop as training
 
 CUDA, SEED = torch.device("cuda"), 0
 Row = dict[str, object]

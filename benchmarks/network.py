@@ -33,13 +33,13 @@ from scipy import sparse
 
 from graphsci import GraphSCI, network
 from graphsci.evaluation.false_signal import append_shuffled_genes
-from graphsci.expression_graph import correlation_graph, noise_corrected_graph
-from graphsci.gene_graph import graph_from_edges
-from graphsci.gene_symbols import match_symbols
+from graphsci.gene_graph.expression import correlation_graph, noise_corrected_graph
+from graphsci.gene_graph.graph import graph_from_edges
+from graphsci.gene_graph.pidc import pidc_scores
 from graphsci.network import ranking, strength
-from graphsci.pidc import pidc_scores
 from graphsci.preprocessing import log_normalize, size_factors
 from graphsci.prior_knowledge import read_network
+from graphsci.prior_knowledge.gene_symbols import match_symbols
 from suite.running import read_estimate
 
 HUMAN = {"pbmc3k", "scmix_sc_celseq2", "pbmc_1k_v3"}

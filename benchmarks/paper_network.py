@@ -17,10 +17,10 @@ import torch
 from scipy import sparse, special
 
 from graphsci import GraphSCI, network
-from graphsci.gene_graph import GeneGraph, graph_from_edges
-from graphsci.gene_symbols import match_symbols
+from graphsci.gene_graph.graph import GeneGraph, graph_from_edges
 from graphsci.preprocessing import log_normalize
 from graphsci.prior_knowledge import read_network
+from graphsci.prior_knowledge.gene_symbols import match_symbols
 from network import HUMAN, KNOWN, PAPER_THRESHOLD, SEED, correlation, ranked, read
 from suite import provenance, records, truth, written
 from suite.methods import HERE

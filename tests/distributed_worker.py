@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import graphsci
 from conftest import draw_toy
-from graphsci import distributed
+from graphsci.training import distributed
 
 #: Options of the fits that are compared with one process.
 FITS = {

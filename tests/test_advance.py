@@ -11,12 +11,14 @@ import pytest
 from rich.console import Console
 from scipy import sparse
 
-from graphsci import GraphSCI, _terminal, advance, blocks, cell_blocks, tl
+from graphsci import GraphSCI, _terminal, advance, tl
 from graphsci._terminal import Reporter
 from graphsci.advance import Advance, Meter, heard_by
-from graphsci.holding_out import split_counts
+from graphsci.nn import cell_blocks
 from graphsci.preprocessing import _values, extract_counts, open_counts
-from graphsci.training import EpochRecord
+from graphsci.training import blocks
+from graphsci.training.holding_out import split_counts
+from graphsci.training.loop import EpochRecord
 
 CHUNK = 25
 
@@ -24,7 +26,12 @@ CHUNK = 25
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Make five chunks of the 120 toy cells."""
-    for module in ("sources", "blocks", "holding_out", "preprocessing._values"):
+    for module in (
+        "io.sources",
+        "training.blocks",
+        "training.holding_out",
+        "preprocessing._values",
+    ):
         monkeypatch.setattr(f"graphsci.{module}.CHUNK_CELLS", CHUNK)
     monkeypatch.setattr(_values, "_VALUES_PER_BLOCK", 1_000)
 

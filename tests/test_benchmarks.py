@@ -87,7 +87,7 @@ def test_peers_do_not_depend_on_our_source(suite, tmp_path):
         target = other / path.relative_to(here)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(path.read_text())
-    (other / "training.py").write_text("changed = True\n")
+    (other / "training/loop.py").write_text("changed = True\n")
 
     def same(name):
         method = methods.METHODS[name]
@@ -97,7 +97,7 @@ def test_peers_do_not_depend_on_our_source(suite, tmp_path):
     assert same("alra")
     assert same("nothing")
     assert not same("graphsci")
-    (other / "training.py").write_text((here / "training.py").read_text())
+    (other / "training/loop.py").write_text((here / "training/loop.py").read_text())
     (other / "cli.py").write_text("changed = True\n")
     assert same("graphsci")  # the command line decides no number
 

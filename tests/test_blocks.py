@@ -12,9 +12,10 @@ import zarr
 from anndata import AnnData
 from scipy import sparse, stats
 
-from graphsci import GraphSCI, blocks, holding_out, sources
-from graphsci.io import read_counts, write_anndata
+from graphsci import GraphSCI
+from graphsci.io import read_counts, sources, write_anndata
 from graphsci.preprocessing import extract_counts, open_counts
+from graphsci.training import blocks, holding_out
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def small_chunks(monkeypatch):
     """Chunks of 16 cells, of which three may be in memory."""
     for module in (sources, blocks, holding_out):
         monkeypatch.setattr(module, "CHUNK_CELLS", 16)
-    for name in ("preprocessing._values", "_estimating"):
+    for name in ("preprocessing._values", "_imputing.estimating"):
         monkeypatch.setattr(f"graphsci.{name}.CHUNK_CELLS", 16)
     monkeypatch.setattr(blocks, "MEMORY_CELLS", 48)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from graphsci import cell_random as cr
+from graphsci.nn import cell_random as cr
 
 CPU = torch.device("cpu")
 

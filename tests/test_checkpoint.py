@@ -13,11 +13,11 @@ from scipy import sparse
 from typer.testing import CliRunner
 
 import graphsci
-from graphsci import checkpoint as checkpoints
 from graphsci import cli
 from graphsci._terminal import Reporter
-from graphsci.checkpoint import Checkpoint, digest, pack, unpack
-from graphsci.devices import choose_device
+from graphsci.nn.devices import choose_device
+from graphsci.training import checkpoint as checkpoints
+from graphsci.training.checkpoint import Checkpoint, digest, pack, unpack
 
 
 class Killed(Exception):
@@ -180,13 +180,13 @@ def test_another_graph_is_refused(toy, path):
 
 
 def test_another_version_is_refused(interrupted, toy, monkeypatch):
-    monkeypatch.setattr("graphsci.fitting.__version__", "99.0")
+    monkeypatch.setattr("graphsci.training.fitting.__version__", "99.0")
     with pytest.raises(ValueError, match=r"other versions \(graphsci was '.*', is '99\.0'\)"):
         fit(toy, interrupted)
 
 
 def test_other_random_numbers_are_refused(interrupted, toy, monkeypatch):
-    monkeypatch.setattr("graphsci.fitting.RANDOM_NUMBERS", 99)
+    monkeypatch.setattr("graphsci.training.fitting.RANDOM_NUMBERS", 99)
     with pytest.raises(ValueError, match=r"other versions \(random_numbers was \d+, is 99\)"):
         fit(toy, interrupted)
 
@@ -265,7 +265,7 @@ def test_the_checkpoint_outlives_a_failure_after_training(toy, tmp_path, monkeyp
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("graphsci._job.write_estimates", fail)
+    monkeypatch.setattr("graphsci._jobs.impute.write_estimates", fail)
     assert run(*command(tmp_path))[0] == cli.BAD_INPUT
     assert (tmp_path / "out.h5ad.checkpoint").is_file()
 

@@ -18,12 +18,14 @@ from scipy import sparse
 from typer.testing import CliRunner
 
 import graphsci
-from graphsci import _job, _job_checks, cli, demo, io
-from graphsci._cli_config import build_config
+from graphsci import cli, demo, io
+from graphsci._cli.config import build_config
+from graphsci._jobs import checks
+from graphsci._jobs import impute as work
 from graphsci._terminal import Reporter
 from graphsci._words import duration
 from graphsci.config import PAPER, Config
-from graphsci.training import EpochRecord
+from graphsci.training.loop import EpochRecord
 
 SHORT = ("--max-epochs", "4", "--threads", "1")
 
@@ -74,7 +76,7 @@ def test_a_model_survives_a_full_disk(counts, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError("no space left")
 
-    monkeypatch.setattr(_job, "write_estimates", full)
+    monkeypatch.setattr(work, "write_estimates", full)
     options = ("-o", tmp_path / "out.h5ad", "--save-model", tmp_path / "model", *SHORT)
     run("impute", counts, *options, "--no-check", exit_code=2)
     assert graphsci.GraphSCI.load(tmp_path / "model").fitted.best_epoch
@@ -343,7 +345,7 @@ def test_a_disk_without_room_is_told_before_training(counts, tmp_path, monkeypat
     """Of two float32 matrices; compressed ones may fit."""
     shape = anndata.read_h5ad(counts).shape
     room = SimpleNamespace(free=2 * 4 * shape[0] * shape[1] - 1)
-    monkeypatch.setattr(_job_checks.shutil, "disk_usage", lambda path: room)
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: room)
     command = ("impute", counts, "-o", tmp_path / "out.h5ad", *SHORT, "--no-check")
     _, said = run(*command, exit_code=cli.BAD_INPUT)
     assert "2 matrices of all cells and genes (denoised, denoised_sd) take" in said
@@ -428,7 +430,7 @@ def test_a_failure_while_writing_leaves_the_old_file(counts, tmp_path, monkeypat
     def fail(fitted, cells, request, **kwargs):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("graphsci._job_output.estimate_blocks", fail)
+    monkeypatch.setattr("graphsci._jobs.output.estimate_blocks", fail)
     args = ("impute", counts, "-o", out, *SHORT, "--no-check", "--overwrite")
     _, said = run(*args, exit_code=cli.BAD_INPUT)
     assert "the disk is full" in said
@@ -440,7 +442,7 @@ def test_a_missing_package_is_no_bug(counts, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise ImportError("this needs igraph: pip install 'graphsci[network]'")
 
-    monkeypatch.setattr(_job, "impute", fail)
+    monkeypatch.setattr(work, "impute", fail)
     _, said = run("impute", counts, "-o", tmp_path / "out.h5ad", exit_code=cli.BAD_INPUT)
     assert "error: this needs igraph: pip install 'graphsci[network]'" in said
     assert "bug" not in said
@@ -450,7 +452,7 @@ def test_our_own_bugs_have_another_exit_code(counts, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(_job, "impute", fail)
+    monkeypatch.setattr(work, "impute", fail)
     args = ("impute", counts, "-o", tmp_path / "out.h5ad")
     _, said = run(*args, exit_code=cli.OUR_BUG)
     assert "ZeroDivisionError: division by zero. This looks like a bug" in said
@@ -503,7 +505,7 @@ def test_a_second_ctrl_c_stops_everything(counts, tmp_path, monkeypatch):
     def press(fitted, cells, request, **kwargs):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("graphsci._job_output.estimate_blocks", press)
+    monkeypatch.setattr("graphsci._jobs.output.estimate_blocks", press)
     args = ("impute", counts, "-o", tmp_path / "out.h5ad", *SHORT, "--no-check")
     _, said = run(*args, exit_code=cli.STOPPED)
     assert "stopped by Ctrl-C; unfinished outputs were removed" in said
@@ -511,7 +513,9 @@ def test_a_second_ctrl_c_stops_everything(counts, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_before_there_is_anything_to_keep(counts, tmp_path, monkeypatch):
-    monkeypatch.setattr("graphsci.objectives.ThinningObjective.step_loss", lambda *a: _press())
+    monkeypatch.setattr(
+        "graphsci.training.objectives.ThinningObjective.step_loss", lambda *a: _press()
+    )
     args = ("impute", counts, "-o", tmp_path / "out.h5ad", *SHORT)
     _, said = run(*args, exit_code=cli.STOPPED)
     assert "stopped by Ctrl-C; unfinished outputs were removed" in said
@@ -520,13 +524,14 @@ def test_ctrl_c_before_there_is_anything_to_keep(counts, tmp_path, monkeypatch):
 
 TERMINATED_WHILE_WRITING = """
 import signal
-from graphsci import _job_output, cli
+from graphsci import cli
+from graphsci._jobs import output
 
 class Deaf:
     def __del__(self):  # what is raised here is ignored
         signal.raise_signal(signal.SIGTERM)
 
-_job_output.estimate_blocks = lambda *args, **kwargs: Deaf() and ()
+output.estimate_blocks = lambda *args, **kwargs: Deaf() and ()
 cli.main()
 """
 

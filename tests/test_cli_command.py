@@ -8,8 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from graphsci._cli_command import Flags, command, flag
-from graphsci._cli_errors import BAD_INPUT
+from graphsci._cli.command import Flags, command, flag
+from graphsci._cli.errors import BAD_INPUT
 
 Number = Annotated[int, typer.Option(help="A number.")]
 

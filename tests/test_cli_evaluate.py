@@ -13,7 +13,9 @@ from scipy import sparse
 from sklearn.metrics import mean_poisson_deviance
 from typer.testing import CliRunner
 
-from graphsci import GraphSCI, _evaluate, _evaluate_ours, _evaluate_report, _versions, cli
+from graphsci import GraphSCI, _versions, cli
+from graphsci._jobs import evaluate as work
+from graphsci._jobs import evaluate_ours, evaluate_report
 from graphsci.config import Config
 from graphsci.evaluation import controls, study
 from graphsci.evaluation.count_loss import PairedDifference
@@ -73,7 +75,7 @@ def test_every_method_gets_every_score_on_every_seed(finished):
     assert list(table.columns) == columns
     assert set(table["design"]) == {"molecules"}
     wide = table.pivot(index=["method", "seed"], columns="score", values="value")
-    assert sorted(set(wide.index)) == sorted((m, s) for m in _evaluate.BUILT_IN for s in (0, 1))
+    assert sorted(set(wide.index)) == sorted((m, s) for m in work.BUILT_IN for s in (0, 1))
     assert (wide.loc["truth", "d2"] > 0.999).all()
     wide = wide.drop(index="truth")
     for score in (
@@ -121,7 +123,7 @@ def test_no_number_and_no_header_is_cut(width):
         for name in names
     ]
     console = Console(file=io.StringIO(), width=1000)
-    parts = _evaluate_report.tables(summaries, width=width)
+    parts = evaluate_report.tables(summaries, width=width)
     for part in parts:
         assert console.measure(part).maximum <= width or len(part.columns) == 2
         console.print(part)
@@ -232,11 +234,11 @@ def test_another_program_does_not_find_old_runs(source, tmp_path, monkeypatch, c
     run(*args)
     assert "Nothing to do" in run(*args)[1]
     if changed == "source":
-        monkeypatch.setattr(_evaluate, "source_digest", lambda: "another")
+        monkeypatch.setattr(work, "source_digest", lambda: "another")
     else:
         known = _versions.versions()
         assert changed in known
-        monkeypatch.setattr(_evaluate, "versions", lambda: {**known, changed: "0"})
+        monkeypatch.setattr(work, "versions", lambda: {**known, changed: "0"})
     said = run(*args)[1]
     assert "Nothing to do" not in said
     assert "gene_mean, seed 0" in said
@@ -268,9 +270,9 @@ def test_our_method_is_the_posterior_of_a_model_of_the_kept_counts(draw):
     counts = sparse.csr_matrix(draw().X)
     case = study.make_case(counts, seed=2)
     config = Config(max_epochs=3, likelihood="nb", graph="none", seed=1)
-    fits = _evaluate_ours.Fits(config)
-    blocks = list(_evaluate_ours.graphsci_method(fits, estimate="denoised")(case.task))
-    means = list(_evaluate_ours.graphsci_method(fits, estimate="mean")(case.task))
+    fits = evaluate_ours.Fits(config)
+    blocks = list(evaluate_ours.graphsci_method(fits, estimate="denoised")(case.task))
+    means = list(evaluate_ours.graphsci_method(fits, estimate="mean")(case.task))
     adata = anndata.AnnData(sparse.csr_matrix(case.task.kept, dtype=np.float32))
     GraphSCI(config.replace(check=False, seed=3)).fit(adata).impute(
         adata, estimates=["denoised", "mean"]

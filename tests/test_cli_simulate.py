@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from graphsci import _cli_simulate, cli
+from graphsci import cli
+from graphsci._cli import simulate as simulate_flags
 from graphsci.simulation import PRESETS, SplatParams, simulate_splat
 
 SMALL = ("--cells", "60", "--genes", "40", "--seed", "3")
@@ -27,7 +28,7 @@ def run(*args, exit_code=0):
 
 def test_every_parameter_of_splat_is_a_flag_with_help():
     names = [field.name for field in dataclasses.fields(SplatParams)]
-    assert sorted(_cli_simulate.HELP) == sorted(names)
+    assert sorted(simulate_flags.HELP) == sorted(names)
     said = run("--help")
     for name in names:
         assert "--" + name.replace("_", "-") in said

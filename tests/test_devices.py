@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from graphsci import GraphSCI, cell_random, devices
-from graphsci import fused_likelihood as fused
-from graphsci import likelihood as lk
+from graphsci import GraphSCI
+from graphsci.nn import cell_random, devices
+from graphsci.nn import fused_likelihood as fused
+from graphsci.nn import likelihood as lk
 
 CPU = torch.device("cpu")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

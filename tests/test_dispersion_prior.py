@@ -7,14 +7,14 @@ import pytest
 import torch
 from scipy import special, stats
 
-from graphsci.dispersion_prior import (
+from graphsci.nn.dispersion_prior import (
     SMALLEST_VARIANCE,
     DispersionPrior,
     information,
     scored_information,
     updated_trend,
 )
-from graphsci.objectives import N_SHARES
+from graphsci.training.objectives import N_SHARES
 
 
 def exact_information(mean, theta):

@@ -22,8 +22,10 @@ from typer.testing import CliRunner
 
 import distributed_worker as worker
 import graphsci
-from graphsci import _job, cli, distributed, io
-from graphsci.blocks import Minibatch
+from graphsci import cli, io
+from graphsci._jobs import impute as work
+from graphsci.training import distributed
+from graphsci.training.blocks import Minibatch
 
 #: Two processes add up floats in another order: the losses of training agree to this share ...
 TRAINING = 1e-5
@@ -226,19 +228,21 @@ class Pair:
 
 @pytest.mark.parametrize("backed", [True, False])
 def test_a_shared_store_is_that_of_one_process(toy, tmp_path, monkeypatch, backed):
-    monkeypatch.setattr("graphsci._estimating.CHUNK_CELLS", 50)  # 120 cells: chunks of 50, 50, 20
-    monkeypatch.setattr("graphsci.layers._CHUNK", (25, 16))
+    monkeypatch.setattr(
+        "graphsci._imputing.estimating.CHUNK_CELLS", 50
+    )  # 120 cells: chunks of 50, 50, 20
+    monkeypatch.setattr("graphsci.io.layers._CHUNK", (25, 16))
     toy.X[3, 7] = toy.X[110, 7] = 100_000  # more than float16 holds, in the part of each
     toy.X = sparse.csr_matrix(toy.X)
     io.write_anndata(toy, tmp_path / "in.zarr")
     graphsci.GraphSCI(max_epochs=2, check=False).fit(toy).save(tmp_path / "model")
-    job = _job.Job(tmp_path / "in.zarr", tmp_path / "one.zarr", backed=backed, dtype="float16")
-    _job.apply(job, tmp_path / "model")
+    job = work.Job(tmp_path / "in.zarr", tmp_path / "one.zarr", backed=backed, dtype="float16")
+    work.apply(job, tmp_path / "model")
     job = dataclasses.replace(job, output=tmp_path / "two.zarr")
     told = {}
     second = Pair(1, told)
-    first = Pair(0, told, lambda: _job.apply(job, tmp_path / "model", team=second))
-    _job.apply(job, tmp_path / "model", team=first)
+    first = Pair(0, told, lambda: work.apply(job, tmp_path / "model", team=second))
+    work.apply(job, tmp_path / "model", team=first)
     one, two = (anndata.read_zarr(tmp_path / f"{name}.zarr") for name in ("one", "two"))
     for name in ("denoised", "denoised_sd"):
         np.testing.assert_array_equal(one.layers[name], two.layers[name])
@@ -254,11 +258,11 @@ def test_a_shared_store_is_that_of_one_process(toy, tmp_path, monkeypatch, backe
 @pytest.mark.parametrize("more", [{"genes": ("gene1",)}, {"drop_below": 0.1}, {"ending": "h5ad"}])
 def test_what_one_process_must_write_is_refused(tmp_path, more):
     output = tmp_path / f"out.{more.pop('ending', 'zarr')}"
-    job = _job.Job(tmp_path / "in.h5ad", output, **more)
+    job = work.Job(tmp_path / "in.h5ad", output, **more)
     with pytest.raises(
         ValueError, match=r"2 processes can only share the dense layers of a \.zarr"
     ):
-        _job.apply(job, tmp_path / "model", team=Pair(0, {}))
+        work.apply(job, tmp_path / "model", team=Pair(0, {}))
 
 
 # --- a process dies ---------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The tutorial runs, from the first line to the last, and shows what it shows."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -41,3 +42,26 @@ def test_links_lead_somewhere(page):
         if not target.startswith(("http:", "https:")) and not (page.parent / target).exists()
     ]
     assert not missing
+
+
+def resolves(name):
+    """Whether a dotted name leads to an attribute of the package."""
+    found = graphsci
+    for part in name.removeprefix("graphsci.").split("."):
+        try:
+            found = getattr(found, part, None) or importlib.import_module(
+                f"{found.__name__}.{part}"
+            )
+        except (ImportError, AttributeError):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_names_of_the_package_exist(page):
+    """``nn.model.CountNetwork`` and its like are where the documentation says."""
+    text = page.read_text(encoding="utf-8")
+    packages = {path.stem for path in Path(graphsci.__file__).parent.glob("[!.]*")}
+    names = re.findall(r"`(?:graphsci\.)?([a-z_]+(?:\.[A-Za-z_]+)+)", text)
+    unknown = [name for name in names if name.split(".")[0] in packages and not resolves(name)]
+    assert not [name for name in unknown if not name.endswith((".md", ".json", ".csv", ".NAME"))]

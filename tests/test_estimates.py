@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from graphsci import estimates as es
-from graphsci.model_parts import CountDistribution
+from graphsci.nn.model_parts import CountDistribution
 
 
 def distribution(mean, theta, logits=None) -> CountDistribution:

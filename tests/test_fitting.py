@@ -11,11 +11,13 @@ from scipy import sparse, stats
 from sklearn import metrics
 
 from conftest import EMPTY_CELL, UNDETECTED_GENE
-from graphsci import GraphSCI, blocks, cell_blocks, checking, fitting, training_graph, variation
+from graphsci import GraphSCI
 from graphsci.config import Config, preset
-from graphsci.gene_graph import graph_from_edges, graph_from_matrix
+from graphsci.gene_graph.graph import graph_from_edges, graph_from_matrix
+from graphsci.nn import cell_blocks
 from graphsci.preprocessing import extract_counts
 from graphsci.simulation import SplatParams, simulate_splat
+from graphsci.training import blocks, checking, fitting, training_graph, variation
 
 CELLS = np.delete(np.arange(120), EMPTY_CELL)
 GENES = np.delete(np.arange(60), UNDETECTED_GENE)
@@ -208,7 +210,7 @@ def test_the_verdict_predicts_from_the_kept_part_alone(monkeypatch, toy):
 @pytest.mark.parametrize("name", ["nb", "zinb"])
 def test_held_out_molecules_are_predicted_by_the_formula(trained, toy, name):
     """The kept count k updates the rate; dropout acts on the count before it is split."""
-    from graphsci.cell_blocks import cell_block
+    from graphsci.nn.cell_blocks import cell_block
 
     network, f = trained(name).fitted.network, 0.2
     kept = sparse.csr_matrix(toy.X[np.ix_(CELLS, GENES)])

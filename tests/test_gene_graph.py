@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from scipy import sparse, stats
 
-from graphsci import _correlation as kernels
-from graphsci import _edges
-from graphsci.expression_graph import correlation_graph, noise_corrected_graph
-from graphsci.gene_graph import (
+from graphsci.gene_graph import _correlation as kernels
+from graphsci.gene_graph import _edges
+from graphsci.gene_graph.expression import correlation_graph, noise_corrected_graph
+from graphsci.gene_graph.graph import (
     GeneGraph,
     combine_graphs,
     graph_from_edges,

@@ -10,11 +10,11 @@ from scipy import sparse, stats
 
 from conftest import EMPTY_CELL, UNDETECTED_GENE
 from graphsci import Config, GraphSCI, pl, tl
+from graphsci._imputing.model_io import RECORD
 from graphsci.estimates import ESTIMATES, MEANINGS
-from graphsci.gene_graph import GeneGraph
-from graphsci.model_io import RECORD
-from graphsci.model_parts import CellBlock
+from graphsci.gene_graph.graph import GeneGraph
 from graphsci.network import train_control
+from graphsci.nn.model_parts import CellBlock
 
 ALL = ("mean", "denoised", "imputed")
 MODELS = ["nb", "zinb", "batches", "paper", "paper zinb"]
@@ -560,7 +560,7 @@ def test_latent_is_what_impute_writes(trained, toy):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("genes", [None, ["gene9", "gene1"]])
 def test_iterating_gives_what_impute_writes(trained, toy, monkeypatch, name, genes):
-    from graphsci import cell_blocks
+    from graphsci.nn import cell_blocks
 
     monkeypatch.setattr(cell_blocks, "EVALUATION_CELLS", 50)
     options = {"estimates": ALL, "depth": "common", "scale": "log1p", "interval": 0.9}
@@ -876,7 +876,7 @@ def test_a_misspelt_batch_key_is_refused(trained, toy, name):
 
 
 def test_a_fit_interrupted_in_its_first_epoch_leaves_the_model_as_it_was(toy, monkeypatch):
-    from graphsci import objectives
+    from graphsci.training import objectives
 
     model, new = GraphSCI(max_epochs=2).fit(toy), GraphSCI(max_epochs=2)
     before = model.fitted

@@ -22,12 +22,13 @@ from anndata import AnnData
 from scipy import sparse
 from scipy.io import mmwrite
 
-from graphsci import files, io
-from graphsci.files import NoRoom, atomic_path, check_writable, write_json, write_text
-from graphsci.layers import stream_layers
+from graphsci import io
+from graphsci.io import files
+from graphsci.io.files import NoRoom, atomic_path, check_writable, write_json, write_text
+from graphsci.io.layers import stream_layers
+from graphsci.io.sources import DiskCounts, is_on_disk
+from graphsci.io.streams import open_store
 from graphsci.preprocessing import extract_counts, open_counts
-from graphsci.sources import DiskCounts, is_on_disk
-from graphsci.streams import open_store
 
 N_CELLS, N_GENES = 7, 5
 
@@ -630,7 +631,7 @@ def test_a_full_disk_is_told_by_the_name_of_the_output(tmp_path):
 #: Begins to write a file, a folder and, within another, a file, and is killed.
 KILLED = """
 import os, signal
-from graphsci.files import atomic_path
+from graphsci.io.files import atomic_path
 
 with atomic_path("a.h5ad") as one, atomic_path("a.zarr") as two, atomic_path(one) as three:
     one.touch(), three.touch(), two.mkdir(), (two / "chunk").touch()
@@ -899,7 +900,7 @@ def test_an_interrupted_stream_leaves_no_file(tmp_path, adata, counts):
 
 
 def test_two_writers_share_the_rows_of_a_store(tmp_path, monkeypatch):
-    monkeypatch.setattr("graphsci.layers._CHUNK", (4, 3))
+    monkeypatch.setattr("graphsci.io.layers._CHUNK", (4, 3))
     values = np.arange(50, dtype=np.float32).reshape(10, 5)
     path = tmp_path / "a.zarr"
     io.write_anndata(AnnData(values), path)

@@ -7,10 +7,10 @@ from anndata import AnnData
 from scipy import sparse
 
 from graphsci import GraphSCI
-from graphsci._job_checks import check_networks
-from graphsci._network_job import NetworkJob
-from graphsci.gene_graph import combine_graphs
-from graphsci.known_networks import read_known_networks
+from graphsci._jobs.checks import check_networks
+from graphsci._jobs.network import NetworkJob
+from graphsci.gene_graph.graph import combine_graphs
+from graphsci.prior_knowledge.known_networks import read_known_networks
 
 NAMES = ["Gata1", "Mpo", "Spi1", "Cebpa", "Klf1"]
 

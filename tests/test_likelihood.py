@@ -6,8 +6,8 @@ import torch
 from scipy import stats
 from torch.autograd import gradcheck
 
-from graphsci import fused_likelihood as fused
-from graphsci import likelihood as lk
+from graphsci.nn import fused_likelihood as fused
+from graphsci.nn import likelihood as lk
 
 
 def grid(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

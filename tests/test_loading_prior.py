@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from graphsci.loading_prior import (
+from graphsci.nn.loading_prior import (
     information,
     loading_scale_for,
     scored_share,

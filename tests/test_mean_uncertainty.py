@@ -7,8 +7,8 @@ from anndata import AnnData
 from scipy import sparse, stats
 
 from graphsci import GraphSCI
-from graphsci.mean_uncertainty import MeanUncertainty, level_variance, log_mean_information
-from graphsci.model_parts import CellBlock, CountDistribution
+from graphsci.nn.mean_uncertainty import MeanUncertainty, level_variance, log_mean_information
+from graphsci.nn.model_parts import CellBlock, CountDistribution
 
 N_BATCHES, N_GENES, N_LATENT, N_CELLS = 2, 12, 4, 5
 

@@ -9,8 +9,8 @@ from anndata import AnnData
 from scipy import stats
 
 from graphsci import GraphSCI
-from graphsci.misfit import misfit, misfit_note
-from graphsci.model_parts import CountDistribution
+from graphsci.nn.misfit import misfit, misfit_note
+from graphsci.nn.model_parts import CountDistribution
 
 
 def distribution(mean, theta, dropped=None):

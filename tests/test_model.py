@@ -9,10 +9,10 @@ from scipy import sparse, stats
 from torch import nn
 from torch.autograd import gradcheck
 
-from graphsci import model, model_parts, paper_model, sparse_product
-from graphsci.cell_random import CELLS, row_keys, step_key
-from graphsci.gene_graph import normalized_adjacency
-from graphsci.likelihood import thinned_nb_loss, thinned_zinb_loss
+from graphsci.gene_graph.graph import normalized_adjacency
+from graphsci.nn import model, model_parts, paper_model, sparse_product
+from graphsci.nn.cell_random import CELLS, row_keys, step_key
+from graphsci.nn.likelihood import thinned_nb_loss, thinned_zinb_loss
 from graphsci.preprocessing import log_normalize
 
 DOUBLE = torch.float64

@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy import sparse
 
-from graphsci import GraphSCI, model_io
-from graphsci.gene_graph import GeneGraph
+from graphsci import GraphSCI
+from graphsci._imputing import model_io
+from graphsci.gene_graph.graph import GeneGraph
 
 ESTIMATES = ("mean", "denoised", "imputed")
 

@@ -14,17 +14,18 @@ from scipy import sparse, stats
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import average_precision_score
 
-from graphsci import GraphSCI, _network_job, pl, tl
+from graphsci import GraphSCI, pl, tl
 from graphsci import network as nw
+from graphsci._jobs import network as network_job
 from graphsci.config import Config
 from graphsci.evaluation.false_signal import append_shuffled_genes
-from graphsci.expression_graph import correlation_graph
-from graphsci.gene_graph import graph_from_edges
+from graphsci.gene_graph.expression import correlation_graph
+from graphsci.gene_graph.graph import graph_from_edges
 from graphsci.io import write_anndata
 from graphsci.network import null as shuffling
 from graphsci.network import posterior, strength, to_networkx, write_network
-from graphsci.predictability import UNPROVEN
 from graphsci.preprocessing import fit_median_library_size, log_normalize
+from graphsci.training.predictability import UNPROVEN
 from graphsci.verdict import Score, Verdict
 
 OPTIONS = {"max_epochs": 25, "likelihood": "nb", "n_latent": 8, "check": False, "seed": 3}
@@ -1094,7 +1095,7 @@ def test_every_module_of_a_picture_has_a_colour(refined):
 def test_a_picture_of_many_chosen_genes(refined, tmp_path):
     """More than a picture has by default."""
     genes = tuple(f"g{i}" for i in range(60))
-    _network_job._draw(refined.around(genes, max_genes=60), None, genes, tmp_path / "a.png")
+    network_job._draw(refined.around(genes, max_genes=60), None, genes, tmp_path / "a.png")
     assert (tmp_path / "a.png").is_file()
 
 

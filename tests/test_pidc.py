@@ -7,8 +7,8 @@ import pytest
 from scipy import sparse, stats
 from sklearn.metrics import mutual_info_score
 
-from graphsci import pidc
-from graphsci.pidc import bayesian_blocks, discretize, pidc_graph, pidc_scores
+from graphsci.gene_graph import pidc
+from graphsci.gene_graph.pidc import bayesian_blocks, discretize, pidc_graph, pidc_scores
 
 # Golden: the 10-gene, 140-sample Yeast1 series of GeneNetWeaver (Schaffter et al. 2011), after
 # Bayesian blocks, one digit per sample, with the scores of NetworkInference.jl

@@ -5,9 +5,10 @@ import pytest
 from anndata import AnnData
 from scipy import sparse, stats
 
-from graphsci import GraphSCI, predictability
+from graphsci import GraphSCI
 from graphsci.evaluation.false_signal import append_shuffled_genes, mean_absolute_correlation
-from graphsci.predictability import (
+from graphsci.training import predictability
+from graphsci.training.predictability import (
     UNPROVEN,
     combine_p_values,
     evidence,

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graphsci.gene_graph import graph_from_edges
-from graphsci.gene_symbols import match_symbols
+from graphsci.gene_graph.graph import graph_from_edges
 from graphsci.prior_knowledge import read_gene_sets, read_network
+from graphsci.prior_knowledge.gene_symbols import match_symbols
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from graphsci import report
-from graphsci._annotation import run_record
-from graphsci._request import Request
+from graphsci._imputing.annotation import run_record
+from graphsci._imputing.request import Request
 from graphsci.verdict import OURS, Score, Verdict
 
 

@@ -11,12 +11,16 @@ from anndata import AnnData
 from scipy import sparse
 from typer.testing import CliRunner
 
-from graphsci import _job, cell_blocks, io, layers, streams
-from graphsci._estimating import estimate_blocks
+from graphsci import io
+from graphsci._imputing.estimating import estimate_blocks
+from graphsci._jobs import impute as work
+from graphsci._jobs.files import read_names
 from graphsci.advance import heard_by
 from graphsci.cli import app
 from graphsci.imputer import GraphSCI
-from graphsci.sources import CHUNK_CELLS
+from graphsci.io import layers, streams
+from graphsci.io.sources import CHUNK_CELLS
+from graphsci.nn import cell_blocks
 
 OPTIONS = ["--max-epochs", "2", "--quiet", "--no-check"]
 
@@ -238,23 +242,23 @@ def test_a_store_is_known_by_its_name_in_any_case_or_by_what_is_there(tmp_path, 
 
 
 def test_writing_tells_how_far_it_got(tmp_path, data, trained, monkeypatch):
-    monkeypatch.setattr("graphsci._estimating.CHUNK_CELLS", 50)
+    monkeypatch.setattr("graphsci._imputing.estimating.CHUNK_CELLS", 50)
     monkeypatch.setattr("graphsci.advance._EVERY_SECONDS", 0)
     trained("nb").save(tmp_path / "model")
     data.write_h5ad(tmp_path / "in.h5ad")
     heard = []
-    job = _job.Job(tmp_path / "in.h5ad", tmp_path / "out.h5ad")
+    job = work.Job(tmp_path / "in.h5ad", tmp_path / "out.h5ad")
     with heard_by(heard.append):
-        _job.apply(job, tmp_path / "model")
+        work.apply(job, tmp_path / "model")
     told = [(at.done, at.of) for at in heard if at.what == "writing estimates"]
     assert told == [(50, 120), (100, 120), (120, 120)]
 
 
 def test_a_list_of_names_may_be_long(tmp_path):
     names = tuple(f"gene{number}" for number in range(5000))
-    assert _job.read_names(",".join(names), "genes") == names
+    assert read_names(",".join(names), "genes") == names
     (tmp_path / "names").write_text("\n".join(names))
-    assert _job.read_names(str(tmp_path / "names"), "cells") == names
+    assert read_names(str(tmp_path / "names"), "cells") == names
 
 
 # --- when it stays on disk ------------------------------------------------------------
@@ -263,19 +267,19 @@ def test_a_list_of_names_may_be_long(tmp_path):
 def test_large_files_stay_on_disk_by_themselves(tmp_path, data, monkeypatch):
     source = tmp_path / "in.h5ad"
     io.write_anndata(data, source)
-    job = _job.Job(source=source, output=tmp_path / "out.h5ad")
+    job = work.Job(source=source, output=tmp_path / "out.h5ad")
     said = []
     size = io.size_in_memory(source)
     assert size > 120 * 60 * 8  # the dense layer alone
-    assert not _job.stays_on_disk(job, said.append)
+    assert not work.stays_on_disk(job, said.append)
     assert not said
     monkeypatch.setattr(io, "available_memory", lambda: 3 * size)
-    assert _job.stays_on_disk(job, said.append)
+    assert work.stays_on_disk(job, said.append)
     assert "stays on disk: its matrices would take" in said[0]
     monkeypatch.setattr(io, "available_memory", lambda: 5 * size)
-    assert not _job.stays_on_disk(job, said.append)
+    assert not work.stays_on_disk(job, said.append)
     monkeypatch.setattr(io, "available_memory", lambda: None)
-    assert not _job.stays_on_disk(job, said.append)
+    assert not work.stays_on_disk(job, said.append)
     assert io.size_in_memory(tmp_path / "counts.csv") is None
 
 
@@ -383,8 +387,8 @@ def test_an_interrupted_run_on_disk_leaves_no_half_file(tmp_path, data, monkeypa
                 raise error
             yield block
 
-    monkeypatch.setattr("graphsci._job_output.estimate_blocks", broken)
-    monkeypatch.setattr("graphsci.cell_blocks.EVALUATION_CELLS", 40)
+    monkeypatch.setattr("graphsci._jobs.output.estimate_blocks", broken)
+    monkeypatch.setattr("graphsci.nn.cell_blocks.EVALUATION_CELLS", 40)
     result = CliRunner().invoke(app, ["impute", str(source), "-o", str(out), "--backed", *OPTIONS])
     assert result.exit_code != 0
     assert [path.name for path in tmp_path.iterdir()] == [source.name]

@@ -63,14 +63,14 @@ def test_only_the_command_imports_the_judge():
     """What others need of it lies below it."""
     package = Path(graphsci.__file__).parent
     users = [
-        path.name
+        f"{path.parent.name}/{path.name}"
         for path in package.rglob("*.py")
         if re.search(
             r"^ *(from|import) graphsci(\.| import )evaluation", path.read_text("utf-8"), re.M
         )
         and package / "evaluation" not in path.parents
     ]
-    assert sorted(users) == ["_evaluate.py", "_evaluate_ours.py", "_evaluate_report.py"]
+    assert sorted(users) == [f"_jobs/evaluate{part}.py" for part in ("", "_ours", "_report")]
 
 
 # --- cases ------------------------------------------------------------------------------

@@ -8,17 +8,19 @@ import torch
 from scipy import sparse, stats
 from torch import nn
 
-from graphsci import cell_blocks, loading_prior, objectives, training
 from graphsci.advance import heard_by
-from graphsci.blocks import MemoryBlocks, Minibatch, shuffled
-from graphsci.cell_random import CELLS, GENES, PAIRS, row_keys, step_key
 from graphsci.config import PAPER, Config
-from graphsci.dispersion_prior import DispersionPrior, information, updated_trend
-from graphsci.fused_likelihood import RankOneTheta, SoftmaxMean, softmax_loss
-from graphsci.gene_graph import normalized_adjacency
-from graphsci.loading_prior import updated_covariance
-from graphsci.model import CountNetwork
-from graphsci.paper_model import PaperNetwork
+from graphsci.gene_graph.graph import normalized_adjacency
+from graphsci.nn import cell_blocks, loading_prior
+from graphsci.nn.cell_random import CELLS, GENES, PAIRS, row_keys, step_key
+from graphsci.nn.dispersion_prior import DispersionPrior, information, updated_trend
+from graphsci.nn.fused_likelihood import RankOneTheta, SoftmaxMean, softmax_loss
+from graphsci.nn.loading_prior import updated_covariance
+from graphsci.nn.model import CountNetwork
+from graphsci.nn.paper_model import PaperNetwork
+from graphsci.training import loop as training
+from graphsci.training import objectives
+from graphsci.training.blocks import MemoryBlocks, Minibatch, shuffled
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from graphsci import GraphSCI
-from graphsci.variation import mean_shares
+from graphsci.training.variation import mean_shares
 
 
 def test_one_batch_has_the_shares_of_all_molecules():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse, special, stats
 
-from graphsci.zero_inflation import (
+from graphsci.training.zero_inflation import (
     CLEAR_SHARE,
     FEWEST_CELLS,
     ZeroInflation,
@@ -135,8 +135,8 @@ def test_the_likelihoods_are_those_of_the_model():
     """Against zinb_log_prob, which is itself checked against scipy."""
     import torch
 
-    from graphsci.likelihood import zinb_log_prob
-    from graphsci.zero_inflation import _SHARES, _log_likelihoods
+    from graphsci.nn.likelihood import zinb_log_prob
+    from graphsci.training.zero_inflation import _SHARES, _log_likelihoods
 
     rng = np.random.default_rng(0)
     x, expected, theta = rng.poisson(2.0, (30, 4)).astype(float), rng.gamma(4, 0.5, (30, 4)), 1.7

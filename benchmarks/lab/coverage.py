@@ -18,8 +18,9 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from graphsci import GraphSCI, cell_blocks
+from graphsci import GraphSCI
 from graphsci import estimates as es
+from graphsci.nn import cell_blocks
 
 N_CELLS, N_GENES, N_RARE_CELLS = 800, 900, 12
 BINS = (0.0, 0.05, 0.2, 1.0, 5.0, np.inf)

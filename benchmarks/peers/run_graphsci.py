@@ -13,7 +13,7 @@ from anndata import AnnData
 from contract import main
 
 import graphsci
-from graphsci._evaluate_ours import expected_counts
+from graphsci._jobs.evaluate_ours import expected_counts
 from graphsci.evaluation.study import Task
 
 

@@ -17,10 +17,10 @@ import torch
 from anndata import AnnData
 
 import graphsci
-from graphsci._evaluate_ours import expected_counts
+from graphsci._jobs.evaluate_ours import expected_counts
 from graphsci.evaluation import evaluate_clustering, study
-from graphsci.gene_symbols import match_symbols
 from graphsci.prior_knowledge import read_network
+from graphsci.prior_knowledge.gene_symbols import match_symbols
 from suite import cases, environments, judges, provenance, records, truth, written
 from suite.cases import Case
 from suite.environments import digest

@@ -67,6 +67,7 @@ def is_peer(method: str) -> bool:
 #: Modules and folders of the package that cannot change an estimate.
 _NO_NUMBERS = (
     *("cli", "_cli_", "report", "pl", "_network_plots", "demo", "__main__", "_job", "_info"),
+    *("_cli", "_jobs"),
     *("files", "layers"),
     *("evaluation", "network", "_evaluate_report", "simulation", "_splat_params"),
     *("edge_scores", "shuffled_genes"),

@@ -12,19 +12,31 @@ from typing import TYPE_CHECKING
 from graphsci._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from graphsci.checkpoint import Checkpoint
     from graphsci.config import Config, preset
     from graphsci.imputer import GraphSCI
     from graphsci.io import read_counts
+    from graphsci.training.checkpoint import Checkpoint
 
     from . import pl, tl
 
 __version__ = "0.1.0"
 __all__ = ["Checkpoint", "Config", "GraphSCI", "__version__", "pl", "preset", "read_counts", "tl"]
 
-_MODULES = ("demo", "evaluation", "io", "network", "pl", "tl")
+_MODULES = (
+    "advance",
+    "demo",
+    "evaluation",
+    "gene_graph",
+    "io",
+    "network",
+    "pl",
+    "prior_knowledge",
+    "simulation",
+    "tl",
+    "verdict",
+)
 _HOMES = {
-    "Checkpoint": "checkpoint",
+    "Checkpoint": "training.checkpoint",
     "Config": "config",
     "preset": "config",
     "GraphSCI": "imputer",

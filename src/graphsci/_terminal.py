@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress as Bar
 
-    from graphsci.training import EpochRecord, Progress
+    from graphsci.training.loop import EpochRecord, Progress
 
 #: Longest silence of training, and of a pass over the data, in a log file.
 _LOG_SECONDS = 60

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphsci import __version__
-from graphsci._cli_demo import demo
-from graphsci._cli_errors import BAD_INPUT, OUR_BUG, STOPPED, end_without_hdf5
-from graphsci._cli_evaluate import evaluate
-from graphsci._cli_impute import apply, impute
-from graphsci._cli_info import info
-from graphsci._cli_network import network
-from graphsci._cli_simulate import simulate
+from graphsci._cli.demo import demo
+from graphsci._cli.errors import BAD_INPUT, OUR_BUG, STOPPED, end_without_hdf5
+from graphsci._cli.evaluate import evaluate
+from graphsci._cli.impute import apply, impute
+from graphsci._cli.info import info
+from graphsci._cli.network import network
+from graphsci._cli.simulate import simulate
 from graphsci._signals import handling
-from graphsci.files import remove_unfinished
+from graphsci.io.files import remove_unfinished
 
 if TYPE_CHECKING:
     from types import FrameType

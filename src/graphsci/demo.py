@@ -14,15 +14,16 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from graphsci import _job, io
+from graphsci import io
+from graphsci._jobs import impute as work
 from graphsci.config import Config
-from graphsci.files import atomic_path, check_folder
+from graphsci.io.files import atomic_path, check_folder
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from graphsci.fitting import Log
-    from graphsci.training import Progress
+    from graphsci.training.fitting import Log
+    from graphsci.training.loop import Progress
 
 LABELS = "bulk_labels"
 MARKERS = ("LYZ", "CD79A", "NKG7", "FCER1A")
@@ -98,7 +99,7 @@ def run(
     layer: str | None = None,
     progress: Progress | None = None,
     log: Log = lambda message: None,
-) -> _job.Outcome:
+) -> work.Outcome:
     """Impute the demo's data, or a file, and fill a folder with everything to take away.
 
     Parameters
@@ -112,11 +113,11 @@ def run(
     label_key
         Column of ``obs`` that colours the figures.
     progress, log
-        As for :func:`graphsci._job.impute`.
+        As for :func:`graphsci._jobs.impute.impute`.
     """
     figures = _figures(check_folder(out_dir))
     figures.mkdir(parents=True, exist_ok=True)
-    job = _job.Job(
+    job = work.Job(
         source=SOURCE if data is None else data,
         output=out_dir / "imputed.h5ad",
         layer=layer,
@@ -130,14 +131,14 @@ def run(
         overwrite=True,
     )
     adata = load_counts() if data is None else None
-    outcome = _job.impute(job, config, adata=adata, progress=progress, log=log)
+    outcome = work.impute(job, config, adata=adata, progress=progress, log=log)
     for picture in outcome.pictures:
         with atomic_path(figures / f"{picture.name}.png") as temporary:
             temporary.write_bytes(picture.png())
     return outcome
 
 
-def contents(out_dir: Path, outcome: _job.Outcome) -> dict[str, str]:
+def contents(out_dir: Path, outcome: work.Outcome) -> dict[str, str]:
     """Say what each file of the folder is."""
     slots, written = ", ".join(outcome.summary["slots"].values()), outcome.summary["outputs"]
     return {

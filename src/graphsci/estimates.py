@@ -33,11 +33,11 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from graphsci.likelihood import nb_log_zero
-from graphsci.model_parts import CellBlock, CountDistribution
+from graphsci.nn.likelihood import nb_log_zero
+from graphsci.nn.model_parts import CellBlock, CountDistribution
 
 if TYPE_CHECKING:
-    from graphsci.model import Network
+    from graphsci.nn.model import Network
 
 Estimate = Literal["mean", "denoised", "imputed", "imputed_median"]
 Depth = Literal["own", "common"]

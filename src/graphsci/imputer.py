@@ -13,31 +13,33 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from graphsci import _annotation, _estimating, fitting, training
 from graphsci import estimates as es
-from graphsci._estimating import Cells, EstimateBlock
+from graphsci._imputing import annotation, estimating
+from graphsci._imputing.estimating import Cells, EstimateBlock
+from graphsci._imputing.model_io import load_model, save_model
+from graphsci._imputing.request import Request
 from graphsci._keys import DEFAULT_KEY, Keys, keys
-from graphsci._request import Request
 from graphsci._terminal import shown
 from graphsci._versions import versions
 from graphsci._words import few
 from graphsci.advance import Meter
-from graphsci.checkpoint import Checkpoint
 from graphsci.config import Config, preset
-from graphsci.devices import choose_device
-from graphsci.files import check_writable
-from graphsci.gene_graph import GeneGraph
-from graphsci.known_networks import user_graph
-from graphsci.misfit import misfit_note
-from graphsci.model import CountNetwork
-from graphsci.model_io import load_model, save_model
+from graphsci.gene_graph.graph import GeneGraph
+from graphsci.io.files import check_writable
+from graphsci.nn.devices import choose_device
+from graphsci.nn.misfit import misfit_note
+from graphsci.nn.model import CountNetwork
 from graphsci.preprocessing import GeneMatch, match_genes, open_counts, unused_batches
+from graphsci.prior_knowledge.known_networks import user_graph
+from graphsci.training import fitting
+from graphsci.training import loop as training
+from graphsci.training.checkpoint import Checkpoint
 from graphsci.verdict import Verdict
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from graphsci.distributed import Team
+    from graphsci.training.distributed import Team
 
 
 #: Less than this share of the training molecules in the genes measured deserves a warning.
@@ -139,8 +141,8 @@ class GraphSCI:
         checkpoint
             Where the state of a long training is kept; training goes on from what is there.
         team
-            The processes that train together, from :func:`graphsci.distributed.join`; each of
-            them calls this with the same data.
+            The processes that train together, from :func:`graphsci.training.distributed.join`;
+            each of them calls this with the same data.
 
         Raises
         ------
@@ -240,9 +242,10 @@ class GraphSCI:
         """P-value of each gene that its expression does not follow the state of the cell.
 
         From a score test of one half of each cell's molecules on the embedding of the other, along
-        directions that predict withheld molecules (:mod:`graphsci.predictability`). Genes above
-        ``config.variation_level``, or the level that the run's notes name, and others without
-        evidence keep their mean share in every cell but for a trace. None for preset ``paper``.
+        directions that predict withheld molecules (:mod:`graphsci.training.predictability`). Genes
+        above ``config.variation_level``, or the level that the run's notes name, and others
+        without evidence keep their mean share in every cell but for a trace. None for preset
+        ``paper``.
         """
         values = self.fitted.p_values
         return None if values is None else pd.Series(values, index=self.gene_names)
@@ -331,7 +334,7 @@ class GraphSCI:
         - ``obs[key_added + "_certainty"]``: how closely the cell keeps to its state
           (:meth:`certainty`);
         - ``obs[key_added + "_misfit"]``: how far its counts are from what the model predicts for
-          it; above 1 further than in 99 of 100 training cells (:mod:`graphsci.misfit`);
+          it; above 1 further than in 99 of 100 training cells (:mod:`graphsci.nn.misfit`);
         - ``varm[key_added]``, ``varp[key_added + "_graph"]``: gene embedding and graph;
         - ``var[key_added + "_inverse_dispersion"]``, ``var[key_added + "_variation_p"]``,
           ``var[key_added + "_state_weight"]``: theta in an average cell, the p-value of predictable
@@ -362,12 +365,12 @@ class GraphSCI:
             )
             self._warn_of_genes(cells, columns)
             if batch_key is not None and cells.batch_key is None:
-                warnings.warn(_estimating.no_effect(batch_key), stacklevel=2)
+                warnings.warn(estimating.no_effect(batch_key), stacklevel=2)
             adata = adata.copy() if copy else adata
             widths = dict.fromkeys(names, len(columns)) | {slots.latent: spec.config.n_latent}
             values = {name: np.empty((adata.n_obs, n), np.float32) for name, n in widths.items()}
             misfit = np.empty(adata.n_obs, np.float32)
-            blocks = _estimating.estimate_blocks(self.fitted, cells, request, latent=slots.latent)
+            blocks = estimating.estimate_blocks(self.fitted, cells, request, latent=slots.latent)
             meter = Meter("estimating", adata.n_obs)
             for block in blocks:
                 stop = block.start + len(block.misfit)
@@ -383,11 +386,11 @@ class GraphSCI:
                     values[name], index=adata.obs_names, columns=adata.var_names[columns]
                 )
         embedding = values[slots.latent]
-        _annotation.annotate_cells(self, adata, cells, slots, embedding, misfit)
-        _annotation.annotate_genes(self, adata, slots)
+        annotation.annotate_cells(self, adata, cells, slots, embedding, misfit)
+        annotation.annotate_genes(self, adata, slots)
         written = [stored(name) for name in names]
-        adata.uns.update(_annotation.without_replaced(adata, written, slots))
-        adata.uns[slots.uns] = record = _annotation.record_of_data(
+        adata.uns.update(annotation.without_replaced(adata, written, slots))
+        adata.uns[slots.uns] = record = annotation.record_of_data(
             self, adata, cells, request, slots, stored=stored, layer=layer
         )
         if (note := misfit_note(misfit, slots.misfit)) is not None:
@@ -418,7 +421,7 @@ class GraphSCI:
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
         self._warn_of_genes(cells, request.columns)
-        return _estimating.estimate_blocks(self.fitted, cells, request)
+        return estimating.estimate_blocks(self.fitted, cells, request)
 
     def latent(
         self,
@@ -432,7 +435,7 @@ class GraphSCI:
         cells = self.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
-        return _estimating.cell_states(self.fitted.network, cells).embedding
+        return estimating.cell_states(self.fitted.network, cells).embedding
 
     def certainty(
         self,
@@ -456,7 +459,7 @@ class GraphSCI:
         if network is None:
             return None
         z = self.latent(adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional)
-        return _estimating.cell_certainty(network, z)
+        return estimating.cell_certainty(network, z)
 
     def match(self, adata: AnnData) -> GeneMatch:
         """How the genes of ``adata`` match those of the model, by name."""
@@ -494,7 +497,7 @@ class GraphSCI:
         allow_fractional: bool = False,
     ) -> Cells:
         """Check the counts of ``adata`` and bring them to the model's genes and batches."""
-        return _estimating.prepare(
+        return estimating.prepare(
             self.fitted.spec,
             adata,
             layer=layer,
@@ -526,7 +529,7 @@ class GraphSCI:
 
 def _warn_of_foreign_layers(adata: AnnData, layers: Sequence[str], slots: Keys) -> None:
     """Say that layers are replaced which this run's key does not list as its own."""
-    own = _annotation.earlier_estimates(adata, slots)
+    own = annotation.earlier_estimates(adata, slots)
     foreign = [name for name in layers if name in adata.layers and name not in own]
     if foreign:
         warnings.warn(

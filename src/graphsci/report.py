@@ -19,15 +19,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from graphsci import pl
-from graphsci._annotation import run_record
+from graphsci._imputing.annotation import run_record
+from graphsci._imputing.request import Request
 from graphsci._keys import keys
 from graphsci._labels import known_labels
-from graphsci._request import Request
 from graphsci._words import check_column
 from graphsci.config import PRESETS
-from graphsci.files import is_store
+from graphsci.io.files import is_store
+from graphsci.io.streams import take_cells
 from graphsci.preprocessing import library_sizes, log_normalize
-from graphsci.streams import take_cells
 from graphsci.verdict import NO_VERDICT
 
 if TYPE_CHECKING:

@@ -34,8 +34,8 @@ from scipy.special import expit
 
 from graphsci._splat_params import PRESETS as PRESETS
 from graphsci._splat_params import SplatParams as SplatParams
-from graphsci.files import atomic_path, check_writable
-from graphsci.streams import SparseWriter
+from graphsci.io.files import atomic_path, check_writable
+from graphsci.io.streams import SparseWriter
 
 Floats = NDArray[np.float64]
 

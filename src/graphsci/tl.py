@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from scipy import sparse
 
+from graphsci._imputing.request import Request
 from graphsci._keys import DEFAULT_KEY, keys
-from graphsci._request import Request
 from graphsci._terminal import shown
 from graphsci.config import Config
 from graphsci.estimates import Depth, Estimate, Scale
-from graphsci.gene_graph import GeneGraph
+from graphsci.gene_graph.graph import GeneGraph
 from graphsci.imputer import GraphSCI
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from graphsci.fitting import Log
     from graphsci.network import GeneNetwork
-    from graphsci.training import Progress
+    from graphsci.training.fitting import Log
+    from graphsci.training.loop import Progress
 
 __all__ = ["gene_network", "impute"]
 

@@ -13,9 +13,9 @@ import zarr
 from anndata import AnnData
 
 from graphsci._words import few
-from graphsci.files import ANNDATA_SUFFIXES, atomic_path, check_writable, is_store
 from graphsci.io._hdf5 import content_hint
 from graphsci.io._source import FileFormatError, GenesIn, Source
+from graphsci.io.files import ANNDATA_SUFFIXES, atomic_path, check_writable, is_store
 
 
 def read_h5ad(source: Source, genes_in: GenesIn | None, backed: bool) -> AnnData:

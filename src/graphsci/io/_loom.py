@@ -14,7 +14,7 @@ from scipy import sparse
 from graphsci._words import few
 from graphsci.io._hdf5 import content_hint
 from graphsci.io._source import VALUES_PER_BLOCK, FileFormatError, GenesIn, Source, compact
-from graphsci.sources import to_csr
+from graphsci.io.sources import to_csr
 
 _LOOM_GENES = ("Gene", "var_names", "gene_names", "GeneName", "Accession")
 _LOOM_CELLS = ("CellID", "obs_names", "cell_names", "Barcode")

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import zarr
 
-from graphsci.files import is_store
+from graphsci.io.files import is_store
 
 #: Where the system shows control groups.
 _GROUPS = Path("/sys/fs/cgroup")

@@ -15,12 +15,12 @@ import anndata
 from anndata import AnnData
 
 from graphsci._words import few
-from graphsci.files import ANNDATA_SUFFIXES, is_store
 from graphsci.io._anndata import read_h5ad, read_zarr
 from graphsci.io._loom import read_loom
 from graphsci.io._source import FileFormatError, GenesIn, Source, plain_or_gz
 from graphsci.io._tables import TABLE_SUFFIXES, read_table
 from graphsci.io._tenx import read_10x_folder, read_10x_h5
+from graphsci.io.files import ANNDATA_SUFFIXES, is_store
 
 logger = logging.getLogger("graphsci")
 

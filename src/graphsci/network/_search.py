@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from graphsci.config import Config, later_seed
-from graphsci.gene_graph import GeneGraph
+from graphsci.gene_graph.graph import GeneGraph
 from graphsci.imputer import GraphSCI
 from graphsci.network import ranking
 from graphsci.network._table import GeneNetwork, check_confidence
@@ -18,8 +18,8 @@ from graphsci.network.null import check_control, train_control
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from graphsci.fitting import Log
-    from graphsci.training import Progress
+    from graphsci.training.fitting import Log
+    from graphsci.training.loop import Progress
 
 #: Seeds of further models are this far from the first, so that they meet no other run's.
 _SEED_STEP = 1000

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from graphsci._annotation import annotate_genes
-from graphsci._edges import spread
+from graphsci._imputing.annotation import annotate_genes
 from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._words import few
+from graphsci.gene_graph._edges import spread
 from graphsci.network._table import EDGE_COLUMNS, GeneNetwork
 
 if TYPE_CHECKING:

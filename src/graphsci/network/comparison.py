@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci.edge_scores import edge_scores
-from graphsci.gene_graph import GeneGraph
+from graphsci.gene_graph.graph import GeneGraph
 from graphsci.network._arrays import Indices, lookup
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from graphsci._optional import networkx
-from graphsci.files import atomic_path
+from graphsci.io.files import atomic_path
 from graphsci.network._table import GeneNetwork
 
 #: Relation words of SIF and Cytoscape files.

@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from graphsci._edges import blocks
 from graphsci.config import later_seed
-from graphsci.gene_graph import GeneGraph, graph_from_edges
+from graphsci.gene_graph._edges import blocks
+from graphsci.gene_graph.graph import GeneGraph, graph_from_edges
 from graphsci.imputer import GraphSCI
 from graphsci.network.strength import FEWEST_CELLS, GENE_BLOCK, Coordinates, largest, least_listed
 from graphsci.preprocessing import extract_counts
@@ -20,8 +20,8 @@ from graphsci.shuffled_genes import append_shuffled_genes
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from graphsci.fitting import Log
-    from graphsci.training import Progress
+    from graphsci.training.fitting import Log
+    from graphsci.training.loop import Progress
 
 DECOY_SHARE = 0.2  #: shuffled copies, as a share of the genes
 DECOY_RANGE = (50, 1000)  #: but at least and at most so many

@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from graphsci._edges import blocks
-from graphsci._estimating import Cells, EstimateBlock, estimate_blocks
-from graphsci._request import Request
+from graphsci._imputing.estimating import Cells, EstimateBlock, estimate_blocks
+from graphsci._imputing.request import Request
+from graphsci.gene_graph._edges import blocks
 from graphsci.imputer import GraphSCI
 from graphsci.network._arrays import Floats, Indices
 from graphsci.preprocessing import log_normalize

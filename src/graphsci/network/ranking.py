@@ -12,8 +12,7 @@ from scipy import sparse, special
 
 from graphsci._labels import known_labels
 from graphsci._words import check_column, few
-from graphsci.gene_graph import GeneGraph, graph_from_edges
-from graphsci.gene_symbols import match_symbols
+from graphsci.gene_graph.graph import GeneGraph, graph_from_edges
 from graphsci.imputer import GraphSCI
 from graphsci.network._arrays import Indices, lookup
 from graphsci.network._table import EDGE_COLUMNS, GeneNetwork
@@ -26,6 +25,7 @@ from graphsci.network.strength import (
     nearest_pairs,
     strength_at_rank,
 )
+from graphsci.prior_knowledge.gene_symbols import match_symbols
 
 if TYPE_CHECKING:
     from anndata import AnnData

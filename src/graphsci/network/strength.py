@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from graphsci._edges import blocks
-from graphsci._estimating import cell_states
+from graphsci._imputing.estimating import cell_states
+from graphsci.gene_graph._edges import blocks
 from graphsci.imputer import GraphSCI
-from graphsci.model import CountNetwork
 from graphsci.network._arrays import Floats, Indices
-from graphsci.predictability import UNPROVEN
+from graphsci.nn.model import CountNetwork
+from graphsci.training.predictability import UNPROVEN
 
 if TYPE_CHECKING:
     from anndata import AnnData

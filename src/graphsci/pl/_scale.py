@@ -12,8 +12,8 @@ from scipy import sparse
 
 from graphsci._keys import keys
 from graphsci._words import check_column, few
+from graphsci.io.sources import to_csr
 from graphsci.preprocessing import library_sizes
-from graphsci.sources import to_csr
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci.advance import Meter
-from graphsci.preprocessing._types import Mask
-from graphsci.sources import (
+from graphsci.io.sources import (
     CHUNK_CELLS,
     DiskMatrix,
     as_float32,
@@ -20,6 +19,7 @@ from graphsci.sources import (
     row_totals,
     storable,
 )
+from graphsci.preprocessing._types import Mask
 
 _VALUES_PER_BLOCK = 2**22  # dense or stored values looked at in one go
 _CHECKING = "checking the counts"

@@ -9,13 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci._words import few
-from graphsci.preprocessing._opening import Opened, check_is_anndata, find_matrix, open_matrix
-from graphsci.preprocessing._refusals import SAMPLE_ROWS, check_values
-from graphsci.preprocessing._types import Mask, Names
-from graphsci.preprocessing._values import Found, scan_file, to_checked_csr
-from graphsci.preprocessing.names import genes_every_cell_has
-from graphsci.preprocessing.normalization import detected_genes, library_sizes
-from graphsci.sources import (
+from graphsci.io.sources import (
     CountSource,
     DiskCounts,
     DiskMatrix,
@@ -24,6 +18,12 @@ from graphsci.sources import (
     canonical_csr,
     is_on_disk,
 )
+from graphsci.preprocessing._opening import Opened, check_is_anndata, find_matrix, open_matrix
+from graphsci.preprocessing._refusals import SAMPLE_ROWS, check_values
+from graphsci.preprocessing._types import Mask, Names
+from graphsci.preprocessing._values import Found, scan_file, to_checked_csr
+from graphsci.preprocessing.names import genes_every_cell_has
+from graphsci.preprocessing.normalization import detected_genes, library_sizes
 
 if TYPE_CHECKING:
     from anndata import AnnData

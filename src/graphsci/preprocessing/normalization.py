@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from graphsci.io.sources import row_totals
 from graphsci.preprocessing._types import Mask
-from graphsci.sources import row_totals
 
 
 def detected_genes(counts: sparse.csr_matrix, *, min_cells: int = 1) -> Mask:

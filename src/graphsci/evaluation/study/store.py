@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from graphsci.evaluation.study.judging import SD
 from graphsci.evaluation.study.running import Run
-from graphsci.files import atomic_path, write_json
+from graphsci.io.files import atomic_path, write_json
 
 
 def fingerprint(counts: sp.csr_matrix) -> str:

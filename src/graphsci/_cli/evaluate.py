@@ -1,0 +1,183 @@
+"""``graphsci evaluate``: every method on the user's own held-out molecules, in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from graphsci._cli.command import command
+from graphsci._cli.config import HyperParameters
+from graphsci._cli.options import (
+    STANDARD_OUTPUT,
+    BatchKey,
+    GenesIn,
+    Json,
+    Layer,
+    MakeNamesUnique,
+    Overwrite,
+    Quiet,
+    Source,
+    Threads,
+    file_of,
+)
+from graphsci._cli.processes import use_threads
+from graphsci._terminal import Reporter
+
+Methods = Annotated[
+    list[str],
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="graphsci, graphsci-mean (the kept count not used again), a control (nothing, "
+        "gene_mean, gene_mean_posterior, neighbour_pooling, neighbour_pooling_posterior, empty, "
+        "truth), or with --held-out a layer of the input; may be repeated. Without it: all but "
+        "layers.",
+    ),
+]
+
+
+@command
+def evaluate(
+    source: Source,
+    *,
+    layer: Layer = None,
+    batch_key: BatchKey = None,
+    genes_in: GenesIn = None,
+    make_names_unique: MakeNamesUnique = False,
+    label_key: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of obs; adds clustering scores."),
+    ] = None,
+    method: Methods = [],  # noqa: B006 (typer copies it)
+    design: Annotated[
+        Literal["molecules", "entries", "cells", "depth", "all"],
+        typer.Option(
+            help="What is held out: a share of all molecules, a share of the non-zero entries, "
+            "molecules in a fifth of the cells (training on the others), all molecules above "
+            "--depth; or all designs, one after the other.",
+        ),
+    ] = "molecules",
+    fraction: Annotated[
+        float, typer.Option(min=0.001, max=0.9, help="Share of molecules or entries held out.")
+    ] = 0.1,
+    depth: Annotated[
+        float | None,
+        typer.Option(
+            help="Median molecules per cell that '--design depth' keeps; half of what there is "
+            "with '--design all'."
+        ),
+    ] = None,
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYER",
+            help="Layer with molecules that were held out before; the counts are what was kept.",
+        ),
+    ] = None,
+    write_split: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Only hold out, as with this --seed: write kept counts (X) and held-out ones "
+            "(layer 'held_out').",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Repeat with this many seeds, from --seed on: each holds out, trains and clusters "
+            "anew.",
+        ),
+    ] = 1,
+    level: Annotated[
+        float,
+        typer.Option(
+            min=1e-6, max=1 - 1e-6, help="Level of the interval whose coverage is measured."
+        ),
+    ] = 0.9,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="Clustering: tsne-kmeans (the paper), umap-kmeans, phate-kmeans, pca-kmeans, "
+            "pca-leiden.",
+        ),
+    ] = "tsne-kmeans",
+    clustering_seeds: Annotated[int, typer.Option(min=1, help="Seeds of the clustering.")] = 5,
+    shuffled_genes: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Score false signal with this many shuffled genes, e.g. 100; trains once more.",
+        ),
+    ] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Keep results and pictures here; what is there already is not computed again.",
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one row per method, seed and score.")
+    ] = None,
+    json_to: Json = None,
+    overwrite: Overwrite = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    config: HyperParameters,
+) -> None:
+    """Score graphsci and simple methods on molecules held out from your own counts."""
+    from graphsci._jobs import evaluate as work
+    from graphsci._jobs import evaluate_report
+    from graphsci._versions import source_digest, versions
+
+    job = work.Job(
+        source=source,
+        layer=layer,
+        batch_key=batch_key,
+        held_out=held_out,
+        label_key=label_key,
+        genes_in=genes_in,
+        make_names_unique=make_names_unique,
+        methods=work.method_names(method),
+        design=design,
+        fraction=fraction,
+        depth=depth,
+        seeds=seeds,
+        level=level,
+        protocol=protocol,
+        clustering_seeds=clustering_seeds,
+        shuffled=shuffled_genes,
+        output=output,
+    )
+    outputs = evaluate_report.Outputs(
+        csv=csv,
+        json=file_of(json_to),
+        print_json=json_to == STANDARD_OUTPUT,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    use_threads(threads)
+    reporter = Reporter(quiet)
+    if write_split is not None:
+        kept = work.write_split(job, write_split, seed=config.seed, overwrite=overwrite)
+        reporter.log(
+            f"written: {write_split}, {kept.n_obs:,} cells x {kept.n_vars:,} genes; X holds the "
+            f"kept counts, layers['{work.HELD_OUT_LAYER}'] the others"
+        )
+        return
+    outputs.check(job.output)
+    with reporter.listening():
+        outcomes = work.evaluate(job, config, progress=reporter.progress, log=reporter.log)
+    found = evaluate_report.summary(
+        job,
+        outcomes,
+        config=config.to_dict(),
+        versions={**versions(), "source": source_digest()},
+    )
+    evaluate_report.deliver(outcomes, job, found, outputs)

@@ -1,0 +1,159 @@
+"""What is written into an AnnData beside estimates: what was learned of genes, the run record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from graphsci import estimates as es
+from graphsci._imputing import estimating
+from graphsci._imputing.estimating import Cells
+from graphsci._imputing.request import Request
+from graphsci._keys import Keys, is_run_record
+from graphsci._versions import versions
+from graphsci.gene_graph._edges import spread
+from graphsci.preprocessing import match_genes
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from graphsci.imputer import GraphSCI
+
+
+def annotate_cells(
+    model: GraphSCI,
+    adata: AnnData,
+    cells: Cells,
+    slots: Keys,
+    embedding: NDArray[np.float32],
+    misfit: NDArray[np.float32],
+) -> None:
+    """Write ``embedding`` (cells, latent) and what follows from it, misfit and library sizes."""
+    adata.obsm[slots.latent] = embedding
+    _set_column(adata.obs, slots.library, cells.totals)
+    count = model.count_network
+    certainty = None if count is None else estimating.cell_certainty(count, embedding)
+    _set_column(adata.obs, slots.certainty, certainty)
+    _set_column(adata.obs, slots.misfit, misfit)
+
+
+def _set_column(table: pd.DataFrame, name: str, values: NDArray[np.floating] | None) -> None:
+    """Put values into a column of a table, in place; remove it if there are none."""
+    table.drop(columns=name, errors="ignore", inplace=True)
+    if values is not None:
+        table[name] = values
+
+
+def annotate_genes(model: GraphSCI, adata: AnnData, slots: Keys) -> None:
+    """Write gene embedding, graph and dispersions for the genes of ``adata``."""
+    spec = model.fitted.spec
+    position = match_genes(
+        np.asarray(adata.var_names, dtype=np.str_), model.gene_names, min_fraction=0.0
+    ).positions  # where each gene of adata stands in the model
+    known = position >= 0
+    embedding = model.gene_embedding().to_numpy()
+    adata.varm[slots.gene_embedding] = np.where(known[:, None], embedding[position], np.nan).astype(
+        np.float32
+    )
+    graph = spec.graph.adjacency[position[known]][:, position[known]]
+    adata.varp[slots.gene_graph] = spread(graph, np.flatnonzero(known), adata.n_vars)
+    columns = {
+        slots.inverse_dispersion: model.inverse_dispersion(),
+        slots.variation_p: model.variation_p_values(),
+        slots.state_weight: model.state_weights(),
+    }
+    for name, values in columns.items():
+        placed = None if values is None else np.where(known, values.to_numpy()[position], np.nan)
+        _set_column(adata.var, name, placed)
+
+
+def run_record(
+    model: GraphSCI, request: Request, *, stored: Callable[[str], str] = str
+) -> dict[str, Any]:
+    """The run record that travels with every output, as plain values.
+
+    ``stored`` says under which name an estimate is stored.
+    """
+    fitted, count = model.fitted, model.count_network
+    notes = list(fitted.notes)
+    if fitted.verdict is not None and "denoised" not in request.names:
+        notes.append("The check is of the estimate 'denoised': of the others nothing was tested.")
+    level = request.interval
+    scales = es.describe_scale(
+        request.depth, request.scale, median_library=fitted.spec.common_depth
+    )
+    return {
+        "estimates": {
+            stored(name): {
+                "meaning": es.MEANINGS[name],
+                **scales,
+                **({"level": level} if name.endswith(("_lower", "_upper")) else {}),
+            }
+            for name in request.names
+        },
+        **({} if level is None else {"interval_level": level}),
+        "config": fitted.spec.config.to_dict(),
+        "seed": fitted.spec.config.seed,
+        "likelihood": fitted.spec.likelihood,
+        "common_depth": fitted.spec.common_depth,
+        "dropout_curve": model.dropout_curve() or {},
+        **({} if count is None else {"certainty_weights": count.to_certainty.tolist()}),
+        "training": {
+            "epochs": len(fitted.history),
+            "best_epoch": fitted.best_epoch,
+            "stopped": fitted.stopped,
+        },
+        "verdict": {} if fitted.verdict is None else fitted.verdict.to_dict(),
+        "batches": list(fitted.spec.batch_names),
+        "notes": notes,
+        "versions": versions(),
+    }
+
+
+def record_of_data(
+    model: GraphSCI,
+    adata: AnnData,
+    cells: Cells,
+    request: Request,
+    slots: Keys,
+    *,
+    stored: Callable[[str], str],
+    layer: str | None,
+) -> dict[str, Any]:
+    """:func:`run_record`, with where the counts were, how they match the model, and what was there.
+
+    What an earlier record says of estimates stays as long as they are in ``adata``.
+    """
+    record = run_record(model, request, stored=stored)
+    record["counts"] = "X" if layer is None else f"layers/{layer}"
+    record["gene_match"] = cells.match.summary()
+    record["batch_key"] = cells.batch_key or ""
+    present = {*adata.layers, *adata.obsm}
+    for name, said in earlier_estimates(adata, slots).items():
+        if name in present:
+            record["estimates"].setdefault(name, said)
+    return record
+
+
+def without_replaced(adata: AnnData, replaced: Iterable[str], slots: Keys) -> dict[str, Any]:
+    """Records of other runs, by their keys, that described estimates now ``replaced``.
+
+    Each without these: what it says of them would be read as if it were of the new ones.
+    """
+    replaced, found = set(replaced), {}
+    for key, record in adata.uns.items():
+        if key != slots.uns and is_run_record(record) and replaced & set(record["estimates"]):
+            described = record["estimates"]
+            left = {name: described[name] for name in described if name not in replaced}
+            found[key] = {**record, "estimates": left}
+    return found
+
+
+def earlier_estimates(adata: AnnData, slots: Keys) -> Mapping[str, Any]:
+    """What an earlier run under the same key says of its estimates, by name."""
+    earlier = adata.uns.get(slots.uns)
+    return earlier.get("estimates", {}) if isinstance(earlier, Mapping) else {}

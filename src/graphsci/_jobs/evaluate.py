@@ -1,0 +1,464 @@
+"""``graphsci evaluate`` on files: read, hold out, let every method predict, compare, keep.
+
+The model is trained on the kept molecules alone, without its own check: the held-out molecules
+of a study are not seen by anything that learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+
+from graphsci import io
+from graphsci._jobs.evaluate_ours import OUR_MEAN, OURS, Fits, graphsci_method
+from graphsci._labels import known_labels
+from graphsci._versions import source_digest, versions
+from graphsci._words import check_column
+from graphsci.config import Config, later_seed
+from graphsci.evaluation import CONTROLS, PROTOCOLS, study
+from graphsci.evaluation.clustering import package_versions, require_packages
+from graphsci.io.files import check_writable
+from graphsci.io.sources import to_csr
+from graphsci.preprocessing import extract_batch, extract_counts, fit_median_library_size
+from graphsci.training.checkpoint import digest
+
+if TYPE_CHECKING:
+    from graphsci.training.fitting import Log
+    from graphsci.training.loop import Progress
+
+#: Methods that need no layer.
+BUILT_IN = (OURS, OUR_MEAN, *CONTROLS, study.CEILING)
+#: Cells in which a layer is compared with the counts that were divided.
+_LOOKED_AT = 100
+#: Where ``--write-split`` puts the held-out molecules.
+HELD_OUT_LAYER = "held_out"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to evaluate, on what, and where to keep the results."""
+
+    source: Path
+    layer: str | None = None
+    batch_key: str | None = None
+    held_out: str | None = None  #: layer of held-out molecules, if they were held out before
+    label_key: str | None = None  #: column of obs; adds clustering scores
+    genes_in: io.GenesIn | None = None
+    make_names_unique: bool = False
+    methods: tuple[str, ...] = ()  #: ours, controls, layers; all but layers if empty
+    design: study.Design | Literal["all"] = "molecules"
+    fraction: float = 0.1
+    depth: float | None = None
+    seeds: int = 1
+    level: float = 0.9
+    protocol: str = "tsne-kmeans"
+    clustering_seeds: int = 5
+    shuffled: int = 0  #: shuffled genes for the score of false signal; 0: no score
+    output: Path | None = None
+
+
+class Data(NamedTuple):
+    """The input, checked."""
+
+    counts: sparse.csr_matrix  #: (cells, genes) all of them, or what was kept
+    held_out: sparse.csr_matrix | None
+    labels: np.ndarray | None
+    batch: NDArray[np.int64] | None  #: (cells,)
+    notes: tuple[str, ...]  #: on the batches
+    layers: dict[str, Any]  #: estimates that somebody made from the kept counts
+
+
+class Judged(NamedTuple):
+    """A case, and how a method is judged on it."""
+
+    case: study.Case
+    reference: study.Reference
+    false_signal: bool  #: whether shuffled genes can be scored: not of finished estimates
+
+
+class Outcome(NamedTuple):
+    """A finished study."""
+
+    runs: list[study.Run]
+    summaries: tuple[study.Summary, ...]
+    ours: str  #: our estimate that the sentence is about
+    sentence: str
+    n_new: int  #: runs that were not in the folder before
+    notes: tuple[str, ...]
+    depth: float | None  #: median molecules that the design 'depth' kept
+    data: str  #: fingerprint of the counts, which all designs of a study share
+
+
+# --- a study ----------------------------------------------------------------------------
+
+
+def evaluate(
+    job: Job,
+    config: Config,
+    *,
+    progress: Progress | None = None,
+    log: Log = lambda message: None,
+) -> dict[str, Outcome]:
+    """Run what is missing of a study, and compare; one outcome for each design.
+
+    The seeds are ``config.seed``, ``config.seed + 1``, ...: each fixes what is hidden, the fit and
+    the clustering.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        Whatever is wrong with the request or the counts, before anything is trained.
+    """
+    _check_request(job)
+    log(f"reading {job.source}")
+    data = read_data(job)
+    outcomes, parts = {}, _parts(job, data)
+    fingerprint = study.fingerprint(data.counts)
+    seeds = [later_seed(config.seed, n) for n in range(job.seeds)]
+    config = config.replace(seed=0)  # each run adds its own
+    for part in parts.values():
+        _check_cases(part, data, seeds)
+    for name, part in parts.items():
+        log(f"design: {name}")
+        outcomes[name] = _evaluate(
+            part, config, data, seeds, fingerprint, progress=progress, log=log
+        )
+    return outcomes
+
+
+def _parts(job: Job, data: Data) -> dict[str, Job]:
+    """Return the job of each design that is asked for, by name.
+
+    With all designs, labels and shuffled genes are scored with the held-out molecules alone, and
+    cells are thinned to half the median depth of those that are not empty unless told otherwise.
+    """
+    if job.held_out is not None:
+        return {"given": job}
+    if job.design != "all":
+        return {job.design: job}
+    median = fit_median_library_size(data.counts)
+    if job.depth is not None and not 0 < job.depth < median:
+        raise ValueError(
+            f"depth: got {job.depth}, expected a number between 0 and the present median of "
+            f"{median:,.0f} molecules per cell; thinning cannot deepen."
+        )
+    half = float(np.floor(median / 2))
+    parts: dict[str, Job] = {}
+    for design in study.DESIGNS:
+        first = design == "molecules"
+        parts[design] = replace(
+            job,
+            design=design,
+            depth=(job.depth or half) if design == "depth" else None,
+            label_key=job.label_key if first else None,
+            shuffled=job.shuffled if first else 0,
+        )
+    return parts
+
+
+def _check_cases(job: Job, data: Data, seeds: Sequence[int]) -> None:
+    """Refuse a design, or shuffled genes, that do not fit the counts."""
+    labels = data.labels if job.label_key is not None else None
+    chance = job.shuffled or data.batch is not None  # it may fit in one seed and not in another
+    for seed in seeds if chance else seeds[:1]:
+        case = _case(job, data, seed)
+        if job.shuffled:
+            study.check_shuffled(case, n_copies=job.shuffled, labels=labels)
+
+
+def _evaluate(
+    job: Job,
+    config: Config,
+    data: Data,
+    seeds: Sequence[int],
+    fingerprint: str,
+    *,
+    progress: Progress | None,
+    log: Log,
+) -> Outcome:
+    """Run what is missing of one design, and compare."""
+    data = data if job.label_key is not None else data._replace(labels=None)
+    names = job.methods or BUILT_IN
+    layers = [name for name in names if name in data.layers]
+    decisive = {"data": fingerprint, **_decisive(job, data)}
+    store, runs, n_new = study.Store(job.output), list[study.Run](), 0
+    fits = Fits(config, progress=progress, log=log)
+    for seed in seeds:
+        case = reference = None
+        for name in names:
+            key = store.key(**decisive, method=_described(name, config, data), seed=seed)
+            run = store.find(key)
+            if run is None:
+                case = _case(job, data, seed) if case is None else case
+                reference = reference or study.reference_of(case)
+                log(f"{name}, seed {seed}")
+                method = _method(name, fits, data, case)
+                judged = Judged(case, reference, false_signal=name not in layers)
+                run = _run(job, data, name, method, judged, fits)
+                store.keep(key, run, decisive=decisive, versions=versions())
+                n_new += 1
+            runs.append(run)
+    summaries = study.summarise(runs)
+    what = "hidden entries" if job.design == "entries" else "held-out molecules"
+    # 'denoised' takes a zero that was put there as measured: it is not meant for hidden entries
+    ours = OUR_MEAN if job.design == "entries" and OUR_MEAN in names else OURS
+    said = study.sentence(summaries, ours, judged=what)
+    notes = _notes(job, data)
+    return Outcome(runs, summaries, ours, said, n_new, notes, job.depth, fingerprint)
+
+
+def read_data(job: Job) -> Data:
+    """Read and check the input.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        If counts, labels, layers or methods are not what they must be.
+    """
+    adata, counts = _read_counts(job)
+    held_out = None
+    if job.held_out is not None:
+        held_out = extract_counts(adata, layer=job.held_out, min_cells=1).counts
+    layers = {}
+    for name in job.methods:
+        if name not in BUILT_IN:
+            layers[name] = _layer(job, adata, name)
+    batch, _, notes = extract_batch(adata, job.batch_key)
+    if held_out is not None:
+        _refuse_whole_counts(layers, counts, held_out)
+    return Data(counts, held_out, _labels(job, adata), batch, tuple(notes), layers)
+
+
+def write_split(job: Job, path: Path, *, seed: int = 0, overwrite: bool = False) -> AnnData:
+    """Write the kept counts as ``X`` and the held-out ones as a layer, for others' methods.
+
+    They are those of :func:`evaluate` with that seed.
+    """
+    _check_request(job)
+    check_writable(path, suffixes=io.ANNDATA_SUFFIXES, overwrite=overwrite)
+    adata, counts = _read_counts(job)
+    if job.design not in ("molecules", "depth"):
+        raise ValueError(
+            f"design: {job.design!r} has no one file of kept and held-out molecules; use "
+            "'molecules' or 'depth'."
+        )
+    case = _case(job, Data(counts, None, None, None, (), {}), seed)
+    adata = AnnData(
+        sparse.csr_matrix(case.task.kept, dtype=np.float32),
+        obs=adata.obs,
+        var=adata.var.iloc[case.genes],
+        layers={HELD_OUT_LAYER: sparse.csr_matrix(case.held_out, dtype=np.float32)},
+    )
+    io.write_anndata(adata, path)
+    return adata
+
+
+def _read_counts(job: Job) -> tuple[AnnData, sparse.csr_matrix]:
+    """Read the input, and check its counts."""
+    adata = io.read_counts(
+        job.source, genes_in=job.genes_in, make_names_unique=job.make_names_unique
+    )
+    counts = extract_counts(adata, layer=job.layer, allow_fractional=True).counts
+    if not np.array_equal(counts.data, np.trunc(counts.data)):
+        raise ValueError(
+            "the counts hold values that are not whole numbers, and only whole molecules can be "
+            "held out. Evaluate raw counts (--layer), or round them first."
+        )
+    return adata, counts
+
+
+def _check_request(job: Job) -> None:
+    if job.design != "all" and job.design not in study.DESIGNS:
+        raise ValueError(
+            f"design: got {job.design!r}, expected 'all' or one of {', '.join(study.DESIGNS)}."
+        )
+    if job.seeds < 1:
+        raise ValueError(f"seeds: got {job.seeds}, expected at least 1.")
+    if job.held_out is not None and (job.seeds > 1 or job.design != "molecules"):
+        raise ValueError(
+            f"held_out: the molecules in layers[{job.held_out!r}] are held out already, once; "
+            "leave out --design and --seeds."
+        )
+    if job.label_key is not None and job.design == "cells":
+        raise ValueError(
+            "label_key: clustering is scored with the designs 'molecules', 'entries' and 'depth'."
+        )
+    if job.shuffled and job.design == "cells":
+        raise ValueError(
+            "shuffled: false signal needs the designs 'molecules', 'entries' or 'depth'."
+        )
+    if job.protocol not in PROTOCOLS:
+        raise ValueError(f"protocol: got {job.protocol!r}, expected one of {', '.join(PROTOCOLS)}.")
+    if job.label_key is not None:
+        require_packages(job.protocol)
+    if not 0 < job.level < 1:
+        raise ValueError(f"level: got {job.level}, expected a number between 0 and 1.")
+
+
+def _layer(job: Job, adata: AnnData, name: str) -> Any:
+    """Return someone's estimate; refuse one that may have seen the held-out molecules."""
+    if name not in adata.layers:
+        raise ValueError(
+            f"method: got {name!r}, expected one of {', '.join(BUILT_IN)}, or a layer "
+            f"of the input ({', '.join(adata.layers) or 'it has none'})."
+        )
+    if job.held_out is None:
+        raise ValueError(
+            f"method: layers[{name!r}] was made from the counts that would be held out, so it has "
+            "seen the answer. Write the kept counts with --write-split FILE, run the other method "
+            "on that file's X, add its estimate as a layer, and evaluate that file with "
+            f"--held-out {HELD_OUT_LAYER}."
+        )
+    values = adata.layers[name]
+    data = values.data if sparse.issparse(values) else np.asarray(values)
+    if not np.isfinite(data).all() or (data < 0).any():
+        raise ValueError(
+            f"method: layers[{name!r}] holds negative or non-finite values, expected counts at "
+            "each cell's own depth; undo any logarithm and scaling first."
+        )
+    return values
+
+
+def _refuse_whole_counts(
+    layers: dict[str, Any], kept: sparse.csr_matrix, held_out: sparse.csr_matrix
+) -> None:
+    """Refuse the very counts that were divided: a layer of them has every answer.
+
+    Some cells are looked at: an estimate of whole numbers that are right in all of them is none.
+    """
+    some = np.flatnonzero(held_out.getnnz(axis=1))[:_LOOKED_AT]
+    whole = kept[some] + held_out[some]
+    for name, values in layers.items():
+        if abs(to_csr(values[some]) - whole).max() < 1e-6:
+            raise ValueError(
+                f"method: layers[{name!r}] holds the kept counts and the held-out ones together, "
+                "so it has seen the answer. Run the method on X of this file, the kept counts."
+            )
+
+
+def _labels(job: Job, adata: AnnData) -> np.ndarray | None:
+    if job.label_key is None:
+        return None
+    check_column(adata.obs, job.label_key, option="label_key")
+    labels = known_labels(adata.obs[job.label_key])
+    known = [label for label in labels if label is not None]
+    if len(set(known)) < 2:
+        raise ValueError(
+            f"label_key: obs[{job.label_key!r}] has {len(set(known))} kinds of label, expected at "
+            "least two."
+        )
+    return labels
+
+
+def _case(job: Job, data: Data, seed: int) -> study.Case:
+    if data.held_out is not None:
+        return study.given_case(data.counts, data.held_out, batch=data.batch, seed=seed)
+    assert job.design != "all"  # divided by _parts
+    return study.make_case(
+        data.counts,
+        design=job.design,
+        fraction=job.fraction,
+        depth=job.depth,
+        batch=data.batch,
+        seed=seed,
+    )
+
+
+def _method(name: str, fits: Fits, data: Data, case: study.Case) -> study.Method:
+    if name in (OURS, OUR_MEAN):
+        return graphsci_method(fits, estimate="denoised" if name == OURS else "mean")
+    if name in data.layers:
+        return study.estimate_at_own_depth(data.layers[name], case)
+    return study.ceiling(case) if name == study.CEILING else study.control(name)
+
+
+def _run(
+    job: Job,
+    data: Data,
+    name: str,
+    method: study.Method,
+    judged: Judged,
+    fits: Fits,
+) -> study.Run:
+    case = judged.case
+    judge = None
+    if data.labels is not None and name != study.CEILING:
+        expressed = np.asarray(case.task.kept.sum(1)).ravel() > 0
+        known = np.flatnonzero(expressed & (data.labels != None))  # noqa: E711 (each element)
+        of_labels = study.clustering_judge(
+            data.labels[known].astype(str),
+            protocol=job.protocol,
+            n_seeds=job.clustering_seeds,
+            seed=case.task.seed,
+        )
+
+        def judge(values: Any) -> dict[str, float]:
+            return of_labels(values[known])
+
+    fits.saved = 0.0
+    run = study.run_method(
+        name, method, case, level=job.level, judge=judge, reference=judged.reference
+    )
+    run.scores["seconds"] += fits.saved  # a fit that another estimate shares costs both
+    if job.shuffled and judged.false_signal and name != study.CEILING:
+        run.scores.update(
+            study.shuffled_scores(method, case, n_copies=job.shuffled, labels=data.labels)
+        )
+    return run
+
+
+def _decisive(job: Job, data: Data) -> dict[str, Any]:
+    """Return what decides every run of a study, beside the counts and the method."""
+    found: dict[str, Any] = {"design": job.design, "fraction": job.fraction, "depth": job.depth}
+    found |= {"level": job.level, "shuffled": job.shuffled}
+    found |= {"versions": versions(), "source": source_digest()}
+    if data.held_out is not None:
+        found["held_out"] = study.fingerprint(data.held_out)
+    if data.labels is not None:
+        found["labels"] = digest([data.labels.astype(str)])
+        found |= {"protocol": job.protocol, "clustering_seeds": job.clustering_seeds}
+        found["protocol_versions"] = package_versions(job.protocol)
+    return found
+
+
+def _described(name: str, config: Config, data: Data) -> dict[str, Any]:
+    """Return what decides a method's answer."""
+    if name in (OURS, OUR_MEAN):
+        batches = {} if data.batch is None else {"batch": digest([data.batch])}
+        return {"name": name, "config": config.to_dict(), **batches}
+    if name in data.layers:
+        values = to_csr(data.layers[name])
+        return {"name": name, "values": study.fingerprint(values)}
+    return {"name": name}
+
+
+def _notes(job: Job, data: Data) -> tuple[str, ...]:
+    notes = list(data.notes)
+    if data.labels is not None:
+        n_missing = int(np.sum(data.labels == None))  # noqa: E711
+        if n_missing:
+            notes.append(f"{n_missing:,} cells without a label are left out of the clustering.")
+        notes.append(
+            "If the labels were found by clustering these counts, they favour methods that change "
+            "little."
+        )
+    if job.design == "entries":
+        notes.append(
+            f"{OURS} ('denoised') takes a hidden entry's zero as measured and must lose here: this "
+            f"design is for predictions that do not use the entry, {OUR_MEAN} among ours."
+        )
+    if job.shuffled and data.layers:
+        notes.append("False signal is not scored for layers: it needs the method itself.")
+    return tuple(notes)
+
+
+def method_names(methods: Sequence[str]) -> tuple[str, ...]:
+    """Return methods without repeats, in the order given."""
+    return tuple(dict.fromkeys(methods))

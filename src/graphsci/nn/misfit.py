@@ -1,0 +1,84 @@
+"""How far the counts of a cell are from what the model predicts for it.
+
+The state of a cell says what its genes express as far as the model has seen such cells. A cell of a
+type that training lacked gets the state of the nearest one that there was, and its own genes are
+taken for noise: nothing in the state itself says so, but the counts do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from graphsci.nn import cell_blocks
+from graphsci.nn.model import Network
+from graphsci.nn.model_parts import CountDistribution
+
+#: Added to the variance of every entry, so that a single molecule of a rare gene decides nothing.
+_FLOOR = 0.1
+#: Training cells that the limit is taken from, and the share of them within it.
+_LIMIT_CELLS, _LIMIT_SHARE = 2_000, 0.99
+#: More cells beyond the limit than this share of all, and a few, deserve a warning.
+_MANY, _FEW = 0.1, 3
+
+
+def misfit(predicted: CountDistribution, counts: Tensor) -> Tensor:
+    """Squared residuals over their expectation, (cells,); 1 in the mean if the model is right.
+
+    With m and v the mean and variance of an entry, dropout included, and c = 0.1::
+
+        sum_g (x_g - m_g)^2 / (v_g + c)  /  sum_g v_g / (v_g + c)
+
+    NaN for a cell without molecules.
+
+    Parameters
+    ----------
+    predicted
+        Of the entries, (cells, genes).
+    counts
+        (cells, genes), of the same genes.
+    """
+    mean, theta, logits = predicted
+    variance = mean.div(theta).add_(1).mul_(mean)
+    if logits is not None:
+        kept = torch.sigmoid(-logits)
+        variance = kept * (variance + (1 - kept) * mean.square())
+        mean = kept * mean
+    weight = variance.add_(_FLOOR).reciprocal_()
+    squares = (counts - mean).square_()
+    expected = mean.shape[1] - _FLOOR * weight.sum(1)  # v / (v + c) = 1 - c / (v + c)
+    return torch.where(counts.any(1), torch.linalg.vecdot(squares, weight) / expected, torch.nan)
+
+
+def misfit_limit(
+    network: Network, counts: sparse.csr_matrix, batch: NDArray[np.int64], *, seed: int
+) -> float:
+    """What 99 of 100 training cells stay within; (cells, genes) counts and (cells,) batch."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(np.flatnonzero(np.diff(counts.indptr)))[:_LIMIT_CELLS]
+    device = next(network.parameters()).device
+    parts = []
+    with torch.inference_mode():
+        for _, rows in cell_blocks.row_blocks(len(chosen)):
+            block = cell_blocks.cell_block(counts, batch, chosen[rows], device)
+            dense = block.dense(block.counts, counts.shape[1])
+            parts.append(misfit(network.expression(block), dense).numpy(force=True))
+    return float(np.quantile(np.concatenate(parts), _LIMIT_SHARE))
+
+
+def misfit_note(misfits: NDArray[np.floating], column: str) -> str | None:
+    """What to say if many cells are beyond the limit (1) of the training cells; else None."""
+    known = misfits[np.isfinite(misfits)]
+    beyond = int((known > 1).sum())
+    if beyond < _FEW or beyond <= _MANY * len(known):
+        return None
+    return (
+        f"{beyond:,} of {len(known):,} cells ({beyond / len(known):.0%}) fit the model worse than "
+        f"99 % of the cells it was trained on (obs[{column!r}] above 1; median "
+        f"{np.median(known):.2g}): they may be of a type, a protocol or a quality that training "
+        "lacked, and estimates then miss what only they express; with a tenth of the depth, some "
+        "are beyond it by chance. Train on data that have such cells."
+    )
