@@ -15,7 +15,7 @@ from scipy import sparse, stats
 from graphsci import GraphSCI
 from graphsci.io import read_counts, sources, write_anndata
 from graphsci.preprocessing import extract_counts, open_counts
-from graphsci.training import blocks, holding_out
+from graphsci.training import blocks, copies, holding_out
 
 
 @pytest.fixture
@@ -26,6 +26,7 @@ def small_chunks(monkeypatch):
     for name in ("preprocessing._values", "_imputing.estimating"):
         monkeypatch.setattr(f"graphsci.{name}.CHUNK_CELLS", 16)
     monkeypatch.setattr(blocks, "MEMORY_CELLS", 48)
+    monkeypatch.setattr(copies, "CELLS", 48)
 
 
 def on_disk(adata: AnnData, folder, kind: str, **options) -> AnnData:

@@ -180,6 +180,13 @@ class GraphSCI:
                 checkpoint=checkpoint,
                 team=team,
             )
+        if (left := self.fitted.copies_left) > 1:
+            warnings.warn(
+                f"These counts look like reads, about {left:.3g} of each molecule, and were taken "
+                "for molecules: estimates and verdict are of the library, not of the cell. The "
+                "notes of the run say which copies=... makes them of molecules.",
+                stacklevel=2,
+            )
         return self
 
     @property
@@ -231,7 +238,8 @@ class GraphSCI:
     def inverse_dispersion(self) -> pd.Series | None:
         """Theta of each gene in a cell of average certainty; None with the preset `paper`.
 
-        The variance is mu + mu^2 / theta; a cell's certainty multiplies theta (docs/method.md).
+        The variance is mu + mu^2 / theta, of counts / ``fitted.spec.copies`` where counts were
+        divided; a cell's certainty multiplies theta (docs/method.md).
         """
         network = self.count_network
         if network is None:

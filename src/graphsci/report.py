@@ -106,8 +106,7 @@ def sketch(
         "batch_key": batch_key,
         "allow_fractional": allow_fractional,
     }
-    cells = model.prepare(part, **options)
-    counts = cells.counts
+    counts = model.fitted.spec.copies * model.prepare(part, **options).counts
     columns = _sketch_genes(counts, model, genes, _SKETCH_ENTRIES // n_cells, rng)
     names = model.gene_names[columns]
     blocks = list(model.iterate_estimates(part, **options, genes=names.tolist()))
@@ -135,7 +134,8 @@ def _sketch_genes(
     counts: Any, model: GraphSCI, wanted: Sequence[str], n_genes: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Positions of genes of the model: those wanted, the most variable ones, some others."""
-    logged = log_normalize(counts, median_library_size=model.fitted.spec.common_depth)
+    spec = model.fitted.spec
+    logged = log_normalize(counts, median_library_size=spec.copies * spec.common_depth)
     mean = np.asarray(logged.mean(0)).ravel()
     variance = np.asarray(logged.multiply(logged).mean(0)).ravel() - mean**2
     measured = np.flatnonzero(mean > 0)

@@ -47,6 +47,7 @@ class Verdict(NamedTuple):
     n_cells: int
     n_molecules: int  #: held out in these cells
     fraction: float  #: share of the molecules held out
+    copies: float = 1.0  #: counts per molecule where they are many, as of reads; else 1
 
     def of(self, method: str) -> Score:
         """The score of one method."""
@@ -64,8 +65,8 @@ class Verdict(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether ours beats every simple method significantly."""
-        return len(self.beaten) == len(self.scores) - 1
+        """Whether ours beats every simple method significantly, on molecules rather than copies."""
+        return self.copies == 1 and len(self.beaten) == len(self.scores) - 1
 
     @property
     def better(self) -> tuple[str, ...]:
@@ -74,7 +75,10 @@ class Verdict(NamedTuple):
 
     @property
     def status(self) -> Literal["good", "doubtful", "bad"]:
-        """``good`` if :attr:`passed`, ``bad`` if a simple method is significantly better."""
+        """``good`` if :attr:`passed`, ``bad`` if a simple method is significantly better.
+
+        Held-out copies of kept counts are easy to predict: beating others there is ``doubtful``.
+        """
         return "good" if self.passed else "bad" if self.better else "doubtful"
 
     def headline(self) -> str:
@@ -85,6 +89,11 @@ class Verdict(NamedTuple):
         if self.status == "bad":
             better = _listed(method for method in by_deviance if method in self.better)
             return f"Do not use this imputation: {better} predicted these data better."
+        if self.copies > 1:
+            return (
+                f"Doubtful: these look like reads, about {self.copies:.0f} of each molecule, and "
+                "held-out copies of kept ones say nothing of lost molecules."
+            )
         unbeaten = _listed(method for method in by_deviance if method not in self.beaten)
         return f"Doubtful: no better than {unbeaten}, within the error."
 
@@ -116,6 +125,7 @@ class Verdict(NamedTuple):
             "n_cells": self.n_cells,
             "n_molecules": self.n_molecules,
             "fraction": self.fraction,
+            "copies": self.copies,
             "scores": {
                 s.method: {k: v for k, v in s._asdict().items() if k != "method"}
                 for s in self.scores

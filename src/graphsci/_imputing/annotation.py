@@ -83,9 +83,9 @@ def run_record(
     if fitted.verdict is not None and "denoised" not in request.names:
         notes.append("The check is of the estimate 'denoised': of the others nothing was tested.")
     level = request.interval
-    scales = es.describe_scale(
-        request.depth, request.scale, median_library=fitted.spec.common_depth
-    )
+    copies = fitted.spec.copies
+    depth = copies * fitted.spec.common_depth
+    scales = es.describe_scale(request.depth, request.scale, median_library=depth)
     return {
         "estimates": {
             stored(name): {
@@ -99,7 +99,8 @@ def run_record(
         "config": fitted.spec.config.to_dict(),
         "seed": fitted.spec.config.seed,
         "likelihood": fitted.spec.likelihood,
-        "common_depth": fitted.spec.common_depth,
+        "common_depth": depth,
+        "copies": copies,
         "dropout_curve": model.dropout_curve() or {},
         **({} if count is None else {"certainty_weights": count.to_certainty.tolist()}),
         "training": {

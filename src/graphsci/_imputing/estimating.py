@@ -13,7 +13,7 @@ from scipy import sparse
 
 from graphsci import estimates as es
 from graphsci._imputing.request import Request
-from graphsci.io.sources import CHUNK_CELLS, CountSource, read_ahead
+from graphsci.io.sources import CHUNK_CELLS, CountSource, divided, read_ahead
 from graphsci.nn import cell_blocks
 from graphsci.nn.misfit import misfit
 from graphsci.nn.model import CountNetwork, Network
@@ -39,13 +39,14 @@ ALL = slice(None)
 class Cells(NamedTuple):
     """Cells prepared for a trained model: its genes, its batches, its depth.
 
-    The counts stay where they are, in memory or in a file, and are read in chunks.
+    The counts stay where they are, in memory or in a file, and are read in chunks. They are
+    counts / copies of the model: its molecules.
     """
 
-    source: CountSource  #: all cells and genes of the data, as they came
+    source: CountSource  #: all cells and genes of the data
     gene_names: NDArray[np.str_]  #: genes of the data
     batch: NDArray[np.int64]  #: (cells,)
-    totals: NDArray[np.float64]  #: (cells,) counts in all genes of the data
+    totals: NDArray[np.float64]  #: (cells,) counts in all genes of the data, as they came
     n_detected: int  #: genes of the data with a count in any of the cells
     measured_share: float  #: share of the training molecules in the genes that were measured
     match: GeneMatch
@@ -123,7 +124,15 @@ def prepare(
     used = batch_key if spec.batch_names else None
     n_detected = int(np.count_nonzero(~data.undetected_genes))
     return Cells(
-        data.counts, data.gene_names, batch, data.totals, n_detected, share, match, notes, used
+        divided(data.counts, spec.copies),
+        data.gene_names,
+        batch,
+        data.totals,
+        n_detected,
+        share,
+        match,
+        notes,
+        used,
     )
 
 
@@ -216,6 +225,8 @@ def estimate_blocks(
             values = es.compute_estimates(rate, request.names, interval_level=request.interval)
         measured, empty = counts[:, outside].toarray(), library == 0
         values = {name: place.fill(name, v, measured, empty) for name, v in values.items()}
+        if spec.copies != 1:
+            values = {name: spec.copies * value for name, value in values.items()}
         factors = library / cells.measured_share / spec.common_depth
         values = es.rescale(values, size_factors=factors, depth=request.depth, scale=request.scale)
         if latent is not None:

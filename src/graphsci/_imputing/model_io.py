@@ -21,7 +21,7 @@ from graphsci.training.loop import EpochRecord
 from graphsci.verdict import Score, Verdict
 
 #: Raised whenever the layout of the files changes.
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 WEIGHTS, RECORD = "model.safetensors", "model.json"
 _NETWORK, _GRAPH = "network.", "graph."
 
@@ -48,6 +48,7 @@ def save_model(fitted: Fitted, path: str | Path, *, versions: dict[str, str]) ->
         "likelihood": spec.likelihood,
         "median_library": spec.median_library,
         "common_depth": spec.common_depth,
+        "copies": spec.copies,
         "batch_names": list(spec.batch_names),
         "gene_names": spec.gene_names.tolist(),
         "undetected": spec.undetected.tolist(),
@@ -63,6 +64,7 @@ def save_model(fitted: Fitted, path: str | Path, *, versions: dict[str, str]) ->
         "verdict": None if fitted.verdict is None else _verdict_record(fitted.verdict),
         "notes": list(fitted.notes),
         "misfit_limit": fitted.misfit_limit,
+        "copies_left": fitted.copies_left,
         "versions": versions,
     }
     with atomic_path(Path(path)) as folder:
@@ -120,6 +122,7 @@ def _assemble(record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitte
         notes=tuple(record["notes"]),
         p_values=tensors["p_values"].numpy() if "p_values" in tensors else None,
         misfit_limit=float(record["misfit_limit"]),
+        copies_left=float(record["copies_left"]),
     )
 
 
@@ -152,6 +155,7 @@ def _spec(record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> ModelSpec
         likelihood=record["likelihood"],
         median_library=record["median_library"],
         common_depth=record["common_depth"],
+        copies=float(record["copies"]),
         batch_names=tuple(record["batch_names"]),
         gene_names=genes,
         gene_proportions=tensors["gene_proportions"].numpy(),

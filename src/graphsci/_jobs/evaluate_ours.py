@@ -98,7 +98,9 @@ def expected_counts(
     """
     network = fitted.network
     device = next(network.parameters()).device
-    kept = sparse.csr_matrix(task.kept, dtype=np.float32)
+    copies = fitted.spec.copies
+    kept = sparse.csr_matrix(task.kept, dtype=np.float32) / np.float32(copies)
+    ratio = copies * task.ratio
     batch = _batches_of(fitted, task)
     for start, rows in cell_blocks.row_blocks(kept.shape[0]):
         block = cell_blocks.cell_block(kept, batch, rows, device)
@@ -106,13 +108,13 @@ def expected_counts(
         with torch.inference_mode():
             if estimate == "mean":
                 predicted = network.expression(block)
-                counts = es.expected_unmeasured(predicted).numpy(force=True) * task.ratio
+                counts = es.expected_unmeasured(predicted).numpy(force=True) * ratio
                 counts[empty] = 0.0
                 yield study.Expected(start, counts)
                 continue
             rate = es.posterior_of(network, block)
-            counts = es.expected_measured(rate).numpy(force=True) * task.ratio
-            sd = es.denoised_sd(rate).numpy(force=True) * task.ratio
+            counts = es.expected_measured(rate).numpy(force=True) * ratio
+            sd = es.denoised_sd(rate).numpy(force=True) * ratio
         counts[empty], sd[empty] = 0.0, 0.0
         yield study.Expected(start, counts, sd if rate.dropped is None else None)
 

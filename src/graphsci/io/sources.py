@@ -62,6 +62,34 @@ class MemoryCounts:
         return self.matrix[start:stop]
 
 
+class ScaledCounts:
+    """Counts of another source, each divided by one number."""
+
+    def __init__(self, source: CountSource, divisor: float) -> None:
+        self.source, self.divisor = source, divisor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(cells, genes)."""
+        return self.source.shape
+
+    @property
+    def n_entries(self) -> int:
+        """Number of counts above 0."""
+        return self.source.n_entries
+
+    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Return the cells ``start:stop``, divided; their structure is shared."""
+        counts = self.source.rows(start, stop)
+        arrays = counts.data / np.float32(self.divisor), counts.indices, counts.indptr
+        return sparse.csr_matrix(arrays, shape=counts.shape)
+
+
+def divided(source: CountSource, divisor: float) -> CountSource:
+    """Return counts / ``divisor``; the source itself where that changes nothing."""
+    return source if divisor == 1 else ScaledCounts(source, divisor)
+
+
 class DiskMatrix:
     """Rows of a matrix in an ``.h5ad`` or ``.zarr`` file, in the file's own dtype.
 

@@ -114,7 +114,11 @@ def train_control(
     log(f"control: training with {n_decoys} shuffled genes among {len(names)}")
     graph = None
     config = spec.config.replace(
-        check=False, seed=seed, likelihood=spec.likelihood, device=model.config.device
+        check=False,
+        seed=seed,
+        likelihood=spec.likelihood,
+        copies=spec.copies,
+        device=model.config.device,
     )
     if config.preset == "default":  # with nothing withheld every direction of the test counts: no
         config = config.replace(validation_fraction=0.0)  # decoy is out by luck, the safe side

@@ -27,6 +27,8 @@ def check(
     split: Split,
     batch: NDArray[np.int64],
     device: torch.device,
+    *,
+    copies: float = 1.0,
 ) -> tuple[Verdict | None, tuple[str, ...]]:
     """Return the verdict, or None and a note that says why there is none.
 
@@ -41,6 +43,8 @@ def check(
         Some cells' molecules were held out.
     batch
         (sample,)
+    copies
+        As in :class:`~graphsci.verdict.Verdict`.
     """
     assert split.held_out is not None
     judging = split.sample.judging
@@ -78,7 +82,7 @@ def check(
         )
     except KeyboardInterrupt:
         return None, ("no verdict: the check was interrupted; the trained model is kept",)
-    return verdict, ()
+    return verdict._replace(copies=copies), ()
 
 
 def predict_held_out(

@@ -24,7 +24,7 @@ from scipy import sparse
 from graphsci import __version__
 from graphsci.config import Config
 from graphsci.gene_graph.graph import GeneGraph, normalized_adjacency
-from graphsci.io.sources import CountSource, MemoryCounts
+from graphsci.io.sources import CountSource, MemoryCounts, divided
 from graphsci.nn.cell_random import RANDOM_NUMBERS
 from graphsci.nn.devices import choose_device, repeatable
 from graphsci.nn.misfit import misfit_limit
@@ -36,6 +36,7 @@ from graphsci.training import objectives
 from graphsci.training.blocks import TrainingBlocks
 from graphsci.training.checking import check
 from graphsci.training.checkpoint import Checkpoint, digest
+from graphsci.training.copies import Copies, find_copies
 from graphsci.training.holding_out import Split, folds, split_counts
 from graphsci.training.training_graph import (
     averaging_operator,
@@ -55,12 +56,6 @@ from graphsci.verdict import Verdict
 if TYPE_CHECKING:
     from graphsci.training.distributed import Team
 
-#: Counts per cell beyond which they are taken for reads: few cells hold as many mRNA molecules.
-_MOST_MOLECULES = 300_000
-#: In genes seen in at most this share of the cells there are fewer 2s than this many times the 1s
-#: (at most .28 in eleven data sets of molecules, .45 in Splat; .76 and more with three copies of a
-#: molecule), as far as so many counts can tell. Markers of most groups of cells are seen in more.
-_RARE, _MOST_TWOS, _FEWEST_ENTRIES = 0.05, 0.6, 100
 #: Added to every gene's molecules so that its starting log proportion is finite.
 _PSEUDO_MOLECULES = 0.1
 
@@ -75,6 +70,7 @@ class ModelSpec(NamedTuple):
     likelihood: str  #: "nb" or "zinb"
     median_library: float  #: of the molecules trained on; what inputs are normalised to
     common_depth: float  #: median library size of the training cells, all molecules counted
+    copies: float  #: counts per molecule: the model knows counts / copies, and so do the above
     batch_names: tuple[str, ...]  #: empty without batches
     gene_names: NDArray[np.str_]  #: (genes,) the genes of the model, in order
     gene_proportions: NDArray[np.float32]  #: (genes,) share of all training molecules
@@ -100,6 +96,7 @@ class Fitted(NamedTuple):
     notes: tuple[str, ...]
     p_values: NDArray[np.float64] | None  #: (genes,) of predictable variation; None: not tested
     misfit_limit: float  #: what 99 of 100 training cells stay within (:mod:`graphsci.nn.misfit`)
+    copies_left: float = 1.0  #: counts per molecule that the model takes for molecules, if many
 
 
 def fit(
@@ -141,11 +138,15 @@ def fit(
         checkpoint.expect(**_run_identity(config, device))
     cells, genes = np.flatnonzero(~data.empty_cells), np.flatnonzero(~data.undetected_genes)
     source = MemoryCounts(data.counts) if sparse.issparse(data.counts) else data.counts
-    counts = TrainingBlocks(source, cells, genes, seed=config.seed)
+    seen = find_copies(source, seed=config.seed)
+    copies = seen.chosen if config.copies == 0 else config.copies
+    if copies != 1:
+        log(f"counts are divided by {copies:.3g}: so many left a molecule")
+    counts = TrainingBlocks(divided(source, copies), cells, genes, seed=config.seed)
     batch = np.zeros(len(cells), np.int64) if data.batch is None else data.batch[cells]
     split = split_counts(counts, config)
     sample_batch = batch[split.sample.cells]
-    notes = _notes_on(counts, split)
+    notes = _notes_on(counts, split, seen, copies)
 
     likelihood, reason = once(lambda: _likelihood(split.sample_kept, config))
     log(reason)
@@ -154,7 +155,8 @@ def fit(
         lambda: training_graph(split.sample_kept, names, genes, sample_batch, config, user_graph)
     )
     log(describe_graph(graph))
-    spec = _specified(data, config, split, likelihood, graph, given=user_graph is not None)
+    given = user_graph is not None
+    spec = _specified(data, config, split, likelihood, graph, copies=copies, given=given)
     if checkpoint is not None:
         checkpoint.expect(**_data_identity(data, spec, split, batch))
         if (line := checkpoint.found()) is not None:
@@ -176,7 +178,9 @@ def fit(
     verdict, missing = None, tuple[str, ...]()
     if config.check:
         log("checking against held-out molecules")
-        verdict, missing = once(lambda: check(judged, config, split, sample_batch, device))
+        verdict, missing = once(
+            lambda: check(judged, config, split, sample_batch, device, copies=seen.left(copies))
+        )
     notes += missing
     return Fitted(
         spec,
@@ -188,6 +192,7 @@ def fit(
         notes,
         p_values,
         limit,
+        seen.left(copies),
     )
 
 
@@ -198,6 +203,7 @@ def _specified(
     likelihood: str,
     graph: GeneGraph,
     *,
+    copies: float,
     given: bool,
 ) -> ModelSpec:
     """Put together what the network is built from; ``given`` says whose the graph is."""
@@ -207,6 +213,7 @@ def _specified(
         likelihood=likelihood,
         median_library=split.median_kept,
         common_depth=split.median_all,
+        copies=copies,
         batch_names=data.batch_names,
         gene_names=data.gene_names[~data.undetected_genes],
         gene_proportions=(molecules / molecules.sum()).astype(np.float32),
@@ -364,18 +371,12 @@ def build_network(spec: ModelSpec) -> Network:
     )
 
 
-def _notes_on(counts: TrainingBlocks, split: Split) -> tuple[str, ...]:
+def _notes_on(counts: TrainingBlocks, split: Split, seen: Copies, copies: float) -> tuple[str, ...]:
     """What was done to the counts that a user should know."""
-    notes = tuple[str, ...]()
-    if counts.was_rounded:
+    notes = _notes_on_copies(seen, copies)
+    if counts.was_rounded and copies == 1:
         notes += (
             "fractional counts: training used them rounded at random to a neighbouring integer",
-        )
-    if (sign := _sign_of_copies(split)) is not None:
-        notes += (
-            f"counts: {sign}: these look like reads, or like multiplied counts. Copies of one "
-            "molecule tell of each other, so that held-out reads are easy to predict, and the "
-            "verdict says little of lost molecules; what was not copied looks like dropout",
         )
     n_sample, n_cells = len(split.sample.cells), counts.shape[0]
     if n_sample < n_cells:
@@ -387,23 +388,25 @@ def _notes_on(counts: TrainingBlocks, split: Split) -> tuple[str, ...]:
     return notes
 
 
-def _sign_of_copies(split: Split) -> str | None:
-    """What shows that counts are of copies of molecules rather than of molecules, if anything.
-
-    Genes that few cells show are counted once where they are seen. A negative binomial of many
-    zeros has half as many 2s as 1s at most: NB(2) / NB(1) = (theta + 1) / 2 x mu / (mu + theta)
-    is 1/2 for theta = 0, and less for others.
-    """
-    if split.median_all > _MOST_MOLECULES:
-        return f"a median of {split.median_all:,.0f} per cell, more than a cell's molecules"
-    whole = split.sample_kept if split.held_out is None else split.sample_kept + split.held_out
-    rare = whole[:, np.flatnonzero(whole.getnnz(axis=0) <= _RARE * whole.shape[0])]
-    ones, twos = (int(np.count_nonzero(rare.data == value)) for value in (1, 2))
-    if rare.nnz < _FEWEST_ENTRIES or twos < _MOST_TWOS * ones:
-        return None
+def _notes_on_copies(seen: Copies, copies: float) -> tuple[str, ...]:
+    """What the counts are taken for, where they are not simply molecules."""
+    said = (
+        f"these look like reads, or like multiplied counts: about {seen.of_zeros:.3g} of each "
+        "molecule, as far as zeros tell"
+    )
+    if copies != 1:
+        why = said if seen.seen else "as asked"
+        return (
+            f"counts: {why}. They were divided by {copies:.3g} and rounded at random, so that "
+            "training and verdict are of molecules; estimates are multiplied by it again",
+        )
+    if not seen.seen:
+        return ()
     return (
-        f"in genes that at most {_RARE:.0%} of the cells show, {ones:,} counts are 1 and "
-        f"{twos:,} are 2"
+        f"counts: {said}. Each was taken for one. Held-out reads are copies of kept ones and easy "
+        "to predict, so that neither estimates nor verdict say much of molecules that were "
+        "lost; they say what the same library would show if it were sequenced deeper. For the "
+        f"molecules, set copies to {seen.divisor:.3g} (command line: --copies)",
     )
 
 

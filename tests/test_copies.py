@@ -1,0 +1,221 @@
+"""Counts per molecule: told from the counts, and what a model makes of reads."""
+
+import re
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from scipy import optimize, sparse
+
+from graphsci import GraphSCI, tl
+from graphsci.io.sources import MemoryCounts
+from graphsci.training import copies as copying
+from graphsci.training.copies import Copies, find_copies
+
+
+def molecules(n_cells=400, n_genes=150, seed=0):
+    """Two types of cells; NB of theta 2, gene means .05 to 5, libraries that differ."""
+    rng = np.random.default_rng(seed)
+    mean = np.geomspace(0.05, 5, n_genes) * np.exp(0.3 * rng.normal(size=(n_cells, 1)))
+    mean[: n_cells // 2, ::5] *= 4
+    return rng.negative_binomial(2, 2 / (2 + mean))
+
+
+def reads(counts, copies, seed=1):
+    """Every molecule is read a geometric number of times, ``copies`` in the mean."""
+    rng = np.random.default_rng(seed)
+    return np.where(counts > 0, rng.negative_binomial(np.maximum(counts, 1), 1 / (1 + copies)), 0)
+
+
+def found(counts):
+    return find_copies(MemoryCounts(sparse.csr_matrix(counts, dtype=np.float32)))
+
+
+# --- what the counts tell -------------------------------------------------------------
+
+
+def test_molecules_are_molecules():
+    seen = found(molecules())
+    assert not seen.seen
+    assert 0.9 < seen.of_zeros < 1.5
+    assert seen.chosen == seen.divisor == seen.left(1.0) == 1
+
+
+@pytest.mark.parametrize("factor", [7, 30, 1000])
+def test_multiplied_counts_give_multiplied_numbers(factor):
+    """All cells together; groups are made anew of what was multiplied."""
+    counts = sparse.csr_matrix(molecules(), dtype=np.float32)
+    one, many = (copying._per_gene(sparse.csr_matrix(x)) for x in (counts, factor * counts))
+    np.testing.assert_allclose(many, factor * one, rtol=1e-4)
+    seen = found(factor * counts.toarray())
+    assert seen.of_zeros == pytest.approx(factor, rel=0.3)
+    assert seen.chosen == (seen.divisor if seen.of_zeros >= 20 else 1)
+    assert factor <= seen.divisor < 2 * factor
+
+
+def test_geometric_copies():
+    """c in the mean over molecules, and 2 c + 1 in that over reads, which the noise follows."""
+    seen = found(reads(molecules(), 40))
+    assert 25 < seen.of_zeros < 45
+    assert 50 < seen.of_variance < 110
+    assert seen.chosen == seen.of_variance
+
+
+def test_zeros_against_a_root_finder():
+    counts = sparse.csr_matrix(reads(molecules(50, 30), 10), dtype=np.float32)
+    size_factors = np.asarray(counts.sum(1)).ravel() / counts.sum(1).mean()
+    seen, mean = counts.getnnz(axis=0), np.asarray(counts.mean(0), dtype=float).ravel()
+    genes = np.flatnonzero((seen > 4) & (seen < 45))
+    got = copying._of_zeros(mean[genes], seen[genes], size_factors)
+    for gene, c in zip(genes, got, strict=True):
+
+        def excess(c, m=mean[gene], n=seen[gene]):
+            return np.exp(-size_factors * m / c).sum() - 50 + n
+
+        assert c == pytest.approx(optimize.brentq(excess, 1e-3, 1e4), rel=1e-4)
+
+
+def test_variance_of_poisson_molecules():
+    """Multiplied Poisson counts of one rate vary c times as much as their mean, by definition."""
+    rng = np.random.default_rng(0)
+    counts = sparse.csr_matrix(12 * rng.poisson(0.5, (4000, 40)), dtype=np.float32)
+    np.testing.assert_allclose(copying._of_variance(counts, np.ones(4000)), 12, rtol=0.15)
+
+
+def test_a_panel_of_markers_is_no_sign_of_copies():
+    """Ten types of cells with twenty markers each, of eight molecules in their own type."""
+    rng = np.random.default_rng(0)
+    kind = np.arange(600) % 10
+    mean = np.where(np.arange(200) // 20 == kind[:, None], 8.0, 0.01)
+    counts = rng.poisson(mean)
+    over_all = copying._per_gene(sparse.csr_matrix(counts, dtype=np.float32))[0]
+    assert np.quantile(over_all, 0.25) > copying.SIGN_OF_COPIES
+    assert not found(counts).seen
+
+
+def test_few_genes_tell_nothing():
+    assert found(molecules(100, 9)) == Copies(1.0, 1.0, few_ones=False)
+
+
+def test_some_cells_of_many_are_read():
+    """Five stretches of 400 cells, from the first to the last."""
+    asked = []
+
+    class Source(MemoryCounts):
+        def rows(self, start, stop):
+            asked.append((start, stop))
+            return super().rows(start, stop)
+
+    find_copies(Source(sparse.csr_matrix(molecules(4100, 20), dtype=np.float32)))
+    assert asked == [(0, 400), (925, 1325), (1850, 2250), (2775, 3175), (3700, 4100)]
+
+
+# --- what is made of it ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("copied", "said"),
+    [
+        (lambda counts, rng: counts, None),
+        (lambda counts, rng: 3 * counts, r"about 3\.\d+ of each molecule"),
+        (lambda counts, rng: counts + rng.poisson(2 * counts), "these look like reads"),
+        (lambda counts, rng: 50_000 * counts, r"divided by [5-9]\.\d+e\+04 and rounded"),
+    ],
+    ids=["molecules", "multiplied", "copies", "many copies"],
+)
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.filterwarnings("ignore:These counts look like reads")
+def test_copies_of_molecules_are_told_from_molecules(copied, said, check):
+    """Sparse and overdispersed: NB of theta 0.2, most of the genes rare."""
+    rng = np.random.default_rng(0)
+    mean = np.tile(rng.gamma(0.5, 0.2, 300), (200, 1))
+    counts = copied(rng.negative_binomial(0.2, 0.2 / (0.2 + mean)), rng).astype(np.float32)
+    counts[:, 0] += 300  # as an abundant gene
+    model = GraphSCI(max_epochs=1, check=check, graph="none").fit(AnnData(counts))
+    signs = [note for note in model.fitted.notes if "look like reads" in note]
+    assert (signs == []) == (said is None)
+    assert said is None or re.search(said, signs[0])
+
+
+def test_reads_taken_for_molecules_are_warned_of_and_doubtful():
+    counts = AnnData(reads(molecules(), 8).astype(np.float32))
+    with pytest.warns(UserWarning, match=r"about \d\.?\d* of each molecule, and were taken"):
+        model = GraphSCI(max_epochs=5).fit(counts)
+    assert model.verdict.copies == model.fitted.copies_left > 4
+    assert model.verdict.status == "doubtful"
+    assert not model.verdict.passed
+    assert "held-out copies of kept ones" in model.verdict.headline()
+    asked = GraphSCI(max_epochs=5, copies=16).fit(counts)
+    assert asked.verdict.copies == asked.fitted.copies_left == 1
+    assert any("divided by 16" in note for note in asked.fitted.notes)
+
+
+@pytest.fixture(scope="module")
+def divided():
+    """A model of reads that were divided, its data, and the molecules they are of."""
+    truth = molecules()
+    adata = AnnData(reads(truth, 40).astype(np.float32))
+    adata.var_names = [f"gene{i}" for i in range(adata.n_vars)]
+    return GraphSCI(seed=0, max_epochs=20).fit(adata), adata, truth
+
+
+def test_estimates_are_on_the_scale_of_the_reads(divided):
+    model, adata, _ = divided
+    copies = model.fitted.spec.copies
+    assert copies > 20
+    estimates = ("mean", "denoised", "imputed")
+    model.impute(adata, estimates=estimates, interval=0.9)
+    total = adata.X.sum()
+    for name in estimates:
+        assert adata.layers[name].sum() == pytest.approx(total, rel=0.1)
+    assert (adata.layers["denoised_lower"] <= adata.layers["denoised_upper"]).all()
+    record = adata.uns["graphsci"]
+    assert record["copies"] == copies
+    assert record["common_depth"] == pytest.approx(np.median(adata.X.sum(1)), rel=0.1)
+    np.testing.assert_array_equal(adata.obs["graphsci_library"], adata.X.sum(1))
+    log = adata.copy()
+    model.impute(log, scale="log1p", depth="common")
+    factors = adata.X.sum(1, keepdims=True) / record["common_depth"]
+    expected = np.log1p(adata.layers["denoised"] / factors)
+    np.testing.assert_allclose(log.layers["denoised"], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_twice_the_copies_are_twice_the_estimates():
+    """Copies and their number doubled, all that is learned is the same."""
+    counts = reads(molecules(), 40).astype(np.float32)
+    one, two = AnnData(counts), AnnData(2 * counts)
+    for adata, copies in ((one, 32), (two, 64)):
+        tl.impute(adata, copies=copies, max_epochs=2, check=False, progress=False)
+    np.testing.assert_array_equal(two.layers["denoised"], 2 * one.layers["denoised"])
+    np.testing.assert_array_equal(two.obsm["X_graphsci"], one.obsm["X_graphsci"])
+
+
+def test_molecules_are_nearer_than_without_division(divided):
+    """Squared error of square roots against the rates that the molecules were drawn at."""
+    model, adata, truth = divided
+    with pytest.warns(UserWarning, match="were taken for molecules"):
+        naive = GraphSCI(seed=0, max_epochs=20, copies=1).fit(adata)
+    rate = np.geomspace(0.05, 5, truth.shape[1]) * np.where(
+        (np.arange(len(truth)) < len(truth) // 2)[:, None] & (np.arange(truth.shape[1]) % 5 == 0),
+        4,
+        1,
+    )
+    expected = np.sqrt(rate / rate.sum(1, keepdims=True))
+
+    def error(fitted):
+        small = AnnData(adata.X, var=adata.var)
+        fitted.impute(small)
+        share = small.layers["denoised"] / small.layers["denoised"].sum(1, keepdims=True)
+        return np.square(np.sqrt(share) - expected).mean()
+
+    assert error(model) < 0.5 * error(naive)
+
+
+def test_a_saved_model_divides_as_before(divided, tmp_path):
+    model, adata, _ = divided
+    model.save(tmp_path / "model")
+    again, first, second = GraphSCI.load(tmp_path / "model"), adata.copy(), adata.copy()
+    model.impute(first)
+    again.impute(second)
+    np.testing.assert_array_equal(first.layers["denoised"], second.layers["denoised"])
+    assert again.fitted.copies_left == model.fitted.copies_left
