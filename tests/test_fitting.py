@@ -1,6 +1,5 @@
 """Fitting: nothing that is held out may reach the model; every path of options trains."""
 
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -177,6 +177,33 @@ def test_rounded_counts_of_one_depth_are_told(tmp_path, depth, on_disk):
     assert not pp.extract_counts(AnnData(rounded(values, depth)[:10])).notes  # few, by chance
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_cells_that_are_there_twice_are_told(tmp_path, on_disk):
+    values = np.random.default_rng(0).poisson(1.0, (60, 200)) * np.arange(1, 61)[:, None] // 10
+    doubled = values[[*range(60), 50, 12, 50]]
+    cells = pd.DataFrame(index=[f"cell{number}" for number in range(63)])
+    AnnData(csr(doubled), cells).write_h5ad(tmp_path / "a.h5ad")
+    adata = read_h5ad(tmp_path / "a.h5ad", backed="r" if on_disk else None)
+    (doubt,) = pp.open_counts(adata).doubts
+    assert doubt.startswith("3 of 63 cells have exactly the counts of an earlier one (cell60, ")
+    assert not pp.extract_counts(AnnData(csr(values))).doubts
+    few = np.zeros((60, 200))  # two genes are no fingerprint
+    few[:, :2] = 1
+    assert not pp.extract_counts(AnnData(csr(few * np.arange(1, 61)[:, None] // 10 + few))).doubts
+
+
+def test_counts_rounded_at_the_median_depth_are_told():
+    """Small values lose much to rounding, and the totals are some percent apart."""
+    rng = np.random.default_rng(0)
+    values = rng.poisson(2 * rng.gamma(4, 0.25, (60, 1)) * rng.gamma(1, 1, 300))
+    flat = rounded(values, np.median(values.sum(1)))
+    assert np.ptp(np.quantile(flat.sum(1), [0.05, 0.95])) > 0.02 * np.median(flat.sum(1))
+    assert [note[:34] for note in pp.extract_counts(AnnData(flat)).notes if "depth" in note] == [
+        "Practically all cells have one lib"
+    ]
+    assert not [n for n in pp.extract_counts(AnnData(values)).notes if "depth" in n]
+
+
 def test_fractional_counts_on_request():
     data = pp.extract_counts(make_adata(COUNTS * 0.75), allow_fractional=True)
     np.testing.assert_array_equal(data.counts.toarray(), COUNTS * 0.75)

@@ -242,8 +242,10 @@ def noise_corrected_graph(
         "min_variance_z": min_variance_z,
         "caution": caution,
     }
-    note = (
-        f"gene graph: only the {len(residuals.genes):,} of {len(names):,} genes that vary clearly "
-        "beyond sampling noise can have edges; with more cells more would"
-    )
-    return GeneGraph(symmetric(edges, len(names)), names, "noise_corrected", parameters, (note,))
+    notes: tuple[str, ...] = ()
+    if len(residuals.genes) < len(names):
+        notes = (
+            f"gene graph: only the {len(residuals.genes):,} of {len(names):,} genes that vary "
+            "clearly beyond sampling noise can have edges; with more cells more would",
+        )
+    return GeneGraph(symmetric(edges, len(names)), names, "noise_corrected", parameters, notes)

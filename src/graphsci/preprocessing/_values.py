@@ -23,6 +23,8 @@ from graphsci.preprocessing._types import Mask
 
 _VALUES_PER_BLOCK = 2**22  # dense or stored values looked at in one go
 _CHECKING = "checking the counts"
+#: Counts in so many genes have no double by chance.
+_GENES_OF_A_DOUBLE = 50
 
 
 class Found(NamedTuple):
@@ -81,6 +83,7 @@ class Scan(NamedTuple):
     n_entries: int  #: values other than 0
     totals: NDArray[np.float64]  #: (cells,)
     detected: Mask  #: (genes,)
+    fingerprints: NDArray[np.float64]  #: (cells,) of :func:`row_fingerprints`
 
 
 def scan_file(matrix: DiskMatrix) -> Scan:
@@ -88,6 +91,7 @@ def scan_file(matrix: DiskMatrix) -> Scan:
     n_cells, n_genes = matrix.shape
     found, n_entries = Found(), 0
     totals, detected = np.zeros(n_cells), np.zeros(n_genes, dtype=bool)
+    fingerprints = np.zeros(n_cells)
     rows = [(at, min(at + CHUNK_CELLS, n_cells)) for at in range(0, n_cells, CHUNK_CELLS)]
     blocks = read_ahead(lambda at: canonical_csr(matrix.rows(*at)), rows)
     meter = Meter(_CHECKING, n_cells)
@@ -95,10 +99,24 @@ def scan_file(matrix: DiskMatrix) -> Scan:
         found += inspect_values(block.data)
         n_entries += block.nnz
         with np.errstate(invalid="ignore"):  # infinite values are refused after the pass
-            totals[start:stop] = row_totals(as_float32(block))
+            counts = as_float32(block)
+            totals[start:stop] = row_totals(counts)
+            fingerprints[start:stop] = row_fingerprints(counts)
         detected |= np.bincount(block.indices, minlength=n_genes) > 0
         meter.reach(stop)
-    return Scan(found, n_entries, totals, detected)
+    return Scan(found, n_entries, totals, detected, fingerprints)
+
+
+def row_fingerprints(counts: sparse.csr_matrix) -> NDArray[np.float64]:
+    """Return a number for each cell that the same counts share, (cells,); nan for few genes.
+
+    It is a sum of the counts with random weights, so that others have it by no practical chance. A
+    cell with counts in fewer than 50 genes may have a double by chance.
+    """
+    weights = np.random.default_rng(0).uniform(1, 2, counts.shape[1])
+    found = np.asarray(counts @ weights)
+    found[counts.getnnz(axis=1) < _GENES_OF_A_DOUBLE] = np.nan
+    return found
 
 
 def to_checked_csr(matrix: Any) -> tuple[sparse.csr_matrix, Found]:

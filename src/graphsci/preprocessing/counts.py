@@ -21,7 +21,12 @@ from graphsci.io.sources import (
 from graphsci.preprocessing._opening import Opened, check_is_anndata, find_matrix, open_matrix
 from graphsci.preprocessing._refusals import SAMPLE_ROWS, check_values
 from graphsci.preprocessing._types import Mask, Names
-from graphsci.preprocessing._values import Found, scan_file, to_checked_csr
+from graphsci.preprocessing._values import (
+    Found,
+    row_fingerprints,
+    scan_file,
+    to_checked_csr,
+)
 from graphsci.preprocessing.names import genes_every_cell_has
 from graphsci.preprocessing.normalization import detected_genes, library_sizes
 
@@ -29,8 +34,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 #: Library sizes are one if 5 % and 95 % of the cells are this near, relative to the median: counts
-#: rounded at a depth of 10,000 or more are, sequenced cells differ several-fold.
-_ONE_DEPTH, _MIN_CELLS_OF_ONE_DEPTH = 0.02, 20
+#: rounded after they were normalised are (.02 to .24 at the median depth); sequenced cells
+#: differ more (1.1 and more in eight data sets).
+_ONE_DEPTH, _MIN_CELLS_OF_ONE_DEPTH = 0.25, 20
 #: Names of common genes among those of the cells from which a matrix seems to have genes in rows.
 _MIN_GENES_AMONG_CELLS = 3
 
@@ -99,8 +105,8 @@ def extract_counts(
     opened = open_matrix(adata, layer, batch_key, min_cells)
     counts, found = to_checked_csr(opened.matrix)
     check_values(found, opened, adata, layer, counts, allow_fractional)
-    totals = library_sizes(counts)
-    return _count_data(opened, counts, found, totals, ~detected_genes(counts), min_cells)
+    totals, same = library_sizes(counts), row_fingerprints(counts)
+    return _count_data(opened, counts, found, totals, ~detected_genes(counts), same, min_cells)
 
 
 def open_counts(
@@ -133,7 +139,8 @@ def open_counts(
     first_rows = as_float32(canonical_csr(matrix.rows(0, min(SAMPLE_ROWS, matrix.shape[0]))))
     check_values(scan.found, opened, adata, layer, first_rows, allow_fractional, scan.n_entries)
     counts = DiskCounts(matrix, n_entries=scan.n_entries, totals=scan.totals)
-    return _count_data(opened, counts, scan.found, scan.totals, ~scan.detected, min_cells)
+    same = scan.fingerprints
+    return _count_data(opened, counts, scan.found, scan.totals, ~scan.detected, same, min_cells)
 
 
 def _count_data(
@@ -142,6 +149,7 @@ def _count_data(
     found: Found,
     totals: NDArray[np.float64],
     undetected_genes: Mask,
+    fingerprints: NDArray[np.float64],
     min_cells: int,
 ) -> CountData[Any]:
     empty_cells = totals == 0
@@ -158,7 +166,11 @@ def _count_data(
             "expected at least 2: genes are predicted from each other. Check that the file was "
             "read fully."
         )
-    doubts = [*_one_depth(totals), *_transposed(opened.cell_names, opened.gene_names)]
+    doubts = [
+        *_one_depth(totals),
+        *_doubles(fingerprints, opened.cell_names),
+        *_transposed(opened.cell_names, opened.gene_names),
+    ]
     notes = [
         *opened.notes,
         *doubts,
@@ -192,6 +204,21 @@ def _one_depth(totals: NDArray[np.float64]) -> list[str]:
         "counts; expected a library size of its own for each cell. Estimates, intervals and the "
         "verdict take every unit for a molecule: bring the counts as they were before any "
         "normalisation. Only cells that were down-sampled to one depth are right as they are."
+    ]
+
+
+def _doubles(fingerprints: NDArray[np.float64], cell_names: Names) -> list[str]:
+    """Return a warning if cells have the very counts of another, by :func:`row_fingerprints`."""
+    order = np.argsort(fingerprints, kind="stable")  # nan, which equals nothing, comes last
+    again = np.zeros(len(order), dtype=bool)
+    again[order[1:]] = np.diff(fingerprints[order]) == 0
+    if not again.any():
+        return []
+    return [
+        f"{again.sum():,} of {len(again):,} cells have exactly the counts of an earlier one "
+        f"({few(cell_names[again])}): was a sample added twice, or cells drawn with replacement? "
+        "What is held out of a cell is then in its double, so that the verdict is too good, and "
+        "each counts twice. Leave the doubles out."
     ]
 
 
