@@ -21,7 +21,9 @@ from graphsci.gene_graph.graph import (
 
 
 def genes_that_vary(graph):
-    """Their number, as the note says."""
+    """Their number, as the note says; all of them without one."""
+    if not graph.notes:
+        return len(graph.gene_names)
     return int(re.search(r"([\d,]+) of", graph.notes[0])[1].replace(",", ""))
 
 
