@@ -293,6 +293,33 @@ def test_a_model_is_fitted_once_for_each_task(source, tmp_path):
     assert seconds["graphsci-mean"] == pytest.approx(seconds["graphsci"], rel=0.5)
 
 
+def reads_of(path, factor):
+    """Write reads, ``factor`` of each molecule, and return where."""
+    adata = anndata.read_h5ad(path)
+    adata.X = factor * adata.X
+    target = path.with_name(f"reads{factor}.h5ad")
+    adata.write_h5ad(target)
+    return target
+
+
+def test_of_reads_molecules_are_held_out(source, tmp_path):
+    """Repeating the kept reads would explain nearly all of the others."""
+    reads, scores = reads_of(source, 40), {}
+    for copies in (0, 1):
+        csv = tmp_path / f"{copies}.csv"
+        args = ("--method", "nothing", "--method", "gene_mean", "--csv", csv, "--copies", copies)
+        _, said = run(reads, *args)
+        assert ("divided by" in said) == (copies == 0)
+        assert ("copies of kept ones" in said) == (copies == 1)
+        table = pd.read_csv(csv).set_index(["method", "score"])["value"]
+        scores[copies] = table["nothing", "d2"]
+    assert scores[0] < 0 < 0.8 < scores[1]
+    run(reads, "--write-split", tmp_path / "split.h5ad")
+    split = anndata.read_h5ad(tmp_path / "split.h5ad")
+    whole = split.X.sum() + split.layers["held_out"].sum()
+    assert whole == pytest.approx(anndata.read_h5ad(source).X.sum(), rel=0.4)
+
+
 @pytest.mark.parametrize("design", [("cells",), ("depth", "--depth", "60")])
 def test_other_designs(source, tmp_path, design):
     csv = tmp_path / "scores.csv"

@@ -202,6 +202,8 @@ def test_counts_rounded_at_the_median_depth_are_told():
         "Practically all cells have one lib"
     ]
     assert not [n for n in pp.extract_counts(AnnData(values)).notes if "depth" in n]
+    alike = rng.poisson(np.tile(rng.gamma(1, 2, 300), (60, 1)))  # one depth, by Poisson
+    assert not pp.extract_counts(AnnData(alike)).doubts
 
 
 def test_fractional_counts_on_request():

@@ -165,7 +165,9 @@ def evaluate(
     use_threads(threads)
     reporter = Reporter(quiet)
     if write_split is not None:
-        kept = work.write_split(job, write_split, seed=config.seed, overwrite=overwrite)
+        kept = work.write_split(
+            job, write_split, seed=config.seed, copies=config.copies, overwrite=overwrite
+        )
         reporter.log(
             f"written: {write_split}, {kept.n_obs:,} cells x {kept.n_vars:,} genes; X holds the "
             f"kept counts, layers['{work.HELD_OUT_LAYER}'] the others"

@@ -25,9 +25,11 @@ from graphsci.config import Config, later_seed
 from graphsci.evaluation import CONTROLS, PROTOCOLS, study
 from graphsci.evaluation.clustering import package_versions, require_packages
 from graphsci.io.files import check_writable
-from graphsci.io.sources import to_csr
+from graphsci.io.sources import MemoryCounts, to_csr
 from graphsci.preprocessing import extract_batch, extract_counts, fit_median_library_size
+from graphsci.training.blocks import whole_molecules
 from graphsci.training.checkpoint import digest
+from graphsci.training.copies import find_copies
 
 if TYPE_CHECKING:
     from graphsci.training.fitting import Log
@@ -118,9 +120,11 @@ def evaluate(
     """
     _check_request(job)
     log(f"reading {job.source}")
-    data = read_data(job)
+    data = read_data(job, copies=config.copies)
     outcomes, parts = {}, _parts(job, data)
     fingerprint = study.fingerprint(data.counts)
+    if data.held_out is None:  # they are molecules now, as far as they can be
+        config = config.replace(copies=1.0)
     seeds = [later_seed(config.seed, n) for n in range(job.seeds)]
     config = config.replace(seed=0)  # each run adds its own
     for part in parts.values():
@@ -214,8 +218,8 @@ def _evaluate(
     return Outcome(runs, summaries, ours, said, n_new, notes, job.depth, fingerprint)
 
 
-def read_data(job: Job) -> Data:
-    """Read and check the input.
+def read_data(job: Job, *, copies: float = 0.0) -> Data:
+    """Read and check the input; reads become molecules, by ``copies`` as in ``Config``.
 
     Raises
     ------
@@ -223,6 +227,7 @@ def read_data(job: Job) -> Data:
         If counts, labels, layers or methods are not what they must be.
     """
     adata, counts = _read_counts(job)
+    counts, said = _as_molecules(job, counts, copies)
     held_out = None
     if job.held_out is not None:
         held_out = extract_counts(adata, layer=job.held_out, min_cells=1).counts
@@ -233,17 +238,20 @@ def read_data(job: Job) -> Data:
     batch, _, notes = extract_batch(adata, job.batch_key)
     if held_out is not None:
         _refuse_whole_counts(layers, counts, held_out)
-    return Data(counts, held_out, _labels(job, adata), batch, tuple(notes), layers)
+    return Data(counts, held_out, _labels(job, adata), batch, (*said, *notes), layers)
 
 
-def write_split(job: Job, path: Path, *, seed: int = 0, overwrite: bool = False) -> AnnData:
+def write_split(
+    job: Job, path: Path, *, seed: int = 0, copies: float = 0.0, overwrite: bool = False
+) -> AnnData:
     """Write the kept counts as ``X`` and the held-out ones as a layer, for others' methods.
 
-    They are those of :func:`evaluate` with that seed.
+    They are those of :func:`evaluate` with that seed, and reads become molecules as there.
     """
     _check_request(job)
     check_writable(path, suffixes=io.ANNDATA_SUFFIXES, overwrite=overwrite)
     adata, counts = _read_counts(job)
+    counts, _ = _as_molecules(job, counts, copies)
     if job.design not in ("molecules", "depth"):
         raise ValueError(
             f"design: {job.design!r} has no one file of kept and held-out molecules; use "
@@ -272,6 +280,32 @@ def _read_counts(job: Job) -> tuple[AnnData, sparse.csr_matrix]:
             "held out. Evaluate raw counts (--layer), or round them first."
         )
     return adata, counts
+
+
+def _as_molecules(
+    job: Job, counts: sparse.csr_matrix, asked: float
+) -> tuple[sparse.csr_matrix, tuple[str, ...]]:
+    """Divide reads by the copies of a molecule, for all methods, and say so.
+
+    Whoever repeats its kept reads would know the held-out ones. Where others held them out they
+    stay, and it is only said.
+    """
+    seen = find_copies(MemoryCounts(counts))
+    copies = seen.chosen(asked) if job.held_out is None else 1.0
+    if copies != 1:
+        divided = sparse.csr_matrix(counts / np.float32(copies), dtype=np.float32)
+        why = seen if seen.seen else "as asked"
+        return whole_molecules(divided, np.random.default_rng(0)), (
+            f"Counts: {why}. They were divided by {copies:.3g} and rounded at random for all "
+            "methods, so that molecules are held out and not their copies.",
+        )
+    if not seen.seen:
+        return counts, ()
+    return counts, (
+        f"Counts: {seen}. Held-out reads are copies of kept ones, so that whoever repeats the "
+        f"counts scores well; the scores say little of molecules. For these: --copies "
+        f"{seen.divisor:.3g}.",
+    )
 
 
 def _check_request(job: Job) -> None:

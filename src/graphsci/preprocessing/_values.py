@@ -76,6 +76,25 @@ def _inspect_block(values: NDArray[Any]) -> Found:
     )
 
 
+class Rows(NamedTuple):
+    """What tells of each cell's counts whether they are raw, and its own."""
+
+    n_genes: NDArray[np.int64]  #: (cells,) genes with counts
+    fingerprints: NDArray[np.float64]  #: (cells,) shared by cells of the same counts alone
+
+    @classmethod
+    def of(cls, counts: sparse.csr_matrix) -> Rows:
+        """Look at counts (cells, genes).
+
+        A fingerprint is a sum of the counts with random weights, so that others have it by no
+        practical chance; nan for few genes, which others have by chance.
+        """
+        n_genes = counts.getnnz(axis=1).astype(np.int64)
+        weights = np.random.default_rng(0).uniform(1, 2, counts.shape[1])
+        found = np.asarray(counts @ weights)
+        return cls(n_genes, np.where(n_genes < _GENES_OF_A_DOUBLE, np.nan, found))
+
+
 class Scan(NamedTuple):
     """What one pass over a file finds."""
 
@@ -83,7 +102,7 @@ class Scan(NamedTuple):
     n_entries: int  #: values other than 0
     totals: NDArray[np.float64]  #: (cells,)
     detected: Mask  #: (genes,)
-    fingerprints: NDArray[np.float64]  #: (cells,) of :func:`row_fingerprints`
+    rows: Rows
 
 
 def scan_file(matrix: DiskMatrix) -> Scan:
@@ -91,7 +110,7 @@ def scan_file(matrix: DiskMatrix) -> Scan:
     n_cells, n_genes = matrix.shape
     found, n_entries = Found(), 0
     totals, detected = np.zeros(n_cells), np.zeros(n_genes, dtype=bool)
-    fingerprints = np.zeros(n_cells)
+    parts = []
     rows = [(at, min(at + CHUNK_CELLS, n_cells)) for at in range(0, n_cells, CHUNK_CELLS)]
     blocks = read_ahead(lambda at: canonical_csr(matrix.rows(*at)), rows)
     meter = Meter(_CHECKING, n_cells)
@@ -101,22 +120,11 @@ def scan_file(matrix: DiskMatrix) -> Scan:
         with np.errstate(invalid="ignore"):  # infinite values are refused after the pass
             counts = as_float32(block)
             totals[start:stop] = row_totals(counts)
-            fingerprints[start:stop] = row_fingerprints(counts)
+            parts.append(Rows.of(counts))
         detected |= np.bincount(block.indices, minlength=n_genes) > 0
         meter.reach(stop)
-    return Scan(found, n_entries, totals, detected, fingerprints)
-
-
-def row_fingerprints(counts: sparse.csr_matrix) -> NDArray[np.float64]:
-    """Return a number for each cell that the same counts share, (cells,); nan for few genes.
-
-    It is a sum of the counts with random weights, so that others have it by no practical chance. A
-    cell with counts in fewer than 50 genes may have a double by chance.
-    """
-    weights = np.random.default_rng(0).uniform(1, 2, counts.shape[1])
-    found = np.asarray(counts @ weights)
-    found[counts.getnnz(axis=1) < _GENES_OF_A_DOUBLE] = np.nan
-    return found
+    together = Rows(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return Scan(found, n_entries, totals, detected, together)
 
 
 def to_checked_csr(matrix: Any) -> tuple[sparse.csr_matrix, Found]:

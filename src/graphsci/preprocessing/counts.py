@@ -23,7 +23,7 @@ from graphsci.preprocessing._refusals import SAMPLE_ROWS, check_values
 from graphsci.preprocessing._types import Mask, Names
 from graphsci.preprocessing._values import (
     Found,
-    row_fingerprints,
+    Rows,
     scan_file,
     to_checked_csr,
 )
@@ -34,9 +34,12 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 #: Library sizes are one if 5 % and 95 % of the cells are this near, relative to the median: counts
-#: rounded after they were normalised are (.02 to .24 at the median depth); sequenced cells
-#: differ more (1.1 and more in eight data sets).
-_ONE_DEPTH, _MIN_CELLS_OF_ONE_DEPTH = 0.25, 20
+#: rounded at a depth of 10,000 or more are, sequenced cells differ several-fold (1.1 and more in
+#: eight data sets).
+_ONE_DEPTH, _MIN_CELLS_OF_ONE_DEPTH = 0.02, 20
+#: Rounded at the median depth they are .03 to .24 apart in these, and the numbers of their genes
+#: with counts, which normalising leaves as they were, by more than this and so many times more.
+_NEARLY_ONE_DEPTH, _GENES_APART, _TIMES_APART = 0.25, 0.3, 3
 #: Names of common genes among those of the cells from which a matrix seems to have genes in rows.
 _MIN_GENES_AMONG_CELLS = 3
 
@@ -105,8 +108,8 @@ def extract_counts(
     opened = open_matrix(adata, layer, batch_key, min_cells)
     counts, found = to_checked_csr(opened.matrix)
     check_values(found, opened, adata, layer, counts, allow_fractional)
-    totals, same = library_sizes(counts), row_fingerprints(counts)
-    return _count_data(opened, counts, found, totals, ~detected_genes(counts), same, min_cells)
+    totals, rows = library_sizes(counts), Rows.of(counts)
+    return _count_data(opened, counts, found, totals, ~detected_genes(counts), rows, min_cells)
 
 
 def open_counts(
@@ -139,8 +142,8 @@ def open_counts(
     first_rows = as_float32(canonical_csr(matrix.rows(0, min(SAMPLE_ROWS, matrix.shape[0]))))
     check_values(scan.found, opened, adata, layer, first_rows, allow_fractional, scan.n_entries)
     counts = DiskCounts(matrix, n_entries=scan.n_entries, totals=scan.totals)
-    same = scan.fingerprints
-    return _count_data(opened, counts, scan.found, scan.totals, ~scan.detected, same, min_cells)
+    seen = ~scan.detected
+    return _count_data(opened, counts, scan.found, scan.totals, seen, scan.rows, min_cells)
 
 
 def _count_data(
@@ -149,7 +152,7 @@ def _count_data(
     found: Found,
     totals: NDArray[np.float64],
     undetected_genes: Mask,
-    fingerprints: NDArray[np.float64],
+    rows: Rows,
     min_cells: int,
 ) -> CountData[Any]:
     empty_cells = totals == 0
@@ -167,8 +170,8 @@ def _count_data(
             "read fully."
         )
     doubts = [
-        *_one_depth(totals),
-        *_doubles(fingerprints, opened.cell_names),
+        *_one_depth(totals, rows.n_genes),
+        *_doubles(rows.fingerprints, opened.cell_names),
         *_transposed(opened.cell_names, opened.gene_names),
     ]
     notes = [
@@ -190,13 +193,17 @@ def _count_data(
     )
 
 
-def _one_depth(totals: NDArray[np.float64]) -> list[str]:
+def _one_depth(totals: NDArray[np.float64], n_genes: NDArray[np.int64]) -> list[str]:
     """Return a warning if practically all cells have one library size, as no sequencer gives."""
-    sizes = totals[totals > 0]
-    if len(sizes) < _MIN_CELLS_OF_ONE_DEPTH:
+    filled = totals > 0
+    if filled.sum() < _MIN_CELLS_OF_ONE_DEPTH:
         return []
-    low, median, high = np.quantile(sizes, [0.05, 0.5, 0.95])
-    if high - low > _ONE_DEPTH * median:
+    low, median, high = np.quantile(totals[filled], [0.05, 0.5, 0.95])
+    apart = (high - low) / median
+    fewest, usual, most = np.quantile(n_genes[filled], [0.05, 0.5, 0.95])
+    genes_apart = (most - fewest) / usual
+    rounded = apart <= _NEARLY_ONE_DEPTH and genes_apart > max(_GENES_APART, _TIMES_APART * apart)
+    if apart > _ONE_DEPTH and not rounded:
         return []
     return [
         f"Practically all cells have one library size ({low:,.0f} to {high:,.0f}): these look "
@@ -208,7 +215,7 @@ def _one_depth(totals: NDArray[np.float64]) -> list[str]:
 
 
 def _doubles(fingerprints: NDArray[np.float64], cell_names: Names) -> list[str]:
-    """Return a warning if cells have the very counts of another, by :func:`row_fingerprints`."""
+    """Return a warning if cells have the very counts of another."""
     order = np.argsort(fingerprints, kind="stable")  # nan, which equals nothing, comes last
     again = np.zeros(len(order), dtype=bool)
     again[order[1:]] = np.diff(fingerprints[order]) == 0

@@ -51,6 +51,12 @@ class Copies(NamedTuple):
     of_variance: float  #: from the variance: the mean over counts, which is larger
     few_ones: bool  #: whether rare genes have too many 2s for their 1s
 
+    def __str__(self) -> str:
+        return (
+            f"these look like reads, or like multiplied counts: about {self.of_zeros:.3g} of each "
+            "molecule, as far as zeros tell"
+        )
+
     @property
     def seen(self) -> bool:
         """Whether these are no counts of molecules."""
@@ -63,9 +69,13 @@ class Copies(NamedTuple):
             return 1.0
         return float(np.clip(self.of_variance, self.of_zeros, _MOST_SKEWED * self.of_zeros))
 
-    @property
-    def chosen(self) -> float:
-        """What counts are divided by if nobody says: :attr:`divisor` of :data:`MANY_COPIES`."""
+    def chosen(self, asked: float = 0.0) -> float:
+        """What counts are divided by: ``asked`` or, if that is 0, what they show.
+
+        That is 1 for fewer than :data:`MANY_COPIES`.
+        """
+        if asked != 0:
+            return asked
         return self.divisor if self.of_zeros >= MANY_COPIES else 1.0
 
     def left(self, divided_by: float) -> float:

@@ -139,7 +139,7 @@ def fit(
     cells, genes = np.flatnonzero(~data.empty_cells), np.flatnonzero(~data.undetected_genes)
     source = MemoryCounts(data.counts) if sparse.issparse(data.counts) else data.counts
     seen = find_copies(source, seed=config.seed)
-    copies = seen.chosen if config.copies == 0 else config.copies
+    copies = seen.chosen(config.copies)
     if copies != 1:
         log(f"counts are divided by {copies:.3g}: so many left a molecule")
     counts = TrainingBlocks(divided(source, copies), cells, genes, seed=config.seed)
@@ -390,12 +390,8 @@ def _notes_on(counts: TrainingBlocks, split: Split, seen: Copies, copies: float)
 
 def _notes_on_copies(seen: Copies, copies: float) -> tuple[str, ...]:
     """What the counts are taken for, where they are not simply molecules."""
-    said = (
-        f"these look like reads, or like multiplied counts: about {seen.of_zeros:.3g} of each "
-        "molecule, as far as zeros tell"
-    )
     if copies != 1:
-        why = said if seen.seen else "as asked"
+        why = str(seen) if seen.seen else "as asked"
         return (
             f"counts: {why}. They were divided by {copies:.3g} and rounded at random, so that "
             "training and verdict are of molecules; estimates are multiplied by it again",
@@ -403,7 +399,7 @@ def _notes_on_copies(seen: Copies, copies: float) -> tuple[str, ...]:
     if not seen.seen:
         return ()
     return (
-        f"counts: {said}. Each was taken for one. Held-out reads are copies of kept ones and easy "
+        f"counts: {seen}. Each was taken for one. Held-out reads are copies of kept ones and easy "
         "to predict, so that neither estimates nor verdict say much of molecules that were "
         "lost; they say what the same library would show if it were sequenced deeper. For the "
         f"molecules, set copies to {seen.divisor:.3g} (command line: --copies)",
