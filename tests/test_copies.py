@@ -49,7 +49,7 @@ def test_multiplied_counts_give_multiplied_numbers(factor):
     np.testing.assert_allclose(many, factor * one, rtol=1e-4)
     seen = found(factor * counts.toarray())
     assert seen.of_zeros == pytest.approx(factor, rel=0.3)
-    assert seen.chosen() == (seen.divisor if seen.of_zeros >= 20 else 1)
+    assert seen.chosen() == (seen.divisor if seen.of_zeros >= copying.MANY_COPIES else 1)
     assert factor <= seen.divisor < 2 * factor
 
 

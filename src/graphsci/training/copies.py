@@ -31,7 +31,7 @@ _QUANTILES = 0.25, 0.5
 SIGN_OF_COPIES = 4.0
 #: From here on every molecule was read, and reading more would tell nothing new: what is left to
 #: learn is the molecules. Fewer reads also say what the library holds (docs/method.md).
-MANY_COPIES = 20.0
+MANY_COPIES = 10.0
 #: Fewer counts per molecule than this are within the error of the estimate.
 _ABOUT_NONE = 2.0
 #: In genes seen in at most this share of the cells there are fewer 2s than this many times the 1s
