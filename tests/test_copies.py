@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from anndata import AnnData
 from scipy import optimize, sparse
+from typer.testing import CliRunner
 
-from graphsci import GraphSCI, tl
+from graphsci import GraphSCI, cli, read_counts, tl
+from graphsci.io import write_anndata
 from graphsci.io.sources import MemoryCounts
 from graphsci.training import copies as copying
 from graphsci.training.copies import Copies, find_copies
@@ -209,6 +211,26 @@ def test_molecules_are_nearer_than_without_division(divided):
         return np.square(np.sqrt(share) - expected).mean()
 
     assert error(model) < 0.5 * error(naive)
+
+
+@pytest.mark.parametrize("form", ["h5ad", "zarr"])
+def test_the_same_numbers_from_disk(divided, tmp_path, form):
+    """Trained, estimated and written in chunks of cells."""
+    _, adata, _ = divided
+    source, found = tmp_path / f"reads.{form}", []
+    names = adata.var[[]]
+    write_anndata(AnnData(sparse.csr_matrix(adata.X), var=names), source)
+    for backed in ("--backed", "--no-backed"):
+        output = tmp_path / f"{backed}.{form}"
+        done = CliRunner().invoke(
+            cli.app, ["impute", str(source), "-o", str(output), backed, "--max-epochs", "2"]
+        )
+        assert done.exit_code == 0, done.output
+        found.append(read_counts(output))
+    one, other = found
+    np.testing.assert_array_equal(one.layers["denoised"], other.layers["denoised"])
+    np.testing.assert_array_equal(one.X.toarray(), adata.X)
+    assert one.uns["graphsci"]["copies"] == other.uns["graphsci"]["copies"] > 20
 
 
 def test_a_saved_model_divides_as_before(divided, tmp_path):

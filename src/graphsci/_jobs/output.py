@@ -22,7 +22,6 @@ from graphsci.advance import Meter
 from graphsci.imputer import GraphSCI
 from graphsci.io.files import atomic_path, is_store
 from graphsci.io.layers import LayerWriter, stream_layers
-from graphsci.io.sources import DiskCounts
 from graphsci.io.streams import (
     SparseLayers,
     TableWriter,
@@ -64,7 +63,7 @@ def write_estimates(
     adata.uns[slots.uns] = record_of_data(
         model, adata, cells, stream.request, slots, stored=job.stored, layer=job.layer
     )
-    on_disk = isinstance(cells.source, DiskCounts)
+    on_disk = cells.source.on_disk
     if not on_disk:
         annotate_genes(model, adata, slots)
         adata.uns.update(others)

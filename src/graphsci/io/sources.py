@@ -36,6 +36,11 @@ class CountSource(Protocol):
         """Number of counts above 0."""
         ...
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether they are read from a file each time."""
+        ...
+
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return the cells ``start:stop``, (stop - start, genes), canonical CSR float32."""
         ...
@@ -43,6 +48,8 @@ class CountSource(Protocol):
 
 class MemoryCounts:
     """Counts in memory, canonical CSR float32; nothing is copied but the rows asked for."""
+
+    on_disk = False
 
     def __init__(self, matrix: sparse.csr_matrix) -> None:
         self.matrix = matrix
@@ -77,6 +84,11 @@ class ScaledCounts:
     def n_entries(self) -> int:
         """Number of counts above 0."""
         return self.source.n_entries
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether those of the other source are."""
+        return self.source.on_disk
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return the cells ``start:stop``, divided; their structure is shared."""
@@ -159,6 +171,8 @@ class DiskCounts:
     Every later read of a chunk must have the total that it had when it was checked: a chunk of
     a zarr store that vanishes would otherwise read as zeros.
     """
+
+    on_disk = True
 
     def __init__(
         self,
