@@ -313,6 +313,7 @@ def test_quiet_prints_nothing(counts, tmp_path):
         (("--genes", "lists/genes"), "case. There is no file lists/genes either"),
         (("--genes", "genes.txt"), "There is no file genes.txt either"),
         (("--genes", ","), "names none"),
+        (("--genes", "counts.h5ad"), "genes: counts.h5ad is no text"),
         (("--genes-in", "rows"), "only tables"),
         (("--interval", "0.9", "--estimate", "mean"), "belongs to the estimate 'denoised'"),
         (("--prefix", "", "--key-added", "mine"), 'the input has uns\\["mine"\\] already'),

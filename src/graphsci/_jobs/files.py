@@ -109,7 +109,12 @@ def read_names(text: str, kind: str) -> tuple[str, ...]:
     path, is_file = Path(text), False
     with contextlib.suppress(OSError):  # a long list is too long for a name of a file
         is_file = path.is_file()
-    names = path.read_text(encoding="utf-8-sig").split("\n") if is_file else text.split(",")
+    try:
+        names = path.read_text(encoding="utf-8-sig").split("\n") if is_file else text.split(",")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{kind}: {text} is no text ({error}); give a file with one name a line."
+        ) from None
     found = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not found:
         raise ValueError(f"{kind}: {text!r} names none; give names or a file with one a line.")
