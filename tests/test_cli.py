@@ -567,6 +567,8 @@ def test_help_lists_every_hyper_parameter_with_its_default():
         assert field.metadata["help"].split()[0] in said
     assert "--check / --no-check" in said
     assert "(0.3); 0.0<=x<=1.0" in said
+    assert "(128; paper: 16); x>=1" in said
+    assert "(0; paper: 30)" in said
 
 
 def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path):
