@@ -19,6 +19,7 @@ from graphsci._imputing.estimating import Cells, EstimateBlock
 from graphsci._imputing.model_io import load_model, save_model
 from graphsci._imputing.request import Request
 from graphsci._keys import DEFAULT_KEY, Keys, keys
+from graphsci._log import Log, say_nothing
 from graphsci._terminal import shown
 from graphsci._versions import versions
 from graphsci._words import few
@@ -105,7 +106,7 @@ class GraphSCI:
         allow_fractional: bool = False,
         gene_graph: GeneGraph | sparse.spmatrix | pd.DataFrame | None = None,
         progress: bool | training.Progress | None = None,
-        log: fitting.Log = lambda message: None,
+        log: Log = say_nothing,
         checkpoint: Checkpoint | None = None,
         team: Team | None = None,
     ) -> GraphSCI:

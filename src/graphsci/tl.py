@@ -11,6 +11,7 @@ from scipy import sparse
 
 from graphsci._imputing.request import Request
 from graphsci._keys import DEFAULT_KEY, keys
+from graphsci._log import Log, say_nothing
 from graphsci._terminal import shown
 from graphsci.config import Config
 from graphsci.estimates import Depth, Estimate, Scale
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from graphsci.network import GeneNetwork
-    from graphsci.training.fitting import Log
     from graphsci.training.loop import Progress
 
 __all__ = ["gene_network", "impute"]
@@ -43,7 +43,7 @@ def impute(
     prefix: str = "",
     copy: bool = False,
     progress: bool | Progress | None = None,
-    log: Log = lambda message: None,
+    log: Log = say_nothing,
     config: Config | None = None,
     **options: Any,
 ) -> AnnData | None:
@@ -128,7 +128,7 @@ def gene_network(
     label_key: str | None = None,
     key_added: str = DEFAULT_KEY,
     progress: bool | Progress | None = None,
-    log: Log = lambda message: None,
+    log: Log = say_nothing,
     config: Config | None = None,
     **options: Any,
 ) -> GeneNetwork:

@@ -19,6 +19,7 @@ from scipy import sparse
 from graphsci import io
 from graphsci._jobs.evaluate_ours import OUR_MEAN, OURS, Fits, graphsci_method
 from graphsci._labels import known_labels
+from graphsci._log import Log, say_nothing
 from graphsci._versions import source_digest, versions
 from graphsci._words import check_column
 from graphsci.config import Config, later_seed
@@ -30,7 +31,6 @@ from graphsci.preprocessing import extract_batch, extract_counts, fit_median_lib
 from graphsci.training.checkpoint import digest
 
 if TYPE_CHECKING:
-    from graphsci.training.fitting import Log
     from graphsci.training.loop import Progress
 
 #: Methods that need no layer.
@@ -104,7 +104,7 @@ def evaluate(
     config: Config,
     *,
     progress: Progress | None = None,
-    log: Log = lambda message: None,
+    log: Log = say_nothing,
 ) -> dict[str, Outcome]:
     """Run what is missing of a study, and compare; one outcome for each design.
 

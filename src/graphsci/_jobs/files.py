@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from graphsci import io
 from graphsci._keys import DEFAULT_KEY
+from graphsci._log import Log
 from graphsci.prior_knowledge import detect_format
 from graphsci.prior_knowledge.known_networks import read_known_networks
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from graphsci._jobs.impute import Job
     from graphsci.gene_graph.graph import GeneGraph
-    from graphsci.training.fitting import Log
 
 #: Names of outputs, and the endings that each may have; any if None.
 Endings = dict[str, tuple[str, ...] | None]

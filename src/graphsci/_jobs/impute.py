@@ -18,6 +18,7 @@ from graphsci._jobs.files import Endings, FileJob, stays_on_disk
 from graphsci._jobs.output import is_shared, write_estimates, write_share
 from graphsci._jobs.summary import Clock, cost, summarise
 from graphsci._keys import Keys, keys
+from graphsci._log import Log, say_nothing
 from graphsci.config import Config
 from graphsci.estimates import ESTIMATES, Depth, Estimate, Scale, estimate_names
 from graphsci.imputer import GraphSCI
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from graphsci.report import Picture
     from graphsci.training.distributed import Team
-    from graphsci.training.fitting import Log
     from graphsci.training.loop import Progress
 
 
@@ -128,7 +128,7 @@ class _Run:
     job: Job
     trained_here: bool  #: the model is trained on the input, not loaded
     clock: Clock = field(default_factory=Clock)
-    log: Log = lambda message: None
+    log: Log = say_nothing
 
 
 def impute(
@@ -137,7 +137,7 @@ def impute(
     *,
     adata: AnnData | None = None,
     progress: Progress | None = None,
-    log: Log = lambda message: None,
+    log: Log = say_nothing,
     team: Team | None = None,
 ) -> Outcome:
     """Train on the input and write its estimates.
@@ -193,7 +193,7 @@ def apply(
     model_path: Path,
     *,
     device: str = "auto",
-    log: Log = lambda message: None,
+    log: Log = say_nothing,
     team: Team | None = None,
 ) -> Outcome:
     """Write estimates of a trained model for the input's cells.

@@ -14,6 +14,7 @@ from graphsci._imputing.model_io import RECORD
 from graphsci._jobs.checks import check_networks, check_outputs
 from graphsci._jobs.files import Endings, FileJob
 from graphsci._keys import DEFAULT_KEY, keys
+from graphsci._log import Log, say_nothing
 from graphsci._optional import networkx
 from graphsci._words import no_such_file
 from graphsci.config import Config
@@ -30,7 +31,6 @@ from graphsci.prior_knowledge import read_gene_sets
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from graphsci.training.fitting import Log
     from graphsci.training.loop import Progress
 
 #: Genes that are shown around chosen ones.
@@ -95,7 +95,7 @@ def run(
     job: NetworkJob,
     config: Config,
     *,
-    log: Log = lambda message: None,
+    log: Log = say_nothing,
     progress: Progress | None = None,
 ) -> Findings:
     """Rank the relations between genes and write what was asked for.
