@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from scipy import sparse
 
+from graphsci._choices import N_NEIGHBORS
 from graphsci._imputing.request import Request
 from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._log import Log, say_nothing
@@ -121,7 +122,7 @@ def gene_network(
     allow_fractional: bool = False,
     gene_graph: GeneGraph | sparse.spmatrix | pd.DataFrame | None = None,
     prior: pd.DataFrame | GeneGraph | None = None,
-    n_neighbors: int | None = None,
+    n_neighbors: int = N_NEIGHBORS,
     control: bool = True,
     modules: bool = True,
     min_confidence: float | None = None,
@@ -146,7 +147,7 @@ def gene_network(
     prior
         Known network, reported beside the other evidence.
     n_neighbors
-        New edges: so many strongest partners of every gene; None for 20.
+        New edges: so many strongest partners of every gene.
     control
         Train once more with shuffled genes, which gives edges a false-discovery rate.
     modules
@@ -208,7 +209,7 @@ def gene_network(
     search = Search(
         where={"layer": layer, "batch_key": batch_key, "allow_fractional": allow_fractional},
         prior=prior,
-        n_neighbors=nw.N_NEIGHBORS if n_neighbors is None else n_neighbors,
+        n_neighbors=n_neighbors,
         control=control,
         modules=modules,
         min_confidence=min_confidence,

@@ -10,6 +10,7 @@ import pandas as pd
 
 from graphsci import io
 from graphsci import network as nw
+from graphsci._choices import N_NEIGHBORS, N_SHOWN_GENES
 from graphsci._imputing.model_io import RECORD
 from graphsci._jobs.checks import check_networks, check_outputs
 from graphsci._jobs.files import Endings, FileJob
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from graphsci.training.loop import Progress
 
 #: Genes that are shown around chosen ones.
-MAX_GENES = 50
 _TABLES = (".tsv", ".csv")
 #: Those that show modules, and those that networkx makes.
 _WITH_MODULES = frozenset({"modules", "enrichment", "h5ad", "graphml", "cx2", "cyjs", "picture"})
@@ -74,9 +74,9 @@ class NetworkJob(FileJob):
     picture: Path | None = None
     priors: tuple[Path, ...] = ()  #: known networks to report beside the other evidence
     genes: tuple[str, ...] | None = None
-    max_genes: int | None = None  #: that are shown with ``genes``; :data:`MAX_GENES` if None
+    max_genes: int | None = None  #: that are shown with ``genes``; :data:`N_SHOWN_GENES` if None
     min_confidence: float | None = None
-    n_neighbors: int = nw.N_NEIGHBORS
+    n_neighbors: int = N_NEIGHBORS
     control: bool = True
     n_models: int = 1
 
@@ -244,7 +244,7 @@ def _read_counts(job: NetworkJob, log: Log) -> AnnData | None:
 
 def _shown(job: NetworkJob, network: nw.GeneNetwork) -> nw.GeneNetwork:
     """Edges around the genes asked for."""
-    most = MAX_GENES if job.max_genes is None else job.max_genes
+    most = N_SHOWN_GENES if job.max_genes is None else job.max_genes
     return network if job.genes is None else network.around(job.genes, max_genes=most)
 
 
@@ -289,7 +289,7 @@ def _draw(
     from graphsci.pl._graph_drawing import size_for
     from graphsci.pl._networks import MOST_GENES
 
-    shown = min(max(MAX_GENES, len(found.gene_names) if genes else 0), MOST_GENES)
+    shown = min(max(N_SHOWN_GENES, len(found.gene_names) if genes else 0), MOST_GENES)
     figure = Figure(figsize=size_for(shown), layout="constrained")
     pl.gene_network(found, genes=genes, modules=modules, max_genes=shown, ax=figure.add_subplot())
     with atomic_path(path) as temporary:

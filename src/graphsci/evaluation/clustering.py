@@ -13,6 +13,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from graphsci._choices import CLUSTERING_SEEDS, PROTOCOL
 from graphsci._optional import needed
 from graphsci.evaluation import labels as label_scores
 from graphsci.evaluation.controls import nearest_cells
@@ -89,8 +90,8 @@ def evaluate_clustering(
     *,
     log_values: Matrix,
     labels: label_scores.Labels,
-    protocol: str = "tsne-kmeans",
-    n_seeds: int = 5,
+    protocol: str = PROTOCOL,
+    n_seeds: int = CLUSTERING_SEEDS,
     seed: int = 0,
 ) -> ClusteringScores:
     """Embed and cluster cells ``n_seeds`` times and compare with known labels.

@@ -10,6 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from graphsci._choices import N_SHOWN_GENES
+
 #: The columns of an edge table, in order.
 EDGE_COLUMNS = (
     "gene_a",
@@ -87,7 +89,7 @@ class GeneNetwork(NamedTuple):
         return self._replace(edges=self.edges[kept].reset_index(drop=True))
 
     def around(
-        self, genes: Sequence[str], *, max_genes: int = 50, max_edges: int | None = None
+        self, genes: Sequence[str], *, max_genes: int = N_SHOWN_GENES, max_edges: int | None = None
     ) -> GeneNetwork:
         """Keep chosen genes, their strongest partners up to ``max_genes``, and edges among them.
 

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, special
 
+from graphsci._choices import FEWEST_LABEL_CELLS, N_NEIGHBORS
 from graphsci._labels import known_labels
 from graphsci._words import check_column, few
 from graphsci.gene_graph.graph import GeneGraph, graph_from_edges
@@ -29,9 +30,6 @@ from graphsci.prior_knowledge.gene_symbols import match_symbols
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-N_NEIGHBORS = 20  #: candidates per gene
-FEWEST_LABEL_CELLS = 50  #: fewer cells of a type cannot tell the covariance of their states
 
 
 def refine_network(
