@@ -150,6 +150,8 @@ class GraphSCI:
         ValueError, TypeError
             If the values are no raw counts, or the checkpoint is of another run; the message
             says what was found and what to do.
+        FloatingPointError
+            If the loss is not finite: the learning rate is too large.
         KeyboardInterrupt
             If interrupted before the first epoch ended; later, the best weights so far are kept.
 

@@ -40,7 +40,9 @@ def write_network(
     Raises
     ------
     ValueError
-        For another ending, or if networkx is missing (GraphML, cyjs).
+        For another ending.
+    ImportError
+        If networkx is missing (GraphML, cyjs).
 
     References
     ----------

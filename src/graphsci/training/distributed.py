@@ -274,7 +274,9 @@ def join(device: str = "auto") -> Team | None:
     Raises
     ------
     ValueError
-        If there are too few GPUs, or a single one is named; or lightning-fabric is missing.
+        If there are too few GPUs, or a single one is named.
+    ImportError
+        If lightning-fabric is missing.
     """
     size = n_processes()
     if size == 1:

@@ -69,7 +69,7 @@ class HeldOut(NamedTuple):
     kept: sparse.csr_matrix  #: (cells, genes) their molecules that are trained on
     counts: sparse.csr_matrix  #: (cells, genes) their withheld molecules
     batch: Indices  #: (cells,)
-    fraction: float  #: share of a molecule's chance to be withheld
+    fraction: float  #: chance of each molecule to be withheld
 
 
 class _ValidationBlock(NamedTuple):
