@@ -205,7 +205,11 @@ class Config:
     def replace(self, **changes: Any) -> Config:
         """Return a copy with some fields changed; an unknown name is refused.
 
-        The preset itself cannot be changed: its sizes come with it. Use :func:`preset`.
+        Parameters
+        ----------
+        **changes
+            Fields and their new values. The preset itself cannot be changed: its sizes come with
+            it. Use :func:`preset`.
         """
         _refuse_unknown(changes)
         if changes.get("preset", self.preset) != self.preset:
@@ -314,7 +318,15 @@ Config.__doc__ = "\n".join(
 
 
 def preset(name: str, **changes: Any) -> Config:
-    """Return a preset, ``default`` or ``paper``, with some fields changed."""
+    """Return a preset with some fields changed.
+
+    Parameters
+    ----------
+    name
+        ``default`` or ``paper``.
+    **changes
+        Fields of :class:`Config` and their new values.
+    """
     if name not in PRESETS:
         raise ValueError(f"preset: got {name!r}, expected one of {', '.join(PRESETS)}.")
     return PRESETS[name].replace(**changes)

@@ -297,6 +297,8 @@ class GraphSCI:
         ----------
         adata
             Raw counts; genes are matched by name, in any order. ``X`` is never changed.
+        layer, batch_key, allow_fractional
+            Where the counts are, as in :meth:`fit`.
         estimates
             Any of ``mean``, ``denoised``, ``imputed`` and ``imputed_median``; see
             :mod:`graphsci.estimates`. ``denoised`` brings ``denoised_sd``.
@@ -418,6 +420,15 @@ class GraphSCI:
 
         Memory: 2,000 cells as counts, 500 as estimates. Use it where cells x genes would not
         fit.
+
+        Parameters
+        ----------
+        adata
+            Raw counts; genes are matched by name, in any order.
+        layer, batch_key, allow_fractional
+            Where the counts are, as in :meth:`fit`.
+        estimates, genes, depth, scale, interval
+            What is estimated, as in :meth:`impute`.
         """
         request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
         cells = self.prepare(
@@ -434,7 +445,15 @@ class GraphSCI:
         batch_key: str | None = None,
         allow_fractional: bool = False,
     ) -> NDArray[np.float32]:
-        """Cell embedding of ``adata``, (cells, latent)."""
+        """Cell embedding of ``adata``, (cells, latent).
+
+        Parameters
+        ----------
+        adata
+            Raw counts of cells trained on, or new.
+        layer, batch_key, allow_fractional
+            Where the counts are, as in :meth:`fit`.
+        """
         cells = self.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
@@ -457,6 +476,13 @@ class GraphSCI:
         :meth:`impute` writes it into ``obs``; there it is
         ``exp(obsm["X_graphsci"] @ uns["graphsci"]["certainty_weights"])``, within e^-3 to e^3.
         Costs a pass of the encoder over the cells.
+
+        Parameters
+        ----------
+        adata
+            Raw counts of cells trained on, or new.
+        layer, batch_key, allow_fractional
+            Where the counts are, as in :meth:`fit`.
         """
         network = self.count_network
         if network is None:
@@ -473,7 +499,12 @@ class GraphSCI:
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model to a folder: safetensors and JSON, complete or not at all.
 
-        With ``overwrite`` it may replace a saved model, but no folder that holds more.
+        Parameters
+        ----------
+        path
+            The folder.
+        overwrite
+            Whether it may replace a saved model; a folder that holds more it never does.
         """
         check_writable(path, overwrite=overwrite)
         save_model(self.fitted, path, versions=versions())
@@ -482,7 +513,13 @@ class GraphSCI:
     def load(cls, path: str | Path, *, device: str = "auto") -> GraphSCI:
         """Read a model folder; it gives the same numbers as the model that was saved.
 
-        ``device`` is where it is from now on, wherever it was trained.
+        Parameters
+        ----------
+        path
+            The folder that :meth:`save` or ``graphsci impute --save-model`` wrote.
+        device
+            Where the model is from now on, wherever it was trained: ``auto`` (GPU if there is
+            one), ``cpu``, ``cuda`` or ``cuda:N``.
         """
         loaded = load_model(path, device=choose_device(device))
         model = cls(loaded.spec.config.replace(device=device))
@@ -499,7 +536,15 @@ class GraphSCI:
         batch_key: str | None = None,
         allow_fractional: bool = False,
     ) -> Cells:
-        """Check the counts of ``adata`` and bring them to the model's genes and batches."""
+        """Check the counts of ``adata`` and bring them to the model's genes and batches.
+
+        Parameters
+        ----------
+        adata
+            Raw counts of cells trained on, or new.
+        layer, batch_key, allow_fractional
+            Where the counts are, as in :meth:`fit`.
+        """
         return estimating.prepare(
             self.fitted.spec,
             adata,

@@ -58,8 +58,14 @@ def impute(
     ----------
     adata
         Raw counts in ``X``, or in ``layer``; never overwritten.
+    layer, batch_key, allow_fractional
+        Where the counts are, and their batches: as in ``GraphSCI.fit``.
+    estimates, genes, depth, scale, interval
+        What is estimated: as in :meth:`graphsci.GraphSCI.impute`.
     gene_graph
         A network to use instead of one computed from the counts.
+    key_added, prefix
+        Names of the results: as in :meth:`graphsci.GraphSCI.impute`.
     copy
         Return a changed copy instead of changing ``adata``.
     progress, log
@@ -141,6 +147,8 @@ def gene_network(
         Raw counts in ``X``, or in ``layer``; never overwritten.
     model
         Trained on these cells; trained here if None, with ``config`` and ``**options``.
+    layer, batch_key, allow_fractional
+        Where the counts are, and their batches: as in ``GraphSCI.fit``.
     gene_graph
         Known network to train with; beside the graph of the counts with ``network_weight``
         below 1. As in ``GraphSCI.fit``.
@@ -158,6 +166,8 @@ def gene_network(
         keeps all.
     label_key
         Column of ``obs``, e.g. cell types: one more network for each group of 50 cells or more.
+    key_added
+        Name of the run, with which the slots of the results begin.
     progress, log
         A bar with the time left, and what is called before every stage: as in ``GraphSCI.fit``.
     config, **options

@@ -157,6 +157,8 @@ def judge(
         Positions of the cells that are scored: those that did not decide when to stop.
     fraction
         Share of the molecules held out.
+    seed
+        Of the neighbours that pooling finds.
     batch
         (cells,) of each, where the model knows of batches: gene means are then those of a batch.
     """

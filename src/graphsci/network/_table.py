@@ -67,7 +67,13 @@ class GeneNetwork(NamedTuple):
         return self.gene_names[pd.Index(self.gene_names).isin(linked)]
 
     def adjacency(self, column: str = "refined") -> sparse.csr_matrix:
-        """Return the symmetric (genes, genes) matrix of a column of the table."""
+        """Return the symmetric (genes, genes) matrix of a column of the table.
+
+        Parameters
+        ----------
+        column
+            A column of numbers, NaN where nothing is known of a pair.
+        """
         index = pd.Index(self.gene_names)
         rows, columns = (
             index.get_indexer(pd.Index(self.edges[name])) for name in ("gene_a", "gene_b")
@@ -95,6 +101,15 @@ class GeneNetwork(NamedTuple):
 
         The chosen genes take turns, so that one with weaker relations has partners too, and
         edges if only ``max_edges`` are kept.
+
+        Parameters
+        ----------
+        genes
+            Names of the chosen genes.
+        max_genes
+            Genes that are kept, the chosen ones included.
+        max_edges
+            Edges that are kept, the strongest; all if None.
 
         Raises
         ------

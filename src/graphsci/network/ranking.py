@@ -163,7 +163,15 @@ def networks_by_label(
     """Refine one network for each group of cells: same genes and loadings, its own cell states.
 
     Groups of fewer than ``FEWEST_LABEL_CELLS`` cells are left out, and cells without a label.
-    ``options`` as for :func:`refine_network`.
+
+    Parameters
+    ----------
+    model, adata
+        As in :func:`refine_network`.
+    label_key
+        Column of ``obs`` with the group of each cell.
+    **options
+        The other parameters of :func:`refine_network`.
 
     Raises
     ------
@@ -184,6 +192,13 @@ def networks_by_label(
 
 def large_groups(adata: AnnData, label_key: str) -> list[str]:
     """Groups of at least ``FEWEST_LABEL_CELLS`` cells, in order.
+
+    Parameters
+    ----------
+    adata
+        The cells.
+    label_key
+        Column of ``obs`` with the group of each.
 
     Raises
     ------

@@ -176,7 +176,12 @@ def network_degree(
 ) -> Axes:
     """Draw the share of genes with at least so many edges, on logarithmic axes.
 
-    ``network``, ``key`` and ``label`` are as in :func:`gene_network`.
+    Parameters
+    ----------
+    network, key, label
+        As in :func:`gene_network`.
+    ax
+        Where to draw; a new figure if None.
     """
     found, _ = _network(network, key, label)
     ends = found.edges[["gene_a", "gene_b"]].to_numpy().ravel()
