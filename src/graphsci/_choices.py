@@ -28,6 +28,8 @@ CHECKPOINT_MINUTES = 10.0
 
 #: Candidates for new edges of each gene.
 N_NEIGHBORS = 20
+#: Confidence of the edges that modules are made of: a tenth of them may be chance.
+MODULE_CONFIDENCE = 0.9
 #: Genes that chosen ones and their partners are kept down to, and that a picture has room for.
 N_SHOWN_GENES = 50
 #: Cells of a group with a network of its own: fewer cannot tell the covariance of their states.

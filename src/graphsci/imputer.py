@@ -207,6 +207,11 @@ class GraphSCI:
         return self.fitted.verdict
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What training found and decided that a user should know, one sentence each."""
+        return self.fitted.notes
+
+    @property
     def history(self) -> pd.DataFrame:
         """One row per epoch: losses, learning rate, seconds."""
         return pd.DataFrame(self.fitted.history, columns=training.EpochRecord._fields)

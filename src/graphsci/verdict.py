@@ -48,6 +48,9 @@ class Verdict(NamedTuple):
     n_molecules: int  #: held out in these cells
     fraction: float  #: share of the molecules held out
 
+    def __repr__(self) -> str:
+        return f"Verdict over {self.n_cells:,} cells: {self.headline()}\n{self.details()}"
+
     def of(self, method: str) -> Score:
         """The score of one method."""
         return next(score for score in self.scores if score.method == method)

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from graphsci._choices import N_SHOWN_GENES
+from graphsci._choices import MODULE_CONFIDENCE, N_SHOWN_GENES
 
 #: The columns of an edge table, in order.
 EDGE_COLUMNS = (
@@ -53,6 +53,22 @@ class GeneNetwork(NamedTuple):
     gene_names: NDArray[np.str_]  #: (genes,) all genes of the model, isolated ones included
     parameters: dict[str, Any]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        edges = self.edges
+        genes = pd.unique(edges[["gene_a", "gene_b"]].to_numpy().ravel())
+        new = edges["initial_correlation"].isna().sum()
+        trust = "confidence unknown"
+        if edges["confidence"].notna().any():
+            sure = (edges["confidence"] >= MODULE_CONFIDENCE).sum()
+            trust = f"{sure:,} of confidence {MODULE_CONFIDENCE} or more"
+        first = edges.head(3)[["gene_a", "gene_b", "refined"]].itertuples(index=False, name=None)
+        strongest = ", ".join(f"{a} - {b} ({strength:.2f})" for a, b, strength in first)
+        return (
+            f"GeneNetwork: {len(edges):,} edges ({new:,} new; {trust}) "
+            f"among {len(genes):,} of {len(self.gene_names):,} genes\n"
+            f"strongest: {strongest or 'none'}; all in .edges, {len(self.notes)} in .notes"
+        )
 
     @property
     def n_edges(self) -> int:
