@@ -112,7 +112,7 @@ def run(
     loaded = GraphSCI.load(job.source, device=config.device) if job.is_model else None
     if loaded is not None and adata is not None:
         log(f"genes: {loaded.match(adata).summary()}")  # refuses the counts of something else
-    names = loaded.gene_names if adata is None and loaded is not None else adata.var_names  # type: ignore[union-attr]
+    names = _genes_known(loaded, adata)
     known, prior = (job.read_known(paths, names, log) for paths in (job.networks, job.priors))
     if job.genes is not None:
         _check_genes(job, _genes_of_network(job, loaded, adata))
@@ -207,6 +207,14 @@ def _check_picture(n_genes: int) -> None:
             f"--picture: got {n_genes} genes (--genes), expected at most {MOST_GENES}. "
             "Choose fewer, or leave the picture out."
         )
+
+
+def _genes_known(loaded: GraphSCI | None, adata: AnnData | None) -> pd.Index:
+    """Genes that may be meant: those of the counts, or of the model without any."""
+    if adata is not None:
+        return adata.var_names
+    assert loaded is not None
+    return pd.Index(loaded.gene_names)
 
 
 def _genes_of_network(job: NetworkJob, loaded: GraphSCI | None, adata: AnnData | None) -> pd.Index:
