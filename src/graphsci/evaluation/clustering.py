@@ -316,11 +316,10 @@ def _package(module: str, what: str, package: str) -> Any:
 
 def _checked_protocol(protocol: str, n_seeds: int) -> Protocol:
     """Return the protocol of that name, or refuse it."""
-    if protocol not in PROTOCOLS or n_seeds < 1:
-        raise ValueError(
-            f"got protocol {protocol!r} with {n_seeds} seeds, expected one of "
-            f"{', '.join(PROTOCOLS)} and at least one seed."
-        )
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol: got {protocol!r}, expected one of {', '.join(PROTOCOLS)}.")
+    if n_seeds < 1:
+        raise ValueError(f"n_seeds: got {n_seeds}, expected at least 1.")
     return PROTOCOLS[protocol]
 
 
