@@ -210,11 +210,11 @@ def test_few_cells_are_shuffled_fully_and_many_in_groups(small_chunks):
 
 
 class Counting(blocks.CountBlocks):
-    """Chunks that know how many of them are alive."""
+    """Chunks that know how many of their rows are alive."""
 
     def __init__(self, n_cells: int, n_genes: int = 3) -> None:
         self.shape, self.n_entries = (n_cells, n_genes), n_cells * n_genes
-        self.alive, self.most, self.lock = 0, 0, threading.Lock()
+        self.alive, self.most, self.n_read, self.lock = 0, 0, 0, threading.Condition()
 
     def chunk(self, index: int) -> sparse.csr_matrix:
         rows = len(blocks.cells_of(index, self.shape[0]))
@@ -225,6 +225,8 @@ class Counting(blocks.CountBlocks):
         with self.lock:
             self.alive += counts.shape[0]
             self.most = max(self.most, self.alive)
+            self.n_read += counts.shape[0]
+            self.lock.notify_all()
         weakref.finalize(counts, self.forget, counts.shape[0])
         return counts
 
@@ -236,9 +238,13 @@ class Counting(blocks.CountBlocks):
 def test_rows_in_flight_are_bounded(small_chunks):
     """At most two groups: the one in use and the one that is read ahead."""
     counts = Counting(1600)
-    for _ in blocks.shuffled(counts, 10, np.random.default_rng(0)):
-        assert counts.alive <= 2 * 48
-    assert 48 < counts.most <= 2 * 48
+    for number, _ in enumerate(blocks.shuffled(counts, 10, np.random.default_rng(0))):
+        in_use = (number * 10 + 9) // 48  # the group that the last of these cells is from
+        ahead = min(1600, (in_use + 2) * 48)
+        with counts.lock:  # the reader has all the time that it needs, however busy the machine
+            assert counts.lock.wait_for(lambda at=ahead: counts.n_read >= at, timeout=60)
+            assert counts.n_read == ahead
+    assert counts.most == 2 * 48
     assert counts.alive == 0
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import anndata
 import numpy as np
@@ -19,12 +20,18 @@ from typer.testing import CliRunner
 
 import graphsci
 from graphsci import cli, demo, io
+from graphsci._choices import ESTIMATES
+from graphsci._cli import simulate
 from graphsci._cli.config import build_config
+from graphsci._cli.impute import EstimateName
 from graphsci._jobs import checks
 from graphsci._jobs import impute as work
+from graphsci._jobs.evaluate import BUILT_IN
+from graphsci._splat_params import PRESETS as SPLAT_PRESETS
 from graphsci._terminal import Reporter
 from graphsci._words import duration
 from graphsci.config import PAPER, Config
+from graphsci.evaluation import PROTOCOLS
 from graphsci.training.loop import EpochRecord
 
 SHORT = ("--max-epochs", "4", "--threads", "1")
@@ -313,6 +320,7 @@ def test_quiet_prints_nothing(counts, tmp_path):
         (("--genes", "lists/genes"), "case. There is no file lists/genes either"),
         (("--genes", "genes.txt"), "There is no file genes.txt either"),
         (("--genes", ","), "names none"),
+        (("--genes", "counts.h5ad"), "genes: counts.h5ad is no text"),
         (("--genes-in", "rows"), "only tables"),
         (("--interval", "0.9", "--estimate", "mean"), "belongs to the estimate 'denoised'"),
         (("--prefix", "", "--key-added", "mine"), 'the input has uns\\["mine"\\] already'),
@@ -566,6 +574,20 @@ def test_help_lists_every_hyper_parameter_with_its_default():
         assert field.metadata["help"].split()[0] in said
     assert "--check / --no-check" in said
     assert "(0.3); 0.0<=x<=1.0" in said
+    assert "(128; paper: 16); x>=1" in said
+    assert "(0; paper: 30)" in said
+
+
+def test_choices_that_are_written_twice_are_the_same():
+    """Typer takes no list of literals, and the program imports nothing heavy."""
+    assert tuple(EstimateName) == ESTIMATES
+    assert get_args(simulate.Preset) == (*SPLAT_PRESETS, "splat")
+    said = run("evaluate", "--help")[1].replace("- ", "-")  # lines end at hyphens
+    for name in (*BUILT_IN, *PROTOCOLS, "[default: 0.1;", "[default: 0.9;", "tsne-kmeans]"):
+        assert name in said
+    _, said = run("network", "--help")
+    assert "With --genes: genes kept. [default: (50); x>=2]" in said
+    assert "New edges per gene. [default: 20; x>=0]" in said
 
 
 def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path):

@@ -1,11 +1,21 @@
 """Hyper-parameters: one home, bounds that are enforced, errors that name the field."""
 
+import inspect
 from dataclasses import FrozenInstanceError, fields
 
 import numpy as np
 import pytest
 
-from graphsci.config import PAPER, PRESETS, Config, later_seed, option_names, preset, read_config
+from graphsci.config import (
+    PAPER,
+    PRESETS,
+    Config,
+    default_in_words,
+    later_seed,
+    option_names,
+    preset,
+    read_config,
+)
 
 FIELDS = {field.name: field for field in fields(Config)}
 BOUNDED = [
@@ -188,6 +198,35 @@ def test_replace_does_not_change_the_preset(config, other):
     with pytest.raises(ValueError, match=message):
         preset(config.preset, preset=other, seed=1)
     assert config.replace(preset=config.preset, seed=2) == config.replace(seed=2)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        (Config(), {}),
+        (Config(seed=2, n_hidden=16), {"n_hidden": 16, "seed": 2}),
+        (PAPER, {"preset": "paper"}),
+        (PAPER.replace(n_hidden=128), {"preset": "paper", "n_hidden": 128}),
+    ],
+)
+def test_changes_are_what_was_changed_of_the_preset(config, changes):
+    assert config.changes() == changes
+    assert preset(**{"name": config.preset, **changes}) == config
+
+
+def test_presets_with_another_default_say_so():
+    assert default_in_words("n_latent") == "32"
+    assert default_in_words("graph_top_k") == "20; paper: 0"
+    assert default_in_words("preset") == "default"
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_help_of_the_class_explains_every_field(name):
+    said = inspect.getdoc(Config)
+    line = next(line for line in said.splitlines() if line.startswith(f"{name} : "))
+    assert line.endswith(f", default {default_in_words(name)}")
+    assert FIELDS[name].metadata["help"] in " ".join(said.split())
+    assert max(map(len, said.splitlines())) <= 120
 
 
 @pytest.mark.parametrize("config", [*PRESETS.values(), Config(seed=9, likelihood="zinb")])

@@ -1,6 +1,7 @@
-"""The tutorial runs, from the first line to the last, and shows what it shows."""
+"""The tutorial runs and shows what it shows; the documentation names what there is."""
 
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -65,3 +66,55 @@ def test_names_of_the_package_exist(page):
     names = re.findall(r"`(?:graphsci\.)?([a-z_]+(?:\.[A-Za-z_]+)+)", text)
     unknown = [name for name in names if name.split(".")[0] in packages and not resolves(name)]
     assert not [name for name in unknown if not name.endswith((".md", ".json", ".csv", ".NAME"))]
+
+
+#: Where users find functions: what a module offers (``__all__``) or, without that, has of its own.
+PUBLIC = [
+    "graphsci",
+    *(f"graphsci.{name}" for name in ("tl", "pl", "io", "network", "evaluation", "gene_graph")),
+    *(f"graphsci.{name}" for name in ("prior_knowledge", "simulation", "verdict")),
+]
+
+
+def public_functions():
+    """Yield name and function: of modules, and of the public methods and makers of classes."""
+    for place in PUBLIC:
+        module = importlib.import_module(place)
+        own = [n for n, value in vars(module).items() if getattr(value, "__module__", "") == place]
+        for name in getattr(module, "__all__", None) or own:
+            found = getattr(module, name)
+            if inspect.isfunction(found) and not name.startswith("_"):
+                yield f"{place}.{name}", found
+            elif inspect.isclass(found):
+                if not hasattr(found, "_fields") and not issubclass(found, Exception):
+                    yield f"{place}.{name}", found  # fields of a tuple have comments: #:
+                for part, value in vars(found).items():
+                    method = value.__func__ if isinstance(value, classmethod) else value
+                    if inspect.isfunction(method) and not part.startswith("_"):
+                        yield f"{place}.{name}.{part}", method
+
+
+def described(text):
+    """Names in the section of parameters of a docstring; ``a, b`` are two."""
+    section = re.search(r"^Parameters\n-+\n(.*?)(?=^\S[^\n]*\n-+\n|\Z)", text, re.M | re.S)
+    lines = section[1].splitlines() if section else []
+    heads = [line.split(" : ")[0] for line in lines if line[:1].strip()]
+    return {name.strip().lstrip("*") for head in heads for name in head.split(",")}
+
+
+@pytest.mark.parametrize(
+    ("name", "function"), [pytest.param(*f, id=f[0]) for f in public_functions()]
+)
+def test_every_parameter_is_described(name, function):
+    """But for a function of one required parameter, which its sentence is about."""
+    said = inspect.getdoc(function)
+    assert said, "no docstring"
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    parameters = [p for p in parameters if p.name != "cls"]
+    alone = len(parameters) == 1 and parameters[0].default is parameters[0].empty
+    if alone and parameters[0].kind is not inspect.Parameter.VAR_KEYWORD:
+        return
+    missing = [p.name for p in parameters if p.name not in described(said)]
+    unknown = described(said) - {p.name for p in parameters}
+    assert not missing, f"{name} does not describe {missing}"
+    assert not unknown, f"{name} describes {unknown}, which it does not take"

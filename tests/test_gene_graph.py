@@ -754,3 +754,17 @@ def test_no_weaker_than_the_kth_strongest_by_sorting_each_gene(k):
 def test_no_entries_have_no_kth_strongest():
     none = np.zeros(0, np.int64), np.zeros(0, np.float32)
     assert _edges._at_least_kth(*none, 3).shape == (0,)
+
+
+def test_a_graph_shows_its_size_and_not_its_arrays():
+    graph = graph_from_edges(
+        pd.DataFrame({"gene_a": ["a", "b"], "gene_b": ["b", "c"], "weight": [0.5, -0.25]}),
+        gene_names=list("abcd"),
+    )
+    said = repr(graph)
+    assert said.startswith(f"GeneGraph: 2 edges among 4 genes, source {graph.source!r}\n")
+    assert "weights -0.25 to 0.5" in said
+    assert max(map(len, said.splitlines())) < 150
+    empty = graph._replace(adjacency=sparse.csr_matrix((4, 4)), parameters={"cells": "all"})
+    assert repr(empty).splitlines()[1] == "no edge; cells='all'"
+    assert repr(empty._replace(parameters={})).splitlines()[1] == "no edge"

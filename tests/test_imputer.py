@@ -781,6 +781,7 @@ def test_the_model_describes_itself(trained):
     said = repr(trained("nb"))
     assert "nb, trained on 59 genes, epoch" in said
     assert trained("nb").verdict.line() in said
+    assert trained("nb").notes == trained("nb").fitted.notes
 
 
 def test_a_dictionary_is_no_configuration():

@@ -1114,3 +1114,16 @@ def test_pictures_refuse(refined, data):
         pl.network_degree(nothing)
     with pytest.raises(ValueError, match="at least two genes of adata"):
         pl.module_heatmap(data, pd.DataFrame({"gene": ["x"], "module": [0]}))
+
+
+def test_a_network_shows_its_size_and_its_strongest_edges(refined):
+    first, second = repr(refined).splitlines()
+    edges = refined.edges
+    sure = (edges["confidence"] >= 0.9).sum()
+    assert first.startswith(f"GeneNetwork: {len(edges):,} edges (")
+    assert f"; {sure:,} of confidence 0.9 or more) among " in first
+    assert first.endswith(f"of {len(refined.gene_names):,} genes")
+    assert second.startswith(f"strongest: {edges['gene_a'][0]} - {edges['gene_b'][0]} (")
+    empty = repr(refined._replace(edges=edges.iloc[:0]))
+    assert empty.startswith("GeneNetwork: 0 edges (0 new; confidence unknown) among 0 of ")
+    assert "strongest: none;" in empty

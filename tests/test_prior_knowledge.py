@@ -417,3 +417,17 @@ def test_no_text(tmp_path):
         path.write_bytes(b"\x89HDF\xff\xfe\x00")
         with pytest.raises(ValueError, match=f"{name} cannot be read as a table of text"):
             read_network(path)
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a table of text"):
+            read_gene_sets(path)
+
+
+def test_scores_of_string_are_numbers(write):
+    links = write("links.txt", "protein1 protein2 combined_score\nA B high\n")
+    with pytest.raises(ValueError, match=r"links.txt has values of combined_score that are no n"):
+        read_network(links, format="string")
+
+
+def test_an_empty_file_of_symbols_is_named(write):
+    links = write("links.txt", "protein1 protein2 combined_score\nA B 900\n")
+    with pytest.raises(ValueError, match=r"info.txt cannot be read as a table of text"):
+        read_network(links, symbols=write("info.txt", ""))

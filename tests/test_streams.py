@@ -98,8 +98,12 @@ def test_results_in_the_input_are_replaced_on_request(tmp_path, data):
     source, out = tmp_path / "in.h5ad", tmp_path / "out.h5ad"
     io.write_anndata(data, source)
     run("impute", source, "-o", out, *OPTIONS)
-    again = ["impute", out, "-o", out, "--backed", *OPTIONS]
-    assert "has uns" in refused(*again, "--no-overwrite") or "exists" in refused(*again)
+    again, elsewhere = ["impute", out, "-o", out, "--backed", *OPTIONS], tmp_path / "new.h5ad"
+    for unasked in ([], ["--no-overwrite"]):
+        assert "out.h5ad exists. Choose another output" in refused(*again, *unasked)
+        said = refused("impute", out, "-o", elsewhere, "--backed", *OPTIONS, *unasked)
+        assert 'the input has uns["graphsci"], obs[' in said
+    assert not elsewhere.exists()
     first = read(out)
     run(*again, "--overwrite")
     assert_same(first, read(out))

@@ -53,7 +53,7 @@ class Scripted:
     def add_prior_gradient(self):
         self.gradients.append(self.network.weight.grad.item())
 
-    def learn_prior(self):
+    def end_epoch(self):
         self.learned_after.append(len(self.seen))
 
     def validation_loss(self):
@@ -583,7 +583,7 @@ def test_weights_that_are_not_finite_teach_nothing(name):
     with torch.no_grad():
         getattr(objective.network, name).view(-1)[0] = math.nan
     objective._cells_encoded = 1
-    objective.learn_prior()
+    objective.end_epoch()
     assert all(map(torch.equal, priors, before))
 
 
@@ -600,7 +600,7 @@ def test_the_prior_is_learned_from_the_embeddings_of_the_steps(hidden):
     )
     for step, cells in enumerate(objective.minibatches(10, np.random.default_rng(0)), 1):
         objective.step_loss(cells, step)
-    objective.learn_prior()
+    objective.end_epoch()
     z = torch.cat(embedded).detach().double()
     counts, theta = toy_counts().toarray(), objective.network.inverse_dispersion.detach().double()
     mean = torch.as_tensor(counts.mean(0)).double()
@@ -626,7 +626,7 @@ def test_the_trend_of_theta_is_learned_from_what_the_steps_score(hidden):
         objective.network.log_theta += torch.linspace(-1, 1, counts.shape[1])
     cells = next(iter(objective.minibatches(10, np.random.default_rng(0))))
     objective.step_loss(cells, 1)
-    objective.learn_prior()
+    objective.end_epoch()
     molecules = np.maximum(counts.toarray().sum(0), 0.5)
     mean = torch.as_tensor(molecules / counts.shape[0]).double()
     log_theta = objective.network.log_theta.detach().double()
@@ -636,7 +636,7 @@ def test_the_trend_of_theta_is_learned_from_what_the_steps_score(hidden):
     found = objective.network.dispersion_prior.tolist()
     assert found == pytest.approx(tuple(expected), rel=1e-5)
     objective.step_loss(cells, 2)
-    objective.learn_prior(pooled=lambda values: values * 0 + 3)  # what all processes agree on
+    objective.end_epoch(pooled=lambda values: values * 0 + 3)  # what all processes agree on
     assert objective.network.dispersion_prior.tolist() == [3.0, 3.0, 3.0]
     assert found != pytest.approx(tuple(DispersionPrior()), abs=0.01)
 
@@ -787,11 +787,15 @@ def test_edge_loss_is_unbiased():
     assert sampled.std() > 0
 
 
-def test_paper_validation_freezes_the_genes_and_is_repeatable():
+def test_the_end_of_an_epoch_freezes_the_genes_and_validation_changes_nothing():
     objective = paper_objective(validation=[0, 4, 29])
     objective.network.eval()
+    objective.end_epoch()
+    frozen = {name: value.clone() for name, value in objective.network.state_dict().items()}
     first = objective.validation_loss()
     assert first == objective.validation_loss()
+    for name, value in objective.network.state_dict().items():
+        assert torch.equal(value, frozen[name])
     mean, _ = objective.gene_encoder(objective.expression, objective.normalized_adjacency)
     torch.testing.assert_close(objective.decoder.gene_mean, mean.detach())
     assert paper_objective().validation_loss() is None

@@ -235,3 +235,9 @@ def test_gene_means_are_those_of_a_batch_where_there_are_batches():
     told = judge(**options, batch=batch)
     assert abs(told.of(GENE_MEANS).z) < 2
     assert told.of(GENE_MEANS).deviance < judge(**options).of(GENE_MEANS).deviance
+
+
+def test_a_verdict_shows_what_it_says():
+    first, second = repr(BETTER).splitlines()
+    assert first == f"Verdict over 90 cells: {BETTER.headline()}"
+    assert second == BETTER.details()

@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import textwrap
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -63,7 +64,7 @@ class Config:
     )
     graph_threshold: float = _option(
         0.3,
-        "An edge needs an absolute correlation above this (paper: 0.3); with --graph pidc it needs "
+        "An edge needs an absolute correlation above this (paper: 0.3); with graph 'pidc' it needs "
         "a confidence of 0.95 instead.",
         low=0.0,
         high=1.0,
@@ -82,9 +83,9 @@ class Config:
     )
     # -- the model ---------------------------------------------------------------------------
     n_latent: int = _option(32, "Dimension of the cell and gene embeddings (paper: 32).", low=1)
-    n_hidden: int = _option(128, "Units of the hidden layer (paper: 16).", low=1)
+    n_hidden: int = _option(128, "Units of the hidden layer.", low=1)
     dropout_rate: float = _option(
-        0.1, "Share of hidden units silenced in training (paper: 0.2).", low=0.0, high=0.95
+        0.1, "Share of hidden units silenced in training.", low=0.0, high=0.95
     )
     loading_scale: float = _option(
         0.0,
@@ -133,7 +134,7 @@ class Config:
     )
     kept_low: float = _option(
         0.4,
-        "Training by thinning: every step encodes a random share of each molecule and predicts "
+        "Training by thinning: every step encodes a random share of the molecules and predicts "
         "the rest. The share is uniform between kept_low and kept_high.",
         low=0.05,
         high=0.95,
@@ -212,7 +213,11 @@ class Config:
     def replace(self, **changes: Any) -> Config:
         """Return a copy with some fields changed; an unknown name is refused.
 
-        The preset itself cannot be changed: its sizes come with it. Use :func:`preset`.
+        Parameters
+        ----------
+        **changes
+            Fields and their new values. The preset itself cannot be changed: its sizes come with
+            it. Use :func:`preset`.
         """
         _refuse_unknown(changes)
         if changes.get("preset", self.preset) != self.preset:
@@ -223,8 +228,11 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def changes(self) -> dict[str, Any]:
-        """Return the fields that differ from those of the preset ``default``."""
-        usual = PRESETS["default"].to_dict()
+        """Return what makes this configuration: ``GraphSCI(**changes).config`` is equal to it.
+
+        The preset if it is not ``default``, and the fields that differ from the preset's own.
+        """
+        usual = {**PRESETS[self.preset].to_dict(), "preset": "default"}
         return {name: value for name, value in self.to_dict().items() if value != usual[name]}
 
     def to_dict(self) -> dict[str, Any]:
@@ -289,8 +297,44 @@ PAPER = Config(
 PRESETS: Mapping[str, Config] = {"default": Config(), "paper": PAPER}
 
 
+def default_in_words(name: str) -> str:
+    """Return the default of a hyper-parameter, and that of each preset with another."""
+    usual = getattr(PRESETS["default"], name)
+    others = ((of, getattr(config, name)) for of, config in PRESETS.items() if name != "preset")
+    return "; ".join([f"{usual}", *(f"{of}: {value}" for of, value in others if value != usual)])
+
+
+def _fields_in_words() -> Iterator[str]:
+    """Yield what is known of each field, as a docstring's section "Parameters" has it."""
+    hints = get_type_hints(Config)
+    for field in fields(Config):
+        choices = ", ".join(map(repr, get_args(hints[field.name])))
+        kind = f"{{{choices}}}" if choices else hints[field.name].__name__
+        low, high = field.metadata["low"], field.metadata["high"]
+        bounds = "" if low is None else f", at least {low}"
+        bounds += "" if high is None else f" and at most {high}"
+        yield f"    {field.name} : {kind}{bounds}, default {default_in_words(field.name)}"
+        yield from textwrap.wrap(
+            field.metadata["help"], 96, initial_indent=" " * 8, subsequent_indent=" " * 8
+        )
+
+
+#: The fields are their own documentation: ``help(graphsci.Config)`` shows what they say.
+Config.__doc__ = "\n".join(
+    [f"{Config.__doc__}\n", "    Parameters", "    ----------", *_fields_in_words(), "    "]
+)
+
+
 def preset(name: str, **changes: Any) -> Config:
-    """Return a preset, ``default`` or ``paper``, with some fields changed."""
+    """Return a preset with some fields changed.
+
+    Parameters
+    ----------
+    name
+        ``default`` or ``paper``.
+    **changes
+        Fields of :class:`Config` and their new values.
+    """
     if name not in PRESETS:
         raise ValueError(f"preset: got {name!r}, expected one of {', '.join(PRESETS)}.")
     return PRESETS[name].replace(**changes)

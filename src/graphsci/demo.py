@@ -16,13 +16,13 @@ from scipy import sparse
 
 from graphsci import io
 from graphsci._jobs import impute as work
+from graphsci._log import Log, say_nothing
 from graphsci.config import Config
 from graphsci.io.files import atomic_path, check_folder
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from graphsci.training.fitting import Log
     from graphsci.training.loop import Progress
 
 LABELS = "bulk_labels"
@@ -98,7 +98,7 @@ def run(
     genes_in: io.GenesIn | None = None,
     layer: str | None = None,
     progress: Progress | None = None,
-    log: Log = lambda message: None,
+    log: Log = say_nothing,
 ) -> work.Outcome:
     """Impute the demo's data, or a file, and fill a folder with everything to take away.
 

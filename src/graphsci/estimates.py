@@ -6,17 +6,20 @@ mean mu) and its molecules are Poisson(lambda), so given a count that was not dr
 lambda is Gamma(shape x + theta, rate 1 + theta / mu). mu itself is known up to a variance q of its
 logarithm.
 
-============  ==========================================================================
-``mean``      mu: what the network predicts for the cell; the count itself is not used again
-``denoised``  E[lambda | x]: trusts the count where it is informative, the network elsewhere
-``imputed``   E[count before dropout | x]: x itself where x > 0; at a zero, the probability
-              that it was dropped times mu. Without dropout (NB) it is the counts.
-============  ==========================================================================
+==================  ====================================================================
+``mean``            mu: what the network predicts for the cell; the count itself is not
+                    used again
+``denoised``        E[lambda | x]: trusts the count where it is informative, the network
+                    elsewhere
+``imputed``         E[count before dropout | x]: x itself where x > 0; at a zero, the
+                    probability that it was dropped times mu. Without dropout (NB) it is
+                    the counts.
+``imputed_median``  the median of the count before dropout: a zero is filled only where a
+                    molecule was there more likely than not
+==================  ====================================================================
 
-`imputed_median` answers the question of `imputed` by the median of the count before dropout: a
-zero is filled only where a molecule was there more likely than not. It has the smallest expected
-absolute error of all estimates, on counts and on any scale that keeps their order; `imputed` has
-the smallest squared error and unbiased totals.
+`imputed_median` has the smallest expected absolute error of all estimates, on counts and on any
+scale that keeps their order; `imputed` has the smallest squared error and unbiased totals.
 
 Uncertainty comes with `denoised`: ``denoised_sd`` is the standard deviation of lambda given
 x, ``denoised_lower`` and ``denoised_upper`` bound its central interval. Both count the uncertainty
@@ -26,24 +29,20 @@ skewed that the mean, `denoised`, may lie above the interval.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy import special
 from torch import Tensor
 
+from graphsci._choices import ESTIMATES as ESTIMATES
+from graphsci._choices import Depth, Estimate, Scale
 from graphsci.nn.likelihood import nb_log_zero
 from graphsci.nn.model_parts import CellBlock, CountDistribution
 
 if TYPE_CHECKING:
     from graphsci.nn.model import Network
-
-Estimate = Literal["mean", "denoised", "imputed", "imputed_median"]
-Depth = Literal["own", "common"]
-Scale = Literal["counts", "log1p"]
-
-ESTIMATES: tuple[Estimate, ...] = ("mean", "denoised", "imputed", "imputed_median")
 
 MEANINGS = {
     "mean": "expected count (before dropout) of the entry as the network predicts it from the cell",

@@ -19,6 +19,7 @@ from graphsci._imputing.estimating import Cells, EstimateBlock
 from graphsci._imputing.model_io import load_model, save_model
 from graphsci._imputing.request import Request
 from graphsci._keys import DEFAULT_KEY, Keys, keys
+from graphsci._log import Log, say_nothing
 from graphsci._terminal import shown
 from graphsci._versions import versions
 from graphsci._words import few
@@ -105,7 +106,7 @@ class GraphSCI:
         allow_fractional: bool = False,
         gene_graph: GeneGraph | sparse.spmatrix | pd.DataFrame | None = None,
         progress: bool | training.Progress | None = None,
-        log: fitting.Log = lambda message: None,
+        log: Log = say_nothing,
         checkpoint: Checkpoint | None = None,
         team: Team | None = None,
     ) -> GraphSCI:
@@ -149,6 +150,8 @@ class GraphSCI:
         ValueError, TypeError
             If the values are no raw counts, or the checkpoint is of another run; the message
             says what was found and what to do.
+        FloatingPointError
+            If the loss is not finite: the learning rate is too large.
         KeyboardInterrupt
             If interrupted before the first epoch ended; later, the best weights so far are kept.
 
@@ -209,6 +212,11 @@ class GraphSCI:
         With ``check=False``, for too few cells, or where training was interrupted.
         """
         return self.fitted.verdict
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What training found and decided that a user should know, one sentence each."""
+        return self.fitted.notes
 
     @property
     def history(self) -> pd.DataFrame:
@@ -302,6 +310,8 @@ class GraphSCI:
         ----------
         adata
             Raw counts; genes are matched by name, in any order. ``X`` is never changed.
+        layer, batch_key, allow_fractional
+            Where the counts are, as in :meth:`fit`.
         estimates
             Any of ``mean``, ``denoised``, ``imputed`` and ``imputed_median``; see
             :mod:`graphsci.estimates`. ``denoised`` brings ``denoised_sd``.
@@ -423,6 +433,15 @@ class GraphSCI:
 
         Memory: 2,000 cells as counts, 500 as estimates. Use it where cells x genes would not
         fit.
+
+        Parameters
+        ----------
+        adata
+            Raw counts; genes are matched by name, in any order.
+        layer, batch_key, allow_fractional
+            Where the counts are, as in :meth:`fit`.
+        estimates, genes, depth, scale, interval
+            What is estimated, as in :meth:`impute`.
         """
         request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
         cells = self.prepare(
@@ -439,7 +458,15 @@ class GraphSCI:
         batch_key: str | None = None,
         allow_fractional: bool = False,
     ) -> NDArray[np.float32]:
-        """Cell embedding of ``adata``, (cells, latent)."""
+        """Cell embedding of ``adata``, (cells, latent).
+
+        Parameters
+        ----------
+        adata
+            Raw counts of cells trained on, or new.
+        layer, batch_key, allow_fractional
+            Where the counts are, as in :meth:`fit`.
+        """
         cells = self.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
@@ -462,6 +489,13 @@ class GraphSCI:
         :meth:`impute` writes it into ``obs``; there it is
         ``exp(obsm["X_graphsci"] @ uns["graphsci"]["certainty_weights"])``, within e^-3 to e^3.
         Costs a pass of the encoder over the cells.
+
+        Parameters
+        ----------
+        adata
+            Raw counts of cells trained on, or new.
+        layer, batch_key, allow_fractional
+            Where the counts are, as in :meth:`fit`.
         """
         network = self.count_network
         if network is None:
@@ -478,7 +512,12 @@ class GraphSCI:
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model to a folder: safetensors and JSON, complete or not at all.
 
-        With ``overwrite`` it may replace a saved model, but no folder that holds more.
+        Parameters
+        ----------
+        path
+            The folder.
+        overwrite
+            Whether it may replace a saved model; a folder that holds more it never does.
         """
         check_writable(path, overwrite=overwrite)
         save_model(self.fitted, path, versions=versions())
@@ -487,7 +526,13 @@ class GraphSCI:
     def load(cls, path: str | Path, *, device: str = "auto") -> GraphSCI:
         """Read a model folder; it gives the same numbers as the model that was saved.
 
-        ``device`` is where it is from now on, wherever it was trained.
+        Parameters
+        ----------
+        path
+            The folder that :meth:`save` or ``graphsci impute --save-model`` wrote.
+        device
+            Where the model is from now on, wherever it was trained: ``auto`` (GPU if there is
+            one), ``cpu``, ``cuda`` or ``cuda:N``.
         """
         loaded = load_model(path, device=choose_device(device))
         model = cls(loaded.spec.config.replace(device=device))
@@ -504,7 +549,15 @@ class GraphSCI:
         batch_key: str | None = None,
         allow_fractional: bool = False,
     ) -> Cells:
-        """Check the counts of ``adata`` and bring them to the model's genes and batches."""
+        """Check the counts of ``adata`` and bring them to the model's genes and batches.
+
+        Parameters
+        ----------
+        adata
+            Raw counts of cells trained on, or new.
+        layer, batch_key, allow_fractional
+            Where the counts are, as in :meth:`fit`.
+        """
         return estimating.prepare(
             self.fitted.spec,
             adata,

@@ -206,6 +206,17 @@ def log_normal_factors(
 
     A drawn factor is turned to at least 1, or with ``down_probability`` to at most 1: its
     exponent is -1 if it is to go down, and changes sign if the draw was below 1.
+
+    Parameters
+    ----------
+    n
+        Factors to draw.
+    probability, down_probability
+        That a factor is not 1, and that such a factor goes down.
+    loc, scale
+        Location and scale of the log-normal.
+    rng
+        Source of the draws.
     """
     selected = rng.random(n) < probability
     drawn = rng.lognormal(loc, scale, int(selected.sum()))
@@ -217,7 +228,15 @@ def log_normal_factors(
 
 
 def draw_genes(params: SplatParams, *, rng: np.random.Generator) -> SplatGenes:
-    """Draw means, outliers, batch and DE factors and the BCV factor of each gene."""
+    """Draw means, outliers, batch and DE factors and the BCV factor of each gene.
+
+    Parameters
+    ----------
+    params
+        Settings of the simulation.
+    rng
+        Source of the draws.
+    """
     n = params.n_genes
     base = rng.gamma(params.mean_shape, 1.0 / params.mean_rate, n)
     outlier = log_normal_factors(
@@ -240,7 +259,15 @@ def draw_genes(params: SplatParams, *, rng: np.random.Generator) -> SplatGenes:
 
 
 def draw_cells(params: SplatParams, *, rng: np.random.Generator) -> SplatCells:
-    """Draw the group and the expected library size of each cell."""
+    """Draw the group and the expected library size of each cell.
+
+    Parameters
+    ----------
+    params
+        Settings of the simulation.
+    rng
+        Source of the draws.
+    """
     n = params.n_cells
     return SplatCells(
         batch=np.repeat(np.arange(len(params.batch_cells)), params.batch_cells),
@@ -252,7 +279,17 @@ def draw_cells(params: SplatParams, *, rng: np.random.Generator) -> SplatCells:
 def draw_counts(
     genes: SplatGenes, cells: SplatCells, params: SplatParams, *, rng: np.random.Generator
 ) -> SplatBlock:
-    """Draw the counts of cells, before and after dropout."""
+    """Draw the counts of cells, before and after dropout.
+
+    Parameters
+    ----------
+    genes, cells
+        From :func:`draw_genes` and :func:`draw_cells`.
+    params
+        Settings of the simulation.
+    rng
+        Source of the draws.
+    """
     base = base_cell_means(genes, cells)  # (cells, genes)
     with np.errstate(divide="ignore"):  # a mean of zero has an infinite BCV and a rate of zero
         bcv = (params.bcv_common + 1.0 / np.sqrt(base)) * genes.bcv_factor
@@ -266,13 +303,27 @@ def draw_counts(
 
 
 def base_cell_means(genes: SplatGenes, cells: SplatCells) -> Floats:
-    """Return lambda, each cell's expected counts before BCV, (cells, genes)."""
+    """Return lambda, each cell's expected counts before BCV, (cells, genes).
+
+    Parameters
+    ----------
+    genes, cells
+        From :func:`draw_genes` and :func:`draw_cells`.
+    """
     profile = genes.mean * genes.batch_factors[cells.batch] * genes.de_factors[cells.group]
     return profile * (cells.library_size / profile.sum(1))[:, None]
 
 
 def dropout_probability(rates: Floats, params: SplatParams) -> Floats:
-    """Return ``sigmoid(k (log r - x0))``, k the shape and x0 the midpoint."""
+    """Return ``sigmoid(k (log r - x0))``, k the shape and x0 the midpoint.
+
+    Parameters
+    ----------
+    rates
+        Expected counts before dropout, of any shape.
+    params
+        Settings with the midpoint x0 and the shape k of the curve.
+    """
     with np.errstate(divide="ignore"):  # a rate of zero: log is -inf, the probability 1 (k < 0)
         return expit(params.dropout_shape * (np.log(rates) - params.dropout_mid))
 

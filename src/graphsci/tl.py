@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from scipy import sparse
 
+from graphsci._choices import N_NEIGHBORS
 from graphsci._imputing.request import Request
 from graphsci._keys import DEFAULT_KEY, keys
+from graphsci._log import Log, say_nothing
 from graphsci._terminal import shown
 from graphsci.config import Config
 from graphsci.estimates import Depth, Estimate, Scale
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from graphsci.network import GeneNetwork
-    from graphsci.training.fitting import Log
     from graphsci.training.loop import Progress
 
 __all__ = ["gene_network", "impute"]
@@ -43,7 +44,7 @@ def impute(
     prefix: str = "",
     copy: bool = False,
     progress: bool | Progress | None = None,
-    log: Log = lambda message: None,
+    log: Log = say_nothing,
     config: Config | None = None,
     **options: Any,
 ) -> AnnData | None:
@@ -57,8 +58,14 @@ def impute(
     ----------
     adata
         Raw counts in ``X``, or in ``layer``; never overwritten.
+    layer, batch_key, allow_fractional
+        Where the counts are, and their batches: as in ``GraphSCI.fit``.
+    estimates, genes, depth, scale, interval
+        What is estimated: as in :meth:`graphsci.GraphSCI.impute`.
     gene_graph
         A network to use instead of one computed from the counts.
+    key_added, prefix
+        Names of the results: as in :meth:`graphsci.GraphSCI.impute`.
     copy
         Return a changed copy instead of changing ``adata``.
     progress, log
@@ -121,14 +128,14 @@ def gene_network(
     allow_fractional: bool = False,
     gene_graph: GeneGraph | sparse.spmatrix | pd.DataFrame | None = None,
     prior: pd.DataFrame | GeneGraph | None = None,
-    n_neighbors: int | None = None,
+    n_neighbors: int = N_NEIGHBORS,
     control: bool = True,
     modules: bool = True,
     min_confidence: float | None = None,
     label_key: str | None = None,
     key_added: str = DEFAULT_KEY,
     progress: bool | Progress | None = None,
-    log: Log = lambda message: None,
+    log: Log = say_nothing,
     config: Config | None = None,
     **options: Any,
 ) -> GeneNetwork:
@@ -140,13 +147,15 @@ def gene_network(
         Raw counts in ``X``, or in ``layer``; never overwritten.
     model
         Trained on these cells; trained here if None, with ``config`` and ``**options``.
+    layer, batch_key, allow_fractional
+        Where the counts are, and their batches: as in ``GraphSCI.fit``.
     gene_graph
         Known network to train with; beside the graph of the counts with ``network_weight``
         below 1. As in ``GraphSCI.fit``.
     prior
         Known network, reported beside the other evidence.
     n_neighbors
-        New edges: so many strongest partners of every gene; None for 20.
+        New edges: so many strongest partners of every gene.
     control
         Train once more with shuffled genes, which gives edges a false-discovery rate.
     modules
@@ -157,6 +166,8 @@ def gene_network(
         keeps all.
     label_key
         Column of ``obs``, e.g. cell types: one more network for each group of 50 cells or more.
+    key_added
+        Name of the run, with which the slots of the results begin.
     progress, log
         A bar with the time left, and what is called before every stage: as in ``GraphSCI.fit``.
     config, **options
@@ -208,7 +219,7 @@ def gene_network(
     search = Search(
         where={"layer": layer, "batch_key": batch_key, "allow_fractional": allow_fractional},
         prior=prior,
-        n_neighbors=nw.N_NEIGHBORS if n_neighbors is None else n_neighbors,
+        n_neighbors=n_neighbors,
         control=control,
         modules=modules,
         min_confidence=min_confidence,

@@ -49,6 +49,9 @@ class Verdict(NamedTuple):
     fraction: float  #: share of the molecules held out
     copies: float = 1.0  #: counts per molecule where they are many, as of reads; else 1
 
+    def __repr__(self) -> str:
+        return f"Verdict over {self.n_cells:,} cells: {self.headline()}\n{self.details()}"
+
     def of(self, method: str) -> Score:
         """The score of one method."""
         return next(score for score in self.scores if score.method == method)
@@ -167,6 +170,8 @@ def judge(
         Positions of the cells that are scored: those that did not decide when to stop.
     fraction
         Share of the molecules held out.
+    seed
+        Of the neighbours that pooling finds.
     batch
         (cells,) of each, where the model knows of batches: gene means are then those of a batch.
     """

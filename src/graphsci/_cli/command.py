@@ -48,10 +48,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             groups[parameter.name] = group
             parameters += group.parameters
     parameters.append(_DEBUG)
+    package, flags = function.__module__.partition(".")[0], {p.name for p in parameters}
 
     @functools.wraps(function)
     def run(*, debug: bool, **given: Any) -> None:
-        with one_line_errors(debug):
+        with one_line_errors(debug, package=package, flags=flags):
             for name, group in groups.items():
                 values = {p.name: given.pop(p.name) for p in group.parameters}
                 given[name] = group.build(**values)

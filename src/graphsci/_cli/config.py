@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from graphsci._cli.command import Flags, flag
-from graphsci.config import Config, option_names, preset, read_config
+from graphsci.config import Config, default_in_words, option_names, preset, read_config
 
 _FILE = Annotated[
     Path | None,
@@ -32,7 +32,9 @@ def _hyper_parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parame
     name = field.name.replace("_", "-")
     low, high = field.metadata["low"], field.metadata["high"]
     bounds = {"min": low, "max": high} if kind in (int, float) else {}
-    shown = ("" if field.default else "no-") + name if kind is bool else str(field.default)
+    shown = (
+        ("" if field.default else "no-") + name if kind is bool else default_in_words(field.name)
+    )
     option = typer.Option(
         f"--{name}/--no-{name}" if kind is bool else f"--{name}",
         help=field.metadata["help"],

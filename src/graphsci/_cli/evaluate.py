@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from graphsci import _choices as choices
 from graphsci._cli.command import command
 from graphsci._cli.config import HyperParameters
 from graphsci._cli.options import (
@@ -52,7 +53,7 @@ def evaluate(
     ] = None,
     method: Methods = [],  # noqa: B006 (typer copies it)
     design: Annotated[
-        Literal["molecules", "entries", "cells", "depth", "all"],
+        choices.Designs,
         typer.Option(
             help="What is held out: a share of all molecules, a share of the non-zero entries, "
             "molecules in a fifth of the cells (training on the others), all molecules above "
@@ -61,7 +62,7 @@ def evaluate(
     ] = "molecules",
     fraction: Annotated[
         float, typer.Option(min=0.001, max=0.9, help="Share of molecules or entries held out.")
-    ] = 0.1,
+    ] = choices.HELD_OUT_FRACTION,
     depth: Annotated[
         float | None,
         typer.Option(
@@ -97,15 +98,17 @@ def evaluate(
         typer.Option(
             min=1e-6, max=1 - 1e-6, help="Level of the interval whose coverage is measured."
         ),
-    ] = 0.9,
+    ] = choices.INTERVAL_LEVEL,
     protocol: Annotated[
         str,
         typer.Option(
             help="Clustering: tsne-kmeans (the paper), umap-kmeans, phate-kmeans, pca-kmeans, "
             "pca-leiden.",
         ),
-    ] = "tsne-kmeans",
-    clustering_seeds: Annotated[int, typer.Option(min=1, help="Seeds of the clustering.")] = 5,
+    ] = choices.PROTOCOL,
+    clustering_seeds: Annotated[int, typer.Option(min=1, help="Seeds of the clustering.")] = (
+        choices.CLUSTERING_SEEDS
+    ),
     shuffled_genes: Annotated[
         int,
         typer.Option(

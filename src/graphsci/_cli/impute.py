@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from graphsci import _choices as choices
 from graphsci._cli.command import command
 from graphsci._cli.config import HyperParameters
 from graphsci._cli.options import (
@@ -70,11 +71,11 @@ class Estimates:
         ),
     ] = None
     depth: Annotated[
-        Literal["own", "common"],
+        choices.Depth,
         typer.Option(help="Estimates at each cell's own depth, or all at the median depth."),
     ] = "own"
     scale: Annotated[
-        Literal["counts", "log1p"],
+        choices.Scale,
         typer.Option(help="Scale of the estimates."),
     ] = "counts"
     interval: Annotated[
@@ -103,7 +104,7 @@ class Storage:
         ),
     ] = None
     dtype: Annotated[
-        Literal["float32", "float16"],
+        choices.Digits,
         typer.Option(help="Digits of the estimates in OUT: float16 has three, up to 65,504."),
     ] = "float32"
     compression: Annotated[
@@ -171,7 +172,7 @@ def impute(
             min=0,
             help="Minutes between checkpoints; shorter runs leave none. 0 writes every epoch.",
         ),
-    ] = 10.0,
+    ] = choices.CHECKPOINT_MINUTES,
     results: Results,
     devices: Devices = None,
     threads: Threads = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphsci import _choices as choices
 from graphsci._cli.command import command
 from graphsci._cli.config import HyperParameters
 from graphsci._cli.options import (
@@ -75,7 +76,10 @@ class Files:
     ] = None
     label_key: Annotated[
         str | None,
-        typer.Option(help="Column of obs: one more network for each group of 50 cells or more."),
+        typer.Option(
+            help="Column of obs: one more network for each group of "
+            f"{choices.FEWEST_LABEL_CELLS} cells or more."
+        ),
     ] = None
     label_edges: Annotated[
         Path | None,
@@ -88,13 +92,18 @@ class Ranking:
     """Which edges are looked for, and which are shown."""
 
     max_genes: Annotated[
-        int | None, typer.Option(min=2, help="With --genes: genes kept.  [default: 50]")
+        int | None,
+        typer.Option(
+            min=2, help="With --genes: genes kept.", show_default=str(choices.N_SHOWN_GENES)
+        ),
     ] = None
     min_confidence: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Keep edges of this confidence (1 - FDR)."),
     ] = None
-    n_neighbors: Annotated[int, typer.Option(min=0, help="New edges per gene.")] = 20
+    n_neighbors: Annotated[int, typer.Option(min=0, help="New edges per gene.")] = (
+        choices.N_NEIGHBORS
+    )
     control: Annotated[
         bool, typer.Option(help="Train again with shuffled genes, for the confidence of edges.")
     ] = True

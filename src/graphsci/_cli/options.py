@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from graphsci import _choices as choices
 
 STANDARD_OUTPUT = Path("-")
 
@@ -33,7 +35,7 @@ Layer = Annotated[
     str | None, typer.Option(help="Layer of the input with the counts; X if not given.")
 ]
 GenesIn = Annotated[
-    Literal["rows", "columns"] | None,
+    choices.GenesIn | None,
     typer.Option(help="Where a text table has its genes; required for it."),
 ]
 MakeNamesUnique = Annotated[

@@ -36,8 +36,9 @@ def check_outputs(job: FileJob, *, replaced: Sequence[Path] = ()) -> None:
     for path in replaced:
         check_writable(path, overwrite=True)
     places = [path.resolve() for path in (*job.paths.values(), *replaced)]
-    if len(set(places)) < len(places):
-        raise ValueError("two outputs have the same path; give each its own.")
+    twice = next((place for place in places if places.count(place) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two outputs have the same path, {twice}; give each its own.")
 
 
 def check_networks(job: FileJob, *, read: Sequence[Path]) -> None:

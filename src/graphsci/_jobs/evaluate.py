@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from anndata import AnnData
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci import io
+from graphsci._choices import CLUSTERING_SEEDS, HELD_OUT_FRACTION, INTERVAL_LEVEL, PROTOCOL, Designs
 from graphsci._jobs.evaluate_ours import OUR_MEAN, OURS, Fits, graphsci_method
 from graphsci._labels import known_labels
+from graphsci._log import Log, say_nothing
 from graphsci._versions import source_digest, versions
 from graphsci._words import check_column
 from graphsci.config import Config, later_seed
@@ -32,7 +34,6 @@ from graphsci.training.checkpoint import digest
 from graphsci.training.copies import find_copies
 
 if TYPE_CHECKING:
-    from graphsci.training.fitting import Log
     from graphsci.training.loop import Progress
 
 #: Methods that need no layer.
@@ -55,13 +56,13 @@ class Job:
     genes_in: io.GenesIn | None = None
     make_names_unique: bool = False
     methods: tuple[str, ...] = ()  #: ours, controls, layers; all but layers if empty
-    design: study.Design | Literal["all"] = "molecules"
-    fraction: float = 0.1
+    design: Designs = "molecules"
+    fraction: float = HELD_OUT_FRACTION
     depth: float | None = None
     seeds: int = 1
-    level: float = 0.9
-    protocol: str = "tsne-kmeans"
-    clustering_seeds: int = 5
+    level: float = INTERVAL_LEVEL
+    protocol: str = PROTOCOL
+    clustering_seeds: int = CLUSTERING_SEEDS
     shuffled: int = 0  #: shuffled genes for the score of false signal; 0: no score
     output: Path | None = None
 
@@ -106,7 +107,7 @@ def evaluate(
     config: Config,
     *,
     progress: Progress | None = None,
-    log: Log = lambda message: None,
+    log: Log = say_nothing,
 ) -> dict[str, Outcome]:
     """Run what is missing of a study, and compare; one outcome for each design.
 

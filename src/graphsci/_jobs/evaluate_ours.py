@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci import estimates as es
+from graphsci._log import Log, say_nothing
 from graphsci.config import Config, later_seed
 from graphsci.evaluation import study
 from graphsci.imputer import GraphSCI
@@ -21,7 +22,6 @@ from graphsci.nn import cell_blocks
 from graphsci.training import fitting
 
 if TYPE_CHECKING:
-    from graphsci.training.fitting import Log
     from graphsci.training.loop import Progress
 
 OURS = "graphsci"
@@ -45,7 +45,7 @@ class Fits:
         config: Config,
         *,
         progress: Progress | None = None,
-        log: Log = lambda message: None,
+        log: Log = say_nothing,
     ) -> None:
         self.config, self.progress, self.log = config, progress, log
         self.saved = 0.0  #: seconds that fits made before would have taken, since set to 0

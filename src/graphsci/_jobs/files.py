@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from graphsci import io
 from graphsci._keys import DEFAULT_KEY
+from graphsci._log import Log
 from graphsci.prior_knowledge import detect_format
 from graphsci.prior_knowledge.known_networks import read_known_networks
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from graphsci._jobs.impute import Job
     from graphsci.gene_graph.graph import GeneGraph
-    from graphsci.training.fitting import Log
 
 #: Names of outputs, and the endings that each may have; any if None.
 Endings = dict[str, tuple[str, ...] | None]
@@ -109,7 +109,12 @@ def read_names(text: str, kind: str) -> tuple[str, ...]:
     path, is_file = Path(text), False
     with contextlib.suppress(OSError):  # a long list is too long for a name of a file
         is_file = path.is_file()
-    names = path.read_text(encoding="utf-8-sig").split("\n") if is_file else text.split(",")
+    try:
+        names = path.read_text(encoding="utf-8-sig").split("\n") if is_file else text.split(",")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{kind}: {text} is no text ({error}); give a file with one name a line."
+        ) from None
     found = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not found:
         raise ValueError(f"{kind}: {text!r} names none; give names or a file with one a line.")

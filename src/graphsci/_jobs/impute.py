@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from graphsci import io
+from graphsci._choices import CHECKPOINT_MINUTES, Digits
 from graphsci._jobs.checks import check_networks, check_outputs, check_request
 from graphsci._jobs.files import Endings, FileJob, stays_on_disk
 from graphsci._jobs.output import is_shared, write_estimates, write_share
 from graphsci._jobs.summary import Clock, cost, summarise
 from graphsci._keys import Keys, keys
+from graphsci._log import Log, say_nothing
 from graphsci.config import Config
 from graphsci.estimates import ESTIMATES, Depth, Estimate, Scale, estimate_names
 from graphsci.imputer import GraphSCI
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
     from graphsci.report import Picture
     from graphsci.training.distributed import Team
-    from graphsci.training.fitting import Log
     from graphsci.training.loop import Progress
 
 
@@ -56,7 +57,7 @@ class Job(FileJob):
     prefix: str = ""
     model: Path | None = None  #: folder to save the model in
     checkpoint: Path | None = None  #: file that keeps the state of training until the end
-    checkpoint_minutes: float = 10.0  #: between two writings of it
+    checkpoint_minutes: float = CHECKPOINT_MINUTES  #: between two writings of it
     report: Path | None = None
     json: Path | None = None
     label_key: str | None = None  #: column of obs that colours the report's figures
@@ -64,7 +65,7 @@ class Job(FileJob):
     title: str = "graphsci report"
     backed: bool | None = None  #: leave the input on disk; None decides by its size
     cells: tuple[str, ...] | None = None  #: only these cells
-    dtype: Literal["float32", "float16"] = "float32"  #: of the estimates
+    dtype: Digits = "float32"  #: of the estimates
     compression: Literal["gzip"] | None = None  #: of the estimates
     drop_below: float | None = None  #: store layers sparse, without values below this
 
@@ -128,7 +129,7 @@ class _Run:
     job: Job
     trained_here: bool  #: the model is trained on the input, not loaded
     clock: Clock = field(default_factory=Clock)
-    log: Log = lambda message: None
+    log: Log = say_nothing
 
 
 def impute(
@@ -137,7 +138,7 @@ def impute(
     *,
     adata: AnnData | None = None,
     progress: Progress | None = None,
-    log: Log = lambda message: None,
+    log: Log = say_nothing,
     team: Team | None = None,
 ) -> Outcome:
     """Train on the input and write its estimates.
@@ -193,7 +194,7 @@ def apply(
     model_path: Path,
     *,
     device: str = "auto",
-    log: Log = lambda message: None,
+    log: Log = say_nothing,
     team: Team | None = None,
 ) -> Outcome:
     """Write estimates of a trained model for the input's cells.

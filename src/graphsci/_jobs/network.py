@@ -10,10 +10,12 @@ import pandas as pd
 
 from graphsci import io
 from graphsci import network as nw
+from graphsci._choices import N_NEIGHBORS, N_SHOWN_GENES
 from graphsci._imputing.model_io import RECORD
 from graphsci._jobs.checks import check_networks, check_outputs
 from graphsci._jobs.files import Endings, FileJob
 from graphsci._keys import DEFAULT_KEY, keys
+from graphsci._log import Log, say_nothing
 from graphsci._optional import networkx
 from graphsci._words import no_such_file
 from graphsci.config import Config
@@ -30,11 +32,9 @@ from graphsci.prior_knowledge import read_gene_sets
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from graphsci.training.fitting import Log
     from graphsci.training.loop import Progress
 
 #: Genes that are shown around chosen ones.
-MAX_GENES = 50
 _TABLES = (".tsv", ".csv")
 #: Those that show modules, and those that networkx makes.
 _WITH_MODULES = frozenset({"modules", "enrichment", "h5ad", "graphml", "cx2", "cyjs", "picture"})
@@ -74,9 +74,9 @@ class NetworkJob(FileJob):
     picture: Path | None = None
     priors: tuple[Path, ...] = ()  #: known networks to report beside the other evidence
     genes: tuple[str, ...] | None = None
-    max_genes: int | None = None  #: that are shown with ``genes``; :data:`MAX_GENES` if None
+    max_genes: int | None = None  #: that are shown with ``genes``; :data:`N_SHOWN_GENES` if None
     min_confidence: float | None = None
-    n_neighbors: int = nw.N_NEIGHBORS
+    n_neighbors: int = N_NEIGHBORS
     control: bool = True
     n_models: int = 1
 
@@ -95,7 +95,7 @@ def run(
     job: NetworkJob,
     config: Config,
     *,
-    log: Log = lambda message: None,
+    log: Log = say_nothing,
     progress: Progress | None = None,
 ) -> Findings:
     """Rank the relations between genes and write what was asked for.
@@ -112,7 +112,7 @@ def run(
     loaded = GraphSCI.load(job.source, device=config.device) if job.is_model else None
     if loaded is not None and adata is not None:
         log(f"genes: {loaded.match(adata).summary()}")  # refuses the counts of something else
-    names = loaded.gene_names if adata is None and loaded is not None else adata.var_names  # type: ignore[union-attr]
+    names = _genes_known(loaded, adata)
     known, prior = (job.read_known(paths, names, log) for paths in (job.networks, job.priors))
     if job.genes is not None:
         _check_genes(job, _genes_of_network(job, loaded, adata))
@@ -209,6 +209,14 @@ def _check_picture(n_genes: int) -> None:
         )
 
 
+def _genes_known(loaded: GraphSCI | None, adata: AnnData | None) -> pd.Index:
+    """Genes that may be meant: those of the counts, or of the model without any."""
+    if adata is not None:
+        return adata.var_names
+    assert loaded is not None
+    return pd.Index(loaded.gene_names)
+
+
 def _genes_of_network(job: NetworkJob, loaded: GraphSCI | None, adata: AnnData | None) -> pd.Index:
     """Genes that the network will have: those of the model, or those with counts."""
     if loaded is not None:
@@ -244,7 +252,7 @@ def _read_counts(job: NetworkJob, log: Log) -> AnnData | None:
 
 def _shown(job: NetworkJob, network: nw.GeneNetwork) -> nw.GeneNetwork:
     """Edges around the genes asked for."""
-    most = MAX_GENES if job.max_genes is None else job.max_genes
+    most = N_SHOWN_GENES if job.max_genes is None else job.max_genes
     return network if job.genes is None else network.around(job.genes, max_genes=most)
 
 
@@ -289,7 +297,7 @@ def _draw(
     from graphsci.pl._graph_drawing import size_for
     from graphsci.pl._networks import MOST_GENES
 
-    shown = min(max(MAX_GENES, len(found.gene_names) if genes else 0), MOST_GENES)
+    shown = min(max(N_SHOWN_GENES, len(found.gene_names) if genes else 0), MOST_GENES)
     figure = Figure(figsize=size_for(shown), layout="constrained")
     pl.gene_network(found, genes=genes, modules=modules, max_genes=shown, ax=figure.add_subplot())
     with atomic_path(path) as temporary:

@@ -13,6 +13,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from graphsci._choices import CLUSTERING_SEEDS, PROTOCOL
 from graphsci._optional import needed
 from graphsci.evaluation import labels as label_scores
 from graphsci.evaluation.controls import nearest_cells
@@ -89,8 +90,8 @@ def evaluate_clustering(
     *,
     log_values: Matrix,
     labels: label_scores.Labels,
-    protocol: str = "tsne-kmeans",
-    n_seeds: int = 5,
+    protocol: str = PROTOCOL,
+    n_seeds: int = CLUSTERING_SEEDS,
     seed: int = 0,
 ) -> ClusteringScores:
     """Embed and cluster cells ``n_seeds`` times and compare with known labels.
@@ -315,11 +316,10 @@ def _package(module: str, what: str, package: str) -> Any:
 
 def _checked_protocol(protocol: str, n_seeds: int) -> Protocol:
     """Return the protocol of that name, or refuse it."""
-    if protocol not in PROTOCOLS or n_seeds < 1:
-        raise ValueError(
-            f"got protocol {protocol!r} with {n_seeds} seeds, expected one of "
-            f"{', '.join(PROTOCOLS)} and at least one seed."
-        )
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol: got {protocol!r}, expected one of {', '.join(PROTOCOLS)}.")
+    if n_seeds < 1:
+        raise ValueError(f"n_seeds: got {n_seeds}, expected at least 1.")
     return PROTOCOLS[protocol]
 
 

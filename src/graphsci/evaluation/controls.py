@@ -8,15 +8,49 @@ from collections.abc import Callable
 
 import numpy as np
 
-from graphsci import simple_methods
 from graphsci.predictions import Matrix, Prediction, as_csr
-from graphsci.simple_methods import *  # noqa: F403 (controls, and what they consist of)
+from graphsci.simple_methods import (
+    THETA_BOUNDS,
+    PooledNeighbours,
+    checked_ratio,
+    gene_mean,
+    gene_mean_posterior,
+    nearest_cells,
+    neighbour_pooling,
+    neighbour_pooling_posterior,
+    nothing,
+    pool_neighbours,
+    pooled,
+    pooled_posterior,
+    principal_components,
+    theta_by_moments,
+)
+
+__all__ = [
+    "CONTROLS",
+    "THETA_BOUNDS",
+    "Control",
+    "PooledNeighbours",
+    "empty",
+    "gene_mean",
+    "gene_mean_posterior",
+    "nearest_cells",
+    "neighbour_pooling",
+    "neighbour_pooling_posterior",
+    "nothing",
+    "pool_neighbours",
+    "pooled",
+    "pooled_posterior",
+    "principal_components",
+    "theta_by_moments",
+    "truth",
+]
 
 
 def empty(kept: Matrix, *, ratio: float, seed: int = 0) -> Prediction:
     """Predict no molecule anywhere: what a metric must never rank above the counts."""
     del seed
-    counts, _ = as_csr(kept, name="kept"), simple_methods.checked_ratio(ratio)
+    counts, _ = as_csr(kept, name="kept"), checked_ratio(ratio)
     return Prediction(counts.shape, lambda start, stop: np.zeros((stop - start, counts.shape[1])))
 
 
@@ -34,10 +68,10 @@ Control = Callable[..., Prediction]
 
 #: Controls that are methods: ``CONTROLS[name](kept, ratio=..., seed=...)``.
 CONTROLS: dict[str, Control] = {
-    "nothing": simple_methods.nothing,
-    "gene_mean": simple_methods.gene_mean,
-    "gene_mean_posterior": simple_methods.gene_mean_posterior,
-    "neighbour_pooling": simple_methods.neighbour_pooling,
-    "neighbour_pooling_posterior": simple_methods.neighbour_pooling_posterior,
+    "nothing": nothing,
+    "gene_mean": gene_mean,
+    "gene_mean_posterior": gene_mean_posterior,
+    "neighbour_pooling": neighbour_pooling,
+    "neighbour_pooling_posterior": neighbour_pooling_posterior,
     "empty": empty,
 }

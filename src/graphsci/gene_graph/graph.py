@@ -1,6 +1,7 @@
 """Gene graphs: who is connected to whom. What one is, made from edges or a matrix, combined."""
 
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -32,6 +33,15 @@ class GeneGraph(NamedTuple):
     source: str  #: e.g. ``"pearson"``
     parameters: dict[str, Any]  #: plain values: enough to repeat the construction
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
+        values = self.adjacency.data
+        weights = f"weights {values.min():.3g} to {values.max():.3g}" if len(values) else "no edge"
+        return (
+            f"GeneGraph: {self.n_edges:,} edges among {self.n_genes:,} genes, "
+            f"source {self.source!r}\n{weights}; {shorten(given, 80, placeholder=' ...')}"
+        ).removesuffix("; ")
 
     @property
     def n_genes(self) -> int:

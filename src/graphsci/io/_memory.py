@@ -22,7 +22,14 @@ _OWN_GROUP = Path("/proc/self/cgroup")
 def refuse_more_than_memory(n_bytes: int, *, what: str, remedy: str) -> None:
     """Refuse work that needs more bytes than are free, before it is begun.
 
-    ``what`` takes them, as in "these estimates take"; ``remedy`` is the last sentence.
+    Parameters
+    ----------
+    n_bytes
+        What it needs.
+    what
+        The work, as in "these estimates take".
+    remedy
+        What can be done instead: the last sentence of the message.
     """
     free = available_memory()
     if free is not None and n_bytes > free:
@@ -69,6 +76,11 @@ def size_in_memory(path: str | os.PathLike[str]) -> int | None:
     """Return the bytes that the matrices of an ``.h5ad`` or ``.zarr`` take when read.
 
     None for other formats, whose size is not known before they are read.
+
+    Parameters
+    ----------
+    path
+        The file or store; it need not exist.
     """
     source = Path(path)
     name = source.name.lower()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-GenesIn = Literal["rows", "columns"]
+from graphsci._choices import GenesIn
 
 #: Values of a table or a dense dataset that are read at once.
 VALUES_PER_BLOCK = 2**22

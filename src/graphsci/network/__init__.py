@@ -23,6 +23,7 @@ docs/network.md has the reasons and the measurements.
 =============  ===================================================================
 """
 
+from graphsci._choices import FEWEST_LABEL_CELLS, N_NEIGHBORS
 from graphsci.network._stored import annotate_network, stored_modules, stored_network
 from graphsci.network._table import EDGE_COLUMNS, GeneNetwork, check_confidence
 from graphsci.network.comparison import compare_networks
@@ -31,8 +32,6 @@ from graphsci.network.modules import enrich_modules, find_modules
 from graphsci.network.null import Control, train_control
 from graphsci.network.posterior import posterior_correlation, posterior_variation
 from graphsci.network.ranking import (
-    FEWEST_LABEL_CELLS,
-    N_NEIGHBORS,
     large_groups,
     networks_by_label,
     refine_network,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from graphsci._log import Log
 from graphsci.config import Config, later_seed
 from graphsci.gene_graph.graph import GeneGraph
 from graphsci.imputer import GraphSCI
@@ -18,7 +19,6 @@ from graphsci.network.null import check_control, train_control
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from graphsci.training.fitting import Log
     from graphsci.training.loop import Progress
 
 #: Seeds of further models are this far from the first, so that they meet no other run's.

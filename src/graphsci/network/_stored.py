@@ -118,7 +118,13 @@ def stored_network(
 
 
 def stored_modules(adata: AnnData, key_added: str = DEFAULT_KEY) -> pd.DataFrame | None:
-    """Return ``gene`` and ``module`` as :func:`annotate_network` wrote them, None without any."""
+    """Return ``gene`` and ``module`` as :func:`annotate_network` wrote them, None without any.
+
+    Parameters
+    ----------
+    adata, key_added
+        Where they were written, and the name of the run.
+    """
     column = keys(key_added).module
     if column not in adata.var:
         return None

@@ -10,6 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from graphsci._choices import MODULE_CONFIDENCE, N_SHOWN_GENES
+
 #: The columns of an edge table, in order.
 EDGE_COLUMNS = (
     "gene_a",
@@ -52,6 +54,22 @@ class GeneNetwork(NamedTuple):
     parameters: dict[str, Any]
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        edges = self.edges
+        genes = pd.unique(edges[["gene_a", "gene_b"]].to_numpy().ravel())
+        new = edges["initial_correlation"].isna().sum()
+        trust = "confidence unknown"
+        if edges["confidence"].notna().any():
+            sure = (edges["confidence"] >= MODULE_CONFIDENCE).sum()
+            trust = f"{sure:,} of confidence {MODULE_CONFIDENCE} or more"
+        first = edges.head(3)[["gene_a", "gene_b", "refined"]].itertuples(index=False, name=None)
+        strongest = ", ".join(f"{a} - {b} ({strength:.2f})" for a, b, strength in first)
+        return (
+            f"GeneNetwork: {len(edges):,} edges ({new:,} new; {trust}) "
+            f"among {len(genes):,} of {len(self.gene_names):,} genes\n"
+            f"strongest: {strongest or 'none'}; all in .edges, {len(self.notes)} in .notes"
+        )
+
     @property
     def n_edges(self) -> int:
         """Number of edges, each counted once."""
@@ -65,7 +83,13 @@ class GeneNetwork(NamedTuple):
         return self.gene_names[pd.Index(self.gene_names).isin(linked)]
 
     def adjacency(self, column: str = "refined") -> sparse.csr_matrix:
-        """Return the symmetric (genes, genes) matrix of a column of the table."""
+        """Return the symmetric (genes, genes) matrix of a column of the table.
+
+        Parameters
+        ----------
+        column
+            A column of numbers, NaN where nothing is known of a pair.
+        """
         index = pd.Index(self.gene_names)
         rows, columns = (
             index.get_indexer(pd.Index(self.edges[name])) for name in ("gene_a", "gene_b")
@@ -87,12 +111,21 @@ class GeneNetwork(NamedTuple):
         return self._replace(edges=self.edges[kept].reset_index(drop=True))
 
     def around(
-        self, genes: Sequence[str], *, max_genes: int = 50, max_edges: int | None = None
+        self, genes: Sequence[str], *, max_genes: int = N_SHOWN_GENES, max_edges: int | None = None
     ) -> GeneNetwork:
         """Keep chosen genes, their strongest partners up to ``max_genes``, and edges among them.
 
         The chosen genes take turns, so that one with weaker relations has partners too, and
         edges if only ``max_edges`` are kept.
+
+        Parameters
+        ----------
+        genes
+            Names of the chosen genes.
+        max_genes
+            Genes that are kept, the chosen ones included.
+        max_edges
+            Edges that are kept, the strongest; all if None.
 
         Raises
         ------

@@ -40,7 +40,9 @@ def write_network(
     Raises
     ------
     ValueError
-        For another ending, or if networkx is missing (GraphML, cyjs).
+        For another ending.
+    ImportError
+        If networkx is missing (GraphML, cyjs).
 
     References
     ----------
@@ -61,7 +63,15 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def to_networkx(network: GeneNetwork, modules: pd.DataFrame | None = None) -> Any:
-    """Return a ``networkx.Graph``: genes by name, evidence as attributes; NaN is left out."""
+    """Return a ``networkx.Graph``: genes by name, evidence as attributes; NaN is left out.
+
+    Parameters
+    ----------
+    network
+        To be turned; genes without an edge are left out.
+    modules
+        From :func:`~graphsci.network.find_modules`: attributes of the genes.
+    """
     graph = networkx().Graph(name="graphsci")
     for gene_a, gene_b, evidence in _edges(network):
         graph.add_edge(gene_a, gene_b, **evidence)
@@ -72,7 +82,15 @@ def to_networkx(network: GeneNetwork, modules: pd.DataFrame | None = None) -> An
 
 
 def to_cx2(network: GeneNetwork, modules: pd.DataFrame | None = None) -> list[dict[str, Any]]:
-    """Return the network as a CX2 document: a list of aspects, ready for ``json.dump``."""
+    """Return the network as a CX2 document: a list of aspects, ready for ``json.dump``.
+
+    Parameters
+    ----------
+    network
+        To be written; genes without an edge are left out.
+    modules
+        From :func:`~graphsci.network.find_modules`: attributes of the genes.
+    """
     edges = list(_edges(network))
     number = {
         gene: i for i, gene in enumerate(dict.fromkeys(g for a, b, _ in edges for g in (a, b)))

@@ -10,11 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from graphsci._choices import MODULE_CONFIDENCE
 from graphsci._optional import needed
 from graphsci.network._table import GeneNetwork, positive_relations
-
-#: Modules rest on edges of which a tenth may be chance.
-MODULE_CONFIDENCE = 0.9
 
 
 def trusted(network: GeneNetwork) -> GeneNetwork:

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from graphsci._log import Log, say_nothing
 from graphsci.config import later_seed
 from graphsci.gene_graph._edges import blocks
 from graphsci.gene_graph.graph import GeneGraph, graph_from_edges
@@ -20,7 +21,6 @@ from graphsci.shuffled_genes import append_shuffled_genes
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from graphsci.training.fitting import Log
     from graphsci.training.loop import Progress
 
 DECOY_SHARE = 0.2  #: shuffled copies, as a share of the genes
@@ -56,7 +56,7 @@ def train_control(
     n_decoys: int | None = None,
     seed: int | None = None,
     progress: bool | Progress | None = None,
-    log: Log = lambda message: None,
+    log: Log = say_nothing,
 ) -> Control:
     """Train ``model``'s twin on the same cells with decoys: genes in an order of their own.
 

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, special
 
+from graphsci._choices import FEWEST_LABEL_CELLS, N_NEIGHBORS
 from graphsci._labels import known_labels
 from graphsci._words import check_column, few
 from graphsci.gene_graph.graph import GeneGraph, graph_from_edges
@@ -29,9 +30,6 @@ from graphsci.prior_knowledge.gene_symbols import match_symbols
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-N_NEIGHBORS = 20  #: candidates per gene
-FEWEST_LABEL_CELLS = 50  #: fewer cells of a type cannot tell the covariance of their states
 
 
 def refine_network(
@@ -165,7 +163,15 @@ def networks_by_label(
     """Refine one network for each group of cells: same genes and loadings, its own cell states.
 
     Groups of fewer than ``FEWEST_LABEL_CELLS`` cells are left out, and cells without a label.
-    ``options`` as for :func:`refine_network`.
+
+    Parameters
+    ----------
+    model, adata
+        As in :func:`refine_network`.
+    label_key
+        Column of ``obs`` with the group of each cell.
+    **options
+        The other parameters of :func:`refine_network`.
 
     Raises
     ------
@@ -186,6 +192,13 @@ def networks_by_label(
 
 def large_groups(adata: AnnData, label_key: str) -> list[str]:
     """Groups of at least ``FEWEST_LABEL_CELLS`` cells, in order.
+
+    Parameters
+    ----------
+    adata
+        The cells.
+    label_key
+        Column of ``obs`` with the group of each.
 
     Raises
     ------

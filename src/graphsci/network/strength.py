@@ -40,7 +40,13 @@ class Coordinates(NamedTuple):
     signed: bool  #: whether a negative product is a relation as well
 
     def strengths(self, rows: Indices, columns: Indices) -> NDArray[np.float64]:
-        """Strength of pairs, (pairs,)."""
+        """Strength of pairs, (pairs,).
+
+        Parameters
+        ----------
+        rows, columns
+            (pairs,) positions of the two genes of each pair.
+        """
         parts = [
             np.einsum("ij,ij->i", self.vectors[rows[part]], self.vectors[columns[part]])
             for part in blocks(len(rows), 1 << 18)
@@ -172,6 +178,13 @@ def nearest_pairs(coordinates: Coordinates, n_neighbors: int) -> tuple[Indices, 
     """Return pairs (i < j) that are among the strongest ``n_neighbors`` of one of their genes.
 
     Exact, in blocks: genes^2 k multiply-adds, memory genes x ``GENE_BLOCK``.
+
+    Parameters
+    ----------
+    coordinates
+        Of the genes, from :func:`gene_coordinates`.
+    n_neighbors
+        Pairs of each gene.
     """
     n_genes = len(coordinates.vectors)
     n_neighbors = min(n_neighbors, n_genes - 1)

@@ -140,6 +140,15 @@ def mean_variance(
     Counts lie on or above the Poisson line: sampling alone gives a variance equal to the
     mean. An estimate that removed the sampling noise lies below its counts. Of a table of chosen
     genes (``impute(genes=...)``) these are drawn.
+
+    Parameters
+    ----------
+    adata
+        Counts with results.
+    layer, counts_layer, library_key, key
+        As in :func:`embedding`.
+    ax
+        Where to draw; a new figure if None.
     """
     check_has_results(adata)
     common = Common.of(adata, counts_layer, library_key, key)
@@ -177,6 +186,15 @@ def dispersion(
 
     The variance that the model expects around its own prediction mu, in an average cell, is
     mu + mu² / theta: the dispersion is what the cell embedding does not explain.
+
+    Parameters
+    ----------
+    adata
+        Counts with results.
+    counts_layer, library_key, key
+        As in :func:`embedding`.
+    ax
+        Where to draw; a new figure if None.
     """
     check_has_results(adata)
     column = keys(key).inverse_dispersion
@@ -213,6 +231,17 @@ def uncertainty(
     """Posterior standard deviation against the estimate, over entries of cells x genes.
 
     Below the dashed line the posterior is tighter than a single Poisson count of that mean.
+
+    Parameters
+    ----------
+    adata
+        Counts with results.
+    layer, key
+        As in :func:`embedding`; the estimate must have a ``layer + "_sd"`` beside it.
+    seed
+        Of the choice of entries that are drawn.
+    ax
+        Where to draw; a new figure if None.
     """
     check_has_results(adata)
     value, spread = (estimate_of(adata, name, key) for name in (layer, f"{layer}_sd"))
@@ -278,6 +307,15 @@ def dropout_curve(
     cells' own depths, m the mean at common depth and s the size factor of a cell. Cells of
     different library size have more zeros than exp(-m), and are no reason to lie above the line.
     With a ZINB the learned curve P(dropped) = sigmoid(intercept + slope log mu) is drawn too.
+
+    Parameters
+    ----------
+    adata
+        Counts with results.
+    counts_layer, library_key, key
+        As in :func:`embedding`.
+    ax
+        Where to draw; a new figure if None.
     """
     check_has_results(adata)
     common = Common.of(adata, counts_layer, library_key, key)

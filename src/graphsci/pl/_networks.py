@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 from scipy import sparse
 
+from graphsci._choices import N_SHOWN_GENES
 from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._optional import networkx
 from graphsci._words import few
@@ -38,7 +39,7 @@ def gene_network(
     *,
     genes: Sequence[str] = (),
     modules: pd.DataFrame | None = None,
-    max_genes: int = 50,
+    max_genes: int = N_SHOWN_GENES,
     max_edges: int = 150,
     seed: int = 0,
     key: str = DEFAULT_KEY,
@@ -175,7 +176,12 @@ def network_degree(
 ) -> Axes:
     """Draw the share of genes with at least so many edges, on logarithmic axes.
 
-    ``network``, ``key`` and ``label`` are as in :func:`gene_network`.
+    Parameters
+    ----------
+    network, key, label
+        As in :func:`gene_network`.
+    ax
+        Where to draw; a new figure if None.
     """
     found, _ = _network(network, key, label)
     ends = found.edges[["gene_a", "gene_b"]].to_numpy().ravel()

@@ -4,7 +4,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from graphsci.prior_knowledge._text import Table, edge_table, existing, open_text
+from graphsci.prior_knowledge._text import Table, edge_table, existing, open_text, reading
 
 MAX_SET_SIZE = 100  #: a set of n genes makes n (n - 1) / 2 edges: beyond this, pathways
 #: like "signal transduction" (2,600 genes, 3.4 million edges) drown the complexes
@@ -22,11 +22,11 @@ def read_gene_sets(path: str | Path) -> dict[str, tuple[str, ...]]:
     Raises
     ------
     FileNotFoundError, ValueError
-        If the file is missing or a line has fewer than three fields.
+        If the file is missing or no text, or a line has fewer than three fields.
     """
     path = existing(path)
     sets: dict[str, tuple[str, ...]] = {}
-    with open_text(path) as lines:
+    with reading(path), open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.startswith("#"):
                 continue

@@ -1,9 +1,8 @@
 """Networks in any format: which it is, and the reader of it."""
 
-import gzip
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
@@ -17,10 +16,10 @@ from graphsci.prior_knowledge._regulation import (
     read_trrust,
 )
 from graphsci.prior_knowledge._string import STRING_MIN_SCORE, read_string
-from graphsci.prior_knowledge._text import existing, fields, first_lines
+from graphsci.prior_knowledge._text import existing, fields, first_lines, reading
 
 Format = Literal["auto", "string", "gmt", "trrust", "regulon", "edges"]
-FORMATS = ("auto", "string", "gmt", "trrust", "regulon", "edges")
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def read_network(
@@ -71,7 +70,7 @@ def read_network(
     path = existing(path)
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}; got {format!r}.")
-    try:
+    with reading(path):
         if format == "auto":
             format = _detect(path)
         _check_options(format, symbols=symbols, confidence=confidence)
@@ -86,8 +85,6 @@ def read_network(
             table, notes = read_regulon(path, confidence)
         else:
             table, notes = read_edges(path)
-    except (UnicodeDecodeError, gzip.BadGzipFile, pd.errors.ParserError) as error:
-        raise _unreadable(path, error) from error
     if min_score is not None and format != "string":
         table, notes = (
             table[table["weight"] >= min_score],
@@ -113,10 +110,8 @@ def detect_format(path: str | Path) -> Format:
         If the file is missing, empty, or no text.
     """
     path = existing(path)
-    try:
+    with reading(path):
         return _detect(path)
-    except (UnicodeDecodeError, gzip.BadGzipFile) as error:
-        raise _unreadable(path, error) from error
 
 
 def _detect(path: Path) -> Format:
@@ -148,10 +143,3 @@ def _check_options(format: str, **options: Any) -> None:
                 f"{name} applies to the format {needed[name]!r}, this file is read as {format!r}. "
                 "Leave the option out, or name the format."
             )
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path.name} cannot be read as a table of text ({error}). "
-        f"Formats: {', '.join(FORMATS[1:])}; gzipped if the name ends in .gz."
-    )

@@ -5,7 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from graphsci.prior_knowledge._text import Table, edge_table, existing, first_lines, require
+from graphsci.prior_knowledge._text import (
+    Table,
+    edge_table,
+    existing,
+    first_lines,
+    reading,
+    require,
+)
 
 STRING_MIN_SCORE = 700  #: STRING's own "high confidence", of 1000
 #: Sources of aliases that are symbols, best first; what they hold differs by species and version.
@@ -27,6 +34,11 @@ def read_string(path: Path, symbols: str | Path | None, min_score: float) -> Tab
     with pd.read_csv(path, usecols=lambda name: name in columns, **options) as chunks:
         for chunk in chunks:
             require(chunk, columns, path)
+            if not pd.api.types.is_numeric_dtype(chunk["combined_score"]):
+                raise ValueError(
+                    f"{path.name} has values of combined_score that are no numbers. Take "
+                    "STRING's file of links as it is, or name the right format."
+                )
             total += len(chunk)
             kept.append(chunk.loc[chunk["combined_score"] >= min_score])
     links = pd.concat(kept)
@@ -58,7 +70,8 @@ def _name_proteins(table: pd.DataFrame, path: Path, notes: list[str]) -> Table:
 
 def _protein_symbols(path: Path) -> dict[str, str]:
     """Read STRING's protein.info (preferred name) or protein.aliases (symbol sources)."""
-    frame = pd.read_csv(path, sep="\t", dtype=str, quoting=3, keep_default_na=False)
+    with reading(path):
+        frame = pd.read_csv(path, sep="\t", dtype=str, quoting=3, keep_default_na=False)
     frame.columns = frame.columns.str.lstrip("#")
     if {"string_protein_id", "preferred_name"} <= set(frame.columns):
         return dict(zip(frame["string_protein_id"], frame["preferred_name"], strict=True))

@@ -1,7 +1,9 @@
 """What the readers share: text files with comments, tables of strings, tables of edges."""
 
 import gzip
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, cast
 
@@ -22,6 +24,17 @@ EDGE_HEADERS = {"gene_a", "gene_b", "gene1", "gene2", "source", "target", "from"
     "weight",
     "score",
 }
+
+
+#: What libraries say of files that are damaged, no text or no table.
+_DAMAGE = (
+    UnicodeDecodeError,
+    EOFError,
+    zlib.error,
+    gzip.BadGzipFile,
+    pd.errors.ParserError,
+    pd.errors.EmptyDataError,
+)
 
 
 class _Lines(NamedTuple):
@@ -182,6 +195,18 @@ def existing(path: str | Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Check the path of the network.")
     return path
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a library says about a damaged file into one clear error."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise ValueError(
+            f"{path.name} cannot be read as a table of text ({error}). Is it complete, and is it "
+            "text, gzipped if the name ends in .gz?"
+        ) from error
 
 
 def open_text(path: Path) -> TextIO:

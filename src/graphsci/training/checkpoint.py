@@ -19,13 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from graphsci._choices import CHECKPOINT_MINUTES
 from graphsci.io.files import atomic_path
 from graphsci.training.loop import TrainingState
 
 #: Raised whenever the layout of the file changes.
 SCHEMA_VERSION = 7
-#: Minutes between two checkpoints: what is lost at most, beside the epoch under way.
-MINUTES = 10.0
 
 
 class Checkpoint:
@@ -49,7 +48,7 @@ class Checkpoint:
     >>> checkpoint.remove()  # doctest: +SKIP
     """
 
-    def __init__(self, path: str | Path, *, minutes: float = MINUTES) -> None:
+    def __init__(self, path: str | Path, *, minutes: float = CHECKPOINT_MINUTES) -> None:
         if not minutes >= 0:
             raise ValueError(f"minutes: got {minutes}, expected 0 or more.")
         self.path, self.minutes = Path(path), minutes

@@ -183,9 +183,9 @@ class SharedObjective:
         """That of the objective, in every process: gradients are of the whole minibatch already."""
         self.objective.add_prior_gradient()
 
-    def learn_prior(self, pooled: Pooled | None = None) -> None:
-        """Learn from the cells of all processes."""
-        self.objective.learn_prior(pooled or self.team.mean)
+    def end_epoch(self, pooled: Pooled | None = None) -> None:
+        """End it for the objective, with the cells of all processes."""
+        self.objective.end_epoch(pooled or self.team.mean)
 
     def validation_loss(self) -> float | None:
         """Every process has all deciding cells; the first one's value counts, to the last bit."""
@@ -274,7 +274,9 @@ def join(device: str = "auto") -> Team | None:
     Raises
     ------
     ValueError
-        If there are too few GPUs, or a single one is named; or lightning-fabric is missing.
+        If there are too few GPUs, or a single one is named.
+    ImportError
+        If lightning-fabric is missing.
     """
     size = n_processes()
     if size == 1:

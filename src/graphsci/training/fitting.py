@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci import __version__
+from graphsci._log import Log, say_nothing
 from graphsci.config import Config
 from graphsci.gene_graph.graph import GeneGraph, normalized_adjacency
 from graphsci.io.sources import CountSource, MemoryCounts, divided
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
 #: Added to every gene's molecules so that its starting log proportion is finite.
 _PSEUDO_MOLECULES = 0.1
 
-Log = Callable[[str], None]
 T = TypeVar("T")
 
 
@@ -105,7 +105,7 @@ def fit(
     *,
     user_graph: GeneGraph | None = None,
     progress: training.Progress | None = None,
-    log: Log = lambda message: None,
+    log: Log = say_nothing,
     checkpoint: Checkpoint | None = None,
     team: Team | None = None,
 ) -> Fitted:

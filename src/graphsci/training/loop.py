@@ -107,8 +107,8 @@ class Objective(Protocol):
         """Add to the gradients of a step those of priors that ``precision`` cannot express."""
         ...
 
-    def learn_prior(self, pooled: Pooled = alone) -> None:
-        """Update at the end of an epoch what is learned of a prior."""
+    def end_epoch(self, pooled: Pooled = alone) -> None:
+        """Bring up to date what follows from an epoch's weights; the network is in eval mode."""
         ...
 
     def validation_loss(self) -> float | None:
@@ -223,7 +223,7 @@ def _epoch(objective: Objective, state: TrainingState, batch_size: int, meter: M
     objective.network.eval()
     training_loss = float(total) / shares
     if math.isfinite(training_loss):
-        objective.learn_prior()
+        objective.end_epoch()
     return training_loss
 
 

@@ -69,7 +69,7 @@ class HeldOut(NamedTuple):
     kept: sparse.csr_matrix  #: (cells, genes) their molecules that are trained on
     counts: sparse.csr_matrix  #: (cells, genes) their withheld molecules
     batch: Indices  #: (cells,)
-    fraction: float  #: share of a molecule's chance to be withheld
+    fraction: float  #: chance of each molecule to be withheld
 
 
 class _ValidationBlock(NamedTuple):
@@ -191,7 +191,7 @@ class ThinningObjective:
         log_theta.grad.addcmul_(pull, scored, value=1 / self.n_cells)
 
     @torch.no_grad()
-    def learn_prior(self, pooled: Pooled = alone) -> None:
+    def end_epoch(self, pooled: Pooled = alone) -> None:
         """Update S from the loadings and the epoch's embeddings, and the trend of theta."""
         network = self.network
         n_cells = pooled(self._moment.new_tensor(float(self._cells_encoded)))
@@ -344,8 +344,11 @@ class PaperObjective:
     def add_prior_gradient(self) -> None:
         """Nothing: L2 is part of the loss."""
 
-    def learn_prior(self, pooled: Pooled = alone) -> None:
-        """Nothing is learned of it."""
+    @torch.no_grad()
+    def end_epoch(self, pooled: Pooled = alone) -> None:
+        """Keep the gene embeddings, and the graph they imply, that cells are judged with."""
+        gene_mean, _ = self.gene_encoder(self.expression, self.normalized_adjacency)
+        self.decoder.freeze_genes(gene_mean)
 
     def minibatches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
         """Yield every training cell once, shuffled."""
@@ -373,9 +376,10 @@ class PaperObjective:
 
     @torch.no_grad()
     def validation_loss(self) -> float | None:
-        """Expression likelihood of the withheld cells plus edge cross-entropy, per cell."""
-        gene_mean, _ = self.gene_encoder(self.expression, self.normalized_adjacency)
-        self.decoder.freeze_genes(gene_mean)
+        """Expression likelihood of the withheld cells plus edge cross-entropy, per cell.
+
+        With the genes as they were when the last epoch ended.
+        """
         if not len(self.validation):
             return None
         total = 0.0
@@ -383,7 +387,7 @@ class PaperObjective:
             block = cell_block(self.counts, self.batch, self.validation[part], self.device)
             total += float(_block_nll(self.decoder.expression(block), block))
         same = step_key(0, 0, PAIRS)  # the same non-edges every epoch
-        edges = float(self._edge_loss(gene_mean, same)) / self.n_cells
+        edges = float(self._edge_loss(self.decoder.gene_mean, same)) / self.n_cells
         return total / len(self.validation) + edges
 
     def _edge_loss(self, z_gene: Tensor, key: int) -> Tensor:

@@ -1,11 +1,12 @@
 """Cases: what one seed hides, and the task that a method is given."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from graphsci._choices import DESIGNS, HELD_OUT_FRACTION, Design
 from graphsci.evaluation.designs import (
     hold_out_cells,
     hold_out_entries,
@@ -13,9 +14,6 @@ from graphsci.evaluation.designs import (
     thin_to_depth,
 )
 from graphsci.preprocessing import detected_genes
-
-Design = Literal["molecules", "entries", "cells", "depth"]
-DESIGNS: tuple[Design, ...] = get_args(Design)
 
 #: Share of the cells that the design ``cells`` tests on: the paper's independent test.
 TEST_CELLS = 0.2
@@ -52,7 +50,7 @@ def make_case(
     counts: sp.csr_matrix,
     *,
     design: Design = "molecules",
-    fraction: float = 0.1,
+    fraction: float = HELD_OUT_FRACTION,
     depth: float | None = None,
     batch: NDArray[np.int64] | None = None,
     seed: int,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from graphsci._choices import INTERVAL_LEVEL
 from graphsci.evaluation import count_loss, metrics
 from graphsci.evaluation.controls import gene_mean, theta_by_moments
 from graphsci.evaluation.study._estimates import Gathered
@@ -43,7 +44,7 @@ def run_method(
     method: Method,
     case: Case,
     *,
-    level: float = 0.9,
+    level: float = INTERVAL_LEVEL,
     judge: Callable[[Floats], dict[str, float]] | None = None,
     reference: Reference | None = None,
 ) -> Run:
