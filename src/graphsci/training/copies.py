@@ -7,6 +7,7 @@ have: a model of those does not take copies for evidence.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy import sparse
 
 from graphsci.io.sources import CountSource
 from graphsci.preprocessing import library_sizes
-from graphsci.training.zero_inflation import similar_cells
+from graphsci.training.zero_inflation import FEWEST_CELLS, similar_cells
 
 #: Cells that are looked at, in so many places of the data.
 CELLS, _PLACES = 2_000, 5
@@ -29,8 +30,8 @@ _QUANTILES = 0.25, 0.5
 #: By zeros, molecules have at most 1.4 of them in 13 data sets, at most 2.9 in their most variable
 #: tenth of the genes, Splat with dropout 2.2, bulk profiles with dropout 2.0; shallow reads 5.1.
 SIGN_OF_COPIES = 4.0
-#: From here on every molecule was read, and reading more would tell nothing new: what is left to
-#: learn is the molecules. Fewer reads also say what the library holds (docs/method.md).
+#: In fewer than :data:`.zero_inflation.FEWEST_CELLS` cells a group holds several types, whose
+#: differences look like copies too: so many are certain.
 MANY_COPIES = 10.0
 #: Fewer counts per molecule than this are within the error of the estimate.
 _ABOUT_NONE = 2.0
@@ -50,6 +51,7 @@ class Copies(NamedTuple):
     of_zeros: float  #: from how often a gene is missed: the mean over molecules
     of_variance: float  #: from the variance: the mean over counts, which is larger
     few_ones: bool  #: whether rare genes have too many 2s for their 1s
+    n_cells: int  #: looked at
 
     def __str__(self) -> str:
         return (
@@ -70,13 +72,13 @@ class Copies(NamedTuple):
         return float(np.clip(self.of_variance, self.of_zeros, _MOST_SKEWED * self.of_zeros))
 
     def chosen(self, asked: float = 0.0) -> float:
-        """What counts are divided by: ``asked`` or, if that is 0, what they show.
-
-        That is 1 for fewer than :data:`MANY_COPIES`.
-        """
+        """What counts are divided by: ``asked`` or, if that is 0, what they certainly show."""
         if asked != 0:
             return asked
-        return self.divisor if self.of_zeros >= MANY_COPIES else 1.0
+        fewest = _ABOUT_NONE if self.few_ones else SIGN_OF_COPIES
+        if self.n_cells < FEWEST_CELLS:
+            fewest = MANY_COPIES
+        return self.divisor if self.of_zeros >= fewest else 1.0
 
     def left(self, divided_by: float) -> float:
         """Counts per molecule that are left after a division; 1 if that is about none."""
@@ -106,12 +108,11 @@ def find_copies(source: CountSource, *, seed: int = 0) -> Copies:
     """
     counts = _some_cells(source)
     few_ones = _few_ones(counts)
-    found = _together([_per_gene(counts)], few_ones)
+    found = _together(counts, [np.arange(counts.shape[0])], few_ones)
     if found.seen:
         library = library_sizes(counts)
         groups = similar_cells(counts, library / np.median(library), seed)
-        parts = [_per_gene(counts[group]) for group in groups]
-        found = _together(parts or [_per_gene(counts)], few_ones)
+        found = _together(counts, groups, few_ones) if groups else found
     return found
 
 
@@ -127,15 +128,18 @@ def _few_ones(counts: sparse.csr_matrix) -> bool:
     return bool(rare.nnz >= _FEWEST_ENTRIES and twos >= _MOST_TWOS * ones)
 
 
-def _together(parts: list[NDArray[np.float64]], few_ones: bool) -> Copies:
-    """Say it from what the genes say in each group of cells, (2, genes) each."""
-    values = np.concatenate(parts, axis=1)
+def _together(
+    counts: sparse.csr_matrix, groups: Sequence[NDArray[np.integer]], few_ones: bool
+) -> Copies:
+    """Say it from what the genes say in each group of cells."""
+    values = np.concatenate([_per_gene(counts[group]) for group in groups], axis=1)
+    n_cells = counts.shape[0]
     if values.shape[1] < _FEWEST_GENES:
-        return Copies(1.0, 1.0, few_ones)
+        return Copies(1.0, 1.0, few_ones, n_cells)
     of_zeros, of_variance = (
         float(np.quantile(x, q)) for x, q in zip(values, _QUANTILES, strict=True)
     )
-    return Copies(of_zeros, of_variance, few_ones)
+    return Copies(of_zeros, of_variance, few_ones, n_cells)
 
 
 def _per_gene(counts: sparse.csr_matrix) -> NDArray[np.float64]:
