@@ -49,8 +49,8 @@ class Config:
     copies: float = _option(
         0.0,
         "Counts that a molecule left, by which counts are divided before anything is learned; "
-        "estimates are multiplied by it again. 0 chooses: 1 for molecules (UMI), for reads what the "
-        "zeros and the variances of the counts show. 1 takes every count for a molecule.",
+        "estimates are multiplied by it again. 0 chooses: 1 for molecules (UMI); for reads, what "
+        "zeros and variances of the counts show. 1 takes every count for a molecule.",
         low=0.0,
     )
     # -- the gene graph (eq. 2) ------------------------------------------------------------
