@@ -12,7 +12,7 @@ from graphsci import GraphSCI, cli, read_counts, tl
 from graphsci.io import write_anndata
 from graphsci.io.sources import MemoryCounts
 from graphsci.training import copies as copying
-from graphsci.training.copies import Copies, find_copies
+from graphsci.training.copies import find_copies
 
 
 def molecules(n_cells=400, n_genes=150, seed=0):
@@ -40,27 +40,32 @@ def test_molecules_are_molecules():
     seen = found(molecules())
     assert not seen.seen
     assert 0.9 < seen.of_zeros < 1.5
-    assert seen.chosen() == seen.divisor == seen.left(1.0) == 1
+    assert not seen.certain
+    assert seen.divisor == seen.left(np.ones(150)) == 1
+    np.testing.assert_array_equal(seen.divisors(0), 1)
+    np.testing.assert_array_equal(seen.divisors(7), 7)
 
 
 @pytest.mark.parametrize("factor", [7, 30, 1000])
 def test_multiplied_counts_give_multiplied_numbers(factor):
     """All cells together; groups are made anew of what was multiplied."""
     counts = sparse.csr_matrix(molecules(), dtype=np.float32)
-    one, many = (copying._per_gene(sparse.csr_matrix(x)) for x in (counts, factor * counts))
-    np.testing.assert_allclose(many, factor * one, rtol=1e-4)
+    one, many = (copying._tell(sparse.csr_matrix(x)) for x in (counts, factor * counts))
+    np.testing.assert_allclose(many.of_zeros, factor * one.of_zeros, rtol=1e-4)
+    np.testing.assert_allclose(many.of_variance, factor * one.of_variance, rtol=1e-4)
     seen = found(factor * counts.toarray())
     assert seen.of_zeros == pytest.approx(factor, rel=0.3)
-    assert seen.chosen() == seen.divisor
+    assert seen.certain
     assert factor <= seen.divisor < 2 * factor
 
 
 def test_geometric_copies():
     """c in the mean over molecules, and 2 c + 1 in that over reads, which the noise follows."""
     seen = found(reads(molecules(), 40))
-    assert 25 < seen.of_zeros < 45
-    assert 50 < seen.of_variance < 110
-    assert seen.chosen() == seen.of_variance
+    assert 35 < seen.of_zeros < 55
+    assert 70 < seen.of_variance < 140
+    assert seen.divisor == seen.of_variance
+    assert np.log(seen.relative).std() < 0.15
 
 
 def test_zeros_against_a_root_finder():
@@ -90,13 +95,27 @@ def test_a_panel_of_markers_is_no_sign_of_copies():
     kind = np.arange(600) % 10
     mean = np.where(np.arange(200) // 20 == kind[:, None], 8.0, 0.01)
     counts = rng.poisson(mean)
-    over_all = copying._per_gene(sparse.csr_matrix(counts, dtype=np.float32))[0]
+    over_all = copying._tell(sparse.csr_matrix(counts, dtype=np.float32)).of_zeros
     assert np.quantile(over_all, 0.25) > copying.SIGN_OF_COPIES
     assert not found(counts).seen
 
 
 def test_few_genes_tell_nothing():
-    assert found(molecules(100, 9)) == Copies(1.0, 1.0, few_ones=False, n_cells=100)
+    seen = found(molecules(100, 9))
+    assert seen[:4] == (1.0, 1.0, False, 100)
+    np.testing.assert_array_equal(seen.relative, 1)
+
+
+def test_genes_that_are_read_more_often_are_told():
+    """As long transcripts are, where all of them is read."""
+    rng = np.random.default_rng(2)
+    factor = np.exp(rng.normal(0, 0.9, 150))
+    seen = found(reads(molecules(), 40 * factor))
+    told = seen.relative != 1
+    assert 60 < told.sum() < 150  # some are in nearly all cells
+    assert np.corrcoef(np.log(seen.relative[told]), np.log(factor[told]))[0, 1] > 0.95
+    slope, _ = np.polyfit(np.log(factor[told]), np.log(seen.relative[told]), 1)
+    assert 0.8 < slope < 1.1
 
 
 def test_some_cells_of_many_are_read():
@@ -119,10 +138,10 @@ def test_some_cells_of_many_are_read():
     ("copied", "said"),
     [
         (lambda counts, rng: counts, None),
-        (lambda counts, rng: 3 * counts, r"about 3\.\d+ of each molecule.*divided by 5\."),
+        (lambda counts, rng: 3 * counts, r"about 4\.\d+ of each molecule.*divided by 5\."),
         (
             lambda counts, rng: counts + rng.poisson(2 * counts),
-            r"about 3\.\d+ of each.*divided by 5\.",
+            r"about 4\.\d+ of each.*divided by 5\.",
         ),
         (lambda counts, rng: 50_000 * counts, r"divided by [5-9]\.\d+e\+04 and rounded"),
     ],
@@ -165,8 +184,8 @@ def divided():
 
 def test_estimates_are_on_the_scale_of_the_reads(divided):
     model, adata, _ = divided
-    copies = model.fitted.spec.copies
-    assert copies > 20
+    copies = model.copies()
+    assert copies.median() > 20
     estimates = ("mean", "denoised", "imputed")
     model.impute(adata, estimates=estimates, interval=0.9)
     total = adata.X.sum()
@@ -174,12 +193,14 @@ def test_estimates_are_on_the_scale_of_the_reads(divided):
         assert adata.layers[name].sum() == pytest.approx(total, rel=0.1)
     assert (adata.layers["denoised_lower"] <= adata.layers["denoised_upper"]).all()
     record = adata.uns["graphsci"]
-    assert record["copies"] == copies
+    assert record["copies"] == copies.median()
+    np.testing.assert_array_equal(adata.var["graphsci_copies"], copies)
     assert record["common_depth"] == pytest.approx(np.median(adata.X.sum(1)), rel=0.1)
     np.testing.assert_array_equal(adata.obs["graphsci_library"], adata.X.sum(1))
     log = adata.copy()
     model.impute(log, scale="log1p", depth="common")
-    factors = adata.X.sum(1, keepdims=True) / record["common_depth"]
+    of_molecules = (adata.X / copies.to_numpy()).sum(1, keepdims=True)
+    factors = of_molecules / model.fitted.spec.common_depth
     expected = np.log1p(adata.layers["denoised"] / factors)
     np.testing.assert_allclose(log.layers["denoised"], expected, rtol=1e-3, atol=1e-3)
 

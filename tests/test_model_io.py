@@ -45,8 +45,11 @@ def test_a_loaded_model_is_the_same_model(trained, toy, tmp_path, name):
     one, two = model.fitted, loaded.fitted
     assert loaded.config == model.config
     assert two.spec._replace(
-        graph=None, gene_names=None, gene_proportions=None, undetected=None
-    ) == (one.spec._replace(graph=None, gene_names=None, gene_proportions=None, undetected=None))
+        graph=None, gene_names=None, gene_proportions=None, copies=None, undetected=None
+    ) == one.spec._replace(
+        graph=None, gene_names=None, gene_proportions=None, copies=None, undetected=None
+    )
+    np.testing.assert_array_equal(two.spec.copies, one.spec.copies)
     for field in ("gene_names", "gene_proportions", "undetected"):
         assert np.array_equal(getattr(one.spec, field), getattr(two.spec, field))
     assert one.history == two.history

@@ -67,6 +67,11 @@ class Keys(NamedTuple):
         return f"{self.key_added}_state_weight"
 
     @property
+    def copies(self) -> str:
+        """``var``: counts that a molecule of a gene left, where counts were divided by them."""
+        return f"{self.key_added}_copies"
+
+    @property
     def library(self) -> str:
         """``obs``: counts of each cell in all genes that there were when a run was written."""
         return f"{self.key_added}_library"
@@ -98,6 +103,7 @@ class Keys(NamedTuple):
             ("var", self.inverse_dispersion),
             ("var", self.variation_p),
             ("var", self.state_weight),
+            ("var", self.copies),
         )
 
     def layer(self, estimate: str) -> str:

@@ -246,7 +246,7 @@ class GraphSCI:
     def inverse_dispersion(self) -> pd.Series | None:
         """Theta of each gene in a cell of average certainty; None with the preset `paper`.
 
-        The variance is mu + mu^2 / theta, of counts / ``fitted.spec.copies`` where counts were
+        The variance is mu + mu^2 / theta, of counts / :meth:`copies` where counts were
         divided; a cell's certainty multiplies theta (docs/method.md).
         """
         network = self.count_network
@@ -276,6 +276,14 @@ class GraphSCI:
         if network is None:
             return None
         return pd.Series(network.state_weight.numpy(force=True), index=self.gene_names)
+
+    def copies(self) -> pd.Series | None:
+        """Counts that a molecule of each gene left, by which counts were divided; else None.
+
+        Where they are reads, or ``config.copies`` says so; estimates are multiplied by it again.
+        """
+        values = self.fitted.spec.copies
+        return pd.Series(values, index=self.gene_names) if (values != 1).any() else None
 
     def dropout_curve(self) -> dict[str, float] | None:
         """P(dropped) = sigmoid(intercept + slope log mu); None without a shared curve (NB)."""
@@ -356,7 +364,8 @@ class GraphSCI:
         - ``varm[key_added]``, ``varp[key_added + "_graph"]``: gene embedding and graph;
         - ``var[key_added + "_inverse_dispersion"]``, ``var[key_added + "_variation_p"]``,
           ``var[key_added + "_state_weight"]``: theta in an average cell, the p-value of predictable
-          variation, and how far the gene therefore follows the state of the cell;
+          variation, and how far the gene therefore follows the state of the cell; for reads
+          ``var[key_added + "_copies"]`` (:meth:`copies`);
         - ``uns[key_added]``: what each number means, with parameters, versions and verdict of
           this run; what an earlier run under the same key said of estimates that it left under
           other names stays. Estimates of another model deserve a ``key_added`` of their own.

@@ -26,6 +26,7 @@ from graphsci._labels import known_labels
 from graphsci._words import check_column
 from graphsci.config import PRESETS
 from graphsci.io.files import is_store
+from graphsci.io.sources import divide
 from graphsci.io.streams import take_cells
 from graphsci.preprocessing import library_sizes, log_normalize
 from graphsci.verdict import NO_VERDICT
@@ -106,7 +107,7 @@ def sketch(
         "batch_key": batch_key,
         "allow_fractional": allow_fractional,
     }
-    counts = model.fitted.spec.copies * model.prepare(part, **options).counts
+    counts = divide(model.prepare(part, **options).counts, np.reciprocal(model.fitted.spec.copies))
     columns = _sketch_genes(counts, model, genes, _SKETCH_ENTRIES // n_cells, rng)
     names = model.gene_names[columns]
     blocks = list(model.iterate_estimates(part, **options, genes=names.tolist()))
@@ -134,8 +135,7 @@ def _sketch_genes(
     counts: Any, model: GraphSCI, wanted: Sequence[str], n_genes: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Positions of genes of the model: those wanted, the most variable ones, some others."""
-    spec = model.fitted.spec
-    logged = log_normalize(counts, median_library_size=spec.copies * spec.common_depth)
+    logged = log_normalize(counts, median_library_size=model.fitted.spec.common_counts)
     mean = np.asarray(logged.mean(0)).ravel()
     variance = np.asarray(logged.multiply(logged).mean(0)).ravel() - mean**2
     measured = np.flatnonzero(mean > 0)

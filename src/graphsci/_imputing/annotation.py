@@ -65,6 +65,7 @@ def annotate_genes(model: GraphSCI, adata: AnnData, slots: Keys) -> None:
         slots.inverse_dispersion: model.inverse_dispersion(),
         slots.variation_p: model.variation_p_values(),
         slots.state_weight: model.state_weights(),
+        slots.copies: model.copies(),
     }
     for name, values in columns.items():
         placed = None if values is None else np.where(known, values.to_numpy()[position], np.nan)
@@ -83,8 +84,7 @@ def run_record(
     if fitted.verdict is not None and "denoised" not in request.names:
         notes.append("The check is of the estimate 'denoised': of the others nothing was tested.")
     level = request.interval
-    copies = fitted.spec.copies
-    depth = copies * fitted.spec.common_depth
+    depth = fitted.spec.common_counts
     scales = es.describe_scale(request.depth, request.scale, median_library=depth)
     return {
         "estimates": {
@@ -100,7 +100,7 @@ def run_record(
         "seed": fitted.spec.config.seed,
         "likelihood": fitted.spec.likelihood,
         "common_depth": depth,
-        "copies": copies,
+        "copies": float(np.median(fitted.spec.copies)),
         "dropout_curve": model.dropout_curve() or {},
         **({} if count is None else {"certainty_weights": count.to_certainty.tolist()}),
         "training": {

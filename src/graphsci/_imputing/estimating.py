@@ -122,9 +122,11 @@ def prepare(
     if batch_key is not None and not spec.batch_names:
         notes += (no_effect(batch_key),)
     used = batch_key if spec.batch_names else None
+    copies = np.ones(len(data.gene_names), np.float32)
+    copies[match.positions[measured]] = spec.copies[measured]
     n_detected = int(np.count_nonzero(~data.undetected_genes))
     return Cells(
-        divided(data.counts, spec.copies),
+        divided(data.counts, copies),
         data.gene_names,
         batch,
         data.totals,
@@ -208,6 +210,7 @@ def estimate_blocks(
     """
     spec, network = fitted.spec, fitted.network
     place = _Placement.of(cells.gene_names[request.columns], spec)
+    divided_by = place.copies(spec)
     outside, in_data = request.columns[place.outside], cells.match.positions >= 0
     for start, block, counts, library in _row_blocks(network, cells, chunks):
         with torch.inference_mode():
@@ -225,8 +228,8 @@ def estimate_blocks(
             values = es.compute_estimates(rate, request.names, interval_level=request.interval)
         measured, empty = counts[:, outside].toarray(), library == 0
         values = {name: place.fill(name, v, measured, empty) for name, v in values.items()}
-        if spec.copies != 1:
-            values = {name: spec.copies * value for name, value in values.items()}
+        if divided_by is not None:
+            values = {name: value * divided_by for name, value in values.items()}
         factors = library / cells.measured_share / spec.common_depth
         values = es.rescale(values, size_factors=factors, depth=request.depth, scale=request.scale)
         if latent is not None:
@@ -260,6 +263,12 @@ class _Placement(NamedTuple):
         position = pd.Index(spec.gene_names).get_indexer(pd.Index(wanted))
         known, outside = np.flatnonzero(position >= 0), np.flatnonzero(position < 0)
         return cls(position[known], known, outside, np.isin(wanted[outside], spec.undetected))
+
+    def copies(self, spec: ModelSpec) -> NDArray[np.float32] | None:
+        """What estimates of each column are multiplied by; None for nothing."""
+        found = np.ones(len(self.columns) + len(self.outside), np.float32)
+        found[self.columns] = spec.copies[self.model_genes]
+        return found if (found != 1).any() else None
 
     def fill(
         self,

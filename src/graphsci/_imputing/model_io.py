@@ -39,6 +39,7 @@ def save_model(fitted: Fitted, path: str | Path, *, versions: dict[str, str]) ->
         _GRAPH + "indices": torch.from_numpy(adjacency.indices.astype(np.int64)),
         _GRAPH + "data": torch.from_numpy(adjacency.data.astype(np.float32)),
         "gene_proportions": torch.from_numpy(spec.gene_proportions),
+        "copies": torch.from_numpy(spec.copies),
     }
     if fitted.p_values is not None:
         tensors["p_values"] = torch.from_numpy(fitted.p_values)
@@ -48,7 +49,6 @@ def save_model(fitted: Fitted, path: str | Path, *, versions: dict[str, str]) ->
         "likelihood": spec.likelihood,
         "median_library": spec.median_library,
         "common_depth": spec.common_depth,
-        "copies": spec.copies,
         "batch_names": list(spec.batch_names),
         "gene_names": spec.gene_names.tolist(),
         "undetected": spec.undetected.tolist(),
@@ -155,7 +155,7 @@ def _spec(record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> ModelSpec
         likelihood=record["likelihood"],
         median_library=record["median_library"],
         common_depth=record["common_depth"],
-        copies=float(record["copies"]),
+        copies=tensors["copies"].numpy(),
         batch_names=tuple(record["batch_names"]),
         gene_names=genes,
         gene_proportions=tensors["gene_proportions"].numpy(),

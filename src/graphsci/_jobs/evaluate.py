@@ -27,11 +27,11 @@ from graphsci.config import Config, later_seed
 from graphsci.evaluation import CONTROLS, PROTOCOLS, study
 from graphsci.evaluation.clustering import package_versions, require_packages
 from graphsci.io.files import check_writable
-from graphsci.io.sources import MemoryCounts, to_csr
+from graphsci.io.sources import MemoryCounts, divide, to_csr
 from graphsci.preprocessing import extract_batch, extract_counts, fit_median_library_size
 from graphsci.training.blocks import whole_molecules
 from graphsci.training.checkpoint import digest
-from graphsci.training.copies import find_copies
+from graphsci.training.copies import find_copies, in_words
 
 if TYPE_CHECKING:
     from graphsci.training.loop import Progress
@@ -292,12 +292,12 @@ def _as_molecules(
     stay, and it is only said.
     """
     seen = find_copies(MemoryCounts(counts))
-    copies = seen.chosen(asked) if job.held_out is None else 1.0
-    if copies != 1:
-        divided = sparse.csr_matrix(counts / np.float32(copies), dtype=np.float32)
+    copies = seen.divisors(asked if job.held_out is None else 1.0)
+    if (copies != 1).any():
+        molecules = whole_molecules(divide(counts, copies), np.random.default_rng(0))
         why = seen if seen.seen else "as asked"
-        return whole_molecules(divided, np.random.default_rng(0)), (
-            f"Counts: {why}. They were divided by {copies:.3g} and rounded at random for all "
+        return molecules, (
+            f"Counts: {why}. They were divided by {in_words(copies)} and rounded at random for all "
             "methods, so that molecules are held out and not their copies.",
         )
     if not seen.seen:

@@ -18,6 +18,7 @@ from graphsci._log import Log, say_nothing
 from graphsci.config import Config, later_seed
 from graphsci.evaluation import study
 from graphsci.imputer import GraphSCI
+from graphsci.io.sources import divide
 from graphsci.nn import cell_blocks
 from graphsci.training import fitting
 
@@ -99,8 +100,8 @@ def expected_counts(
     network = fitted.network
     device = next(network.parameters()).device
     copies = fitted.spec.copies
-    kept = sparse.csr_matrix(task.kept, dtype=np.float32) / np.float32(copies)
-    ratio = copies * task.ratio
+    kept = divide(sparse.csr_matrix(task.kept, dtype=np.float32), copies)
+    ratio = (copies * task.ratio).astype(np.float64)
     batch = _batches_of(fitted, task)
     for start, rows in cell_blocks.row_blocks(kept.shape[0]):
         block = cell_blocks.cell_block(kept, batch, rows, device)

@@ -69,11 +69,11 @@ class MemoryCounts:
         return self.matrix[start:stop]
 
 
-class ScaledCounts:
-    """Counts of another source, each divided by one number."""
+class DividedCounts:
+    """Counts of another source, those of each gene divided by a number; ``divisors`` (genes,)."""
 
-    def __init__(self, source: CountSource, divisor: float) -> None:
-        self.source, self.divisor = source, divisor
+    def __init__(self, source: CountSource, divisors: NDArray[np.float32]) -> None:
+        self.source, self.divisors = source, divisors
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -92,14 +92,18 @@ class ScaledCounts:
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return the cells ``start:stop``, divided; their structure is shared."""
-        counts = self.source.rows(start, stop)
-        arrays = counts.data / np.float32(self.divisor), counts.indices, counts.indptr
-        return sparse.csr_matrix(arrays, shape=counts.shape)
+        return divide(self.source.rows(start, stop), self.divisors)
 
 
-def divided(source: CountSource, divisor: float) -> CountSource:
-    """Return counts / ``divisor``; the source itself where that changes nothing."""
-    return source if divisor == 1 else ScaledCounts(source, divisor)
+def divide(counts: sparse.csr_matrix, divisors: NDArray[np.float32]) -> sparse.csr_matrix:
+    """Divide the counts (cells, genes) of each gene by one of the ``divisors`` (genes,)."""
+    arrays = counts.data / divisors[counts.indices], counts.indices, counts.indptr
+    return sparse.csr_matrix(arrays, shape=counts.shape)
+
+
+def divided(source: CountSource, divisors: NDArray[np.float32]) -> CountSource:
+    """Return counts / ``divisors`` (genes,); the source itself where that changes nothing."""
+    return DividedCounts(source, divisors) if (divisors != 1).any() else source
 
 
 class DiskMatrix:

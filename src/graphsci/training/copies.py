@@ -24,14 +24,14 @@ CELLS, _PLACES = 2_000, 5
 _SEEN, _FEWEST_CELLS, _MOST_SEEN = 0.02, 5, 0.9
 #: Genes that this takes.
 _FEWEST_GENES = 10
-#: Of what genes say by their zeros, and by their variance. Most have more zeros than counting
-#: explains; the variance is wanted as large as the usual gene has it.
-_QUANTILES = 0.25, 0.5
-#: By zeros, molecules have at most 1.4 of them in 13 data sets, at most 2.9 in their most variable
-#: tenth of the genes, Splat with dropout 2.2, bulk profiles with dropout 2.0; shallow reads 5.1.
+#: Whatever else varies makes zeros too. Over all cells the lower quartile of the genes counts, and
+#: from this many counts a molecule on cells are grouped (molecules have up to 1.5 in 13 data sets).
+_SUSPECT = 2.0
+#: Within groups, by the median gene, molecules have at most 1.3 of them in 11 data sets, 2.5 in
+#: their most variable tenth of the genes, Splat with dropout 2.6.
 SIGN_OF_COPIES = 4.0
 #: In fewer than :data:`.zero_inflation.FEWEST_CELLS` cells a group holds several types, whose
-#: differences look like copies too: so many are certain.
+#: differences look like copies too: the lower quartile counts, and so many are certain.
 MANY_COPIES = 10.0
 #: Fewer counts per molecule than this are within the error of the estimate.
 _ABOUT_NONE = 2.0
@@ -42,6 +42,11 @@ _RARE, _MOST_TWOS, _FEWEST_ENTRIES = 0.05, 0.6, 100
 #: Largest ratio of the mean over counts to that over molecules that is believed: 2 if copies are
 #: geometric, 4 for a log-normal of standard deviation 1.2.
 _MOST_SKEWED = 4.0
+#: Standard deviation over genes of the log copies that molecules seem to have, by what genes do
+#: beyond counting: 0 to .26 in 11 data sets.
+_OF_GENES = 0.2
+#: A gene is read so many times more or less often than the usual one at most.
+_MOST_APART = 20.0
 _BISECTIONS, _SIZES = 30, 50
 
 
@@ -52,6 +57,7 @@ class Copies(NamedTuple):
     of_variance: float  #: from the variance: the mean over counts, which is larger
     few_ones: bool  #: whether rare genes have too many 2s for their 1s
     n_cells: int  #: looked at
+    relative: NDArray[np.float64]  #: (genes,) of each gene, against the usual gene; 1 if unknown
 
     def __str__(self) -> str:
         return (
@@ -66,23 +72,29 @@ class Copies(NamedTuple):
 
     @property
     def divisor(self) -> float:
-        """What counts are divided by so that they vary as molecules do; 1 for molecules."""
+        """What the usual gene's counts are divided by to vary as molecules do; else 1."""
         if not self.seen:
             return 1.0
         return float(np.clip(self.of_variance, self.of_zeros, _MOST_SKEWED * self.of_zeros))
 
-    def chosen(self, asked: float = 0.0) -> float:
-        """What counts are divided by: ``asked`` or, if that is 0, what they certainly show."""
-        if asked != 0:
-            return asked
+    @property
+    def certain(self) -> bool:
+        """Whether counts are divided unless somebody says otherwise."""
         fewest = _ABOUT_NONE if self.few_ones else SIGN_OF_COPIES
-        if self.n_cells < FEWEST_CELLS:
-            fewest = MANY_COPIES
-        return self.divisor if self.of_zeros >= fewest else 1.0
+        return self.of_zeros >= (MANY_COPIES if self.n_cells < FEWEST_CELLS else fewest)
 
-    def left(self, divided_by: float) -> float:
+    def divisors(self, asked: float) -> NDArray[np.float32]:
+        """What the counts of each gene are divided by, (genes,).
+
+        ``asked``, or if that is 0 what they certainly show.
+        """
+        if asked == 0 and self.certain:
+            return (self.divisor * self.relative).astype(np.float32)
+        return np.full(len(self.relative), asked or 1.0, np.float32)
+
+    def left(self, divisors: NDArray[np.float32]) -> float:
         """Counts per molecule that are left after a division; 1 if that is about none."""
-        left = self.of_zeros / divided_by
+        left = self.of_zeros / float(np.median(divisors))
         return left if self.seen and left >= _ABOUT_NONE else 1.0
 
 
@@ -92,9 +104,13 @@ def find_copies(source: CountSource, *, seed: int = 0) -> Copies:
     A gene with m counts in the average cell, c of them from each molecule, has s m / c molecules
     in a cell of size factor s. By Poisson it is missed in sum over cells of exp(-s m / c), which
     gives c, and the variance of counts / s is c m mean(1 / s) with c the mean over counts of how
-    many their molecule left. Whatever else varies makes more zeros and more variance, so that the
-    lower quartile of the genes says c, of the variances the median. If that looks like copies it
-    is done again within groups of similar cells: a panel of markers looks so over all of them.
+    many their molecule left. Whatever else varies makes more zeros and more variance: if these
+    look like copies it is done again within groups of similar cells, since a panel of markers
+    looks so over all of them, and the median gene says both.
+
+    Genes are not read equally often: long ones are more often where whole transcripts are read.
+    The log of a gene's c, by its zeros, is taken against the median as far as genes differ by
+    more than they would for molecules.
 
     Costs one read of at most 2,000 cells, and their grouping where they look like copies.
     Multiplied counts give multiplied numbers.
@@ -108,12 +124,72 @@ def find_copies(source: CountSource, *, seed: int = 0) -> Copies:
     """
     counts = _some_cells(source)
     few_ones = _few_ones(counts)
-    found = _together(counts, [np.arange(counts.shape[0])], few_ones)
-    if found.seen:
-        library = library_sizes(counts)
-        groups = similar_cells(counts, library / np.median(library), seed)
-        found = _together(counts, groups, few_ones) if groups else found
-    return found
+    parts = [_tell(counts)]
+    if not (few_ones or _quantile(parts, 0.25)[0] >= _SUSPECT):
+        return _found(parts, counts, 0.25, few_ones)
+    library = library_sizes(counts)
+    groups = similar_cells(counts, library / np.median(library), seed)
+    parts = [_tell(counts[group]) for group in groups] or parts
+    quantile = 0.25 if counts.shape[0] < FEWEST_CELLS else 0.5
+    return _found(parts, counts, quantile, few_ones)
+
+
+class _Told(NamedTuple):
+    """What the genes of some cells tell, those that can."""
+
+    genes: NDArray[np.int64]  # their positions
+    seen: NDArray[np.float64]  # cells that show them
+    of_zeros: NDArray[np.float64]  # counts per molecule, by zeros
+    of_variance: NDArray[np.float64]  # and by variance
+
+
+def _tell(counts: sparse.csr_matrix) -> _Told:
+    n_cells, library = counts.shape[0], library_sizes(counts)
+    size_factors = library / library.mean()
+    seen = counts.getnnz(axis=0)
+    fewest = max(_FEWEST_CELLS, _SEEN * n_cells)
+    genes = np.flatnonzero((seen >= fewest) & (seen <= _MOST_SEEN * n_cells))
+    mean = np.asarray(counts.mean(0), dtype=np.float64).ravel()[genes]
+    of_zeros = _of_zeros(mean, seen[genes], size_factors)
+    of_variance = _of_variance(counts[:, genes], size_factors)
+    return _Told(genes, seen[genes].astype(np.float64), of_zeros, of_variance)
+
+
+def _quantile(parts: Sequence[_Told], of_zeros: float) -> tuple[float, float]:
+    """Counts per molecule by zeros, that quantile over genes and groups, and by variance."""
+    zeros = np.concatenate([part.of_zeros for part in parts])
+    variances = np.concatenate([part.of_variance for part in parts])
+    if len(zeros) < _FEWEST_GENES:
+        return 1.0, 1.0
+    return float(np.quantile(zeros, of_zeros)), float(np.median(variances))
+
+
+def _found(
+    parts: Sequence[_Told], counts: sparse.csr_matrix, quantile: float, few_ones: bool
+) -> Copies:
+    n_cells, n_genes = counts.shape
+    return Copies(*_quantile(parts, quantile), few_ones, n_cells, _relative(parts, n_genes))
+
+
+def _relative(parts: Sequence[_Told], n_genes: int) -> NDArray[np.float64]:
+    """Copies of each gene against those of the median gene, shrunk towards it; (genes,).
+
+    The log of c has a standard error of 1 / root(cells that show the gene).
+    """
+    total, weight = np.zeros(n_genes), np.zeros(n_genes)
+    for part in parts:
+        total[part.genes] += part.seen * np.log(part.of_zeros)
+        weight[part.genes] += part.seen
+    known = weight > 0
+    if known.sum() < _FEWEST_GENES:
+        return np.ones(n_genes)
+    log = total[known] / weight[known]
+    log -= np.median(log)
+    noise = 1 / weight[known]
+    spread = max(float(log.var() - noise.mean()) - _OF_GENES**2, 0.0)
+    found = np.zeros(n_genes)
+    found[known] = log * spread / (spread + _OF_GENES**2 + noise)
+    return np.asarray(np.exp(np.clip(found, -np.log(_MOST_APART), np.log(_MOST_APART))))
 
 
 def _few_ones(counts: sparse.csr_matrix) -> bool:
@@ -126,36 +202,6 @@ def _few_ones(counts: sparse.csr_matrix) -> bool:
     rare = counts[:, np.flatnonzero(counts.getnnz(axis=0) <= _RARE * counts.shape[0])]
     ones, twos = (np.count_nonzero(np.abs(rare.data - value) < 0.5) for value in (1, 2))
     return bool(rare.nnz >= _FEWEST_ENTRIES and twos >= _MOST_TWOS * ones)
-
-
-def _together(
-    counts: sparse.csr_matrix, groups: Sequence[NDArray[np.integer]], few_ones: bool
-) -> Copies:
-    """Say it from what the genes say in each group of cells."""
-    values = np.concatenate([_per_gene(counts[group]) for group in groups], axis=1)
-    n_cells = counts.shape[0]
-    if values.shape[1] < _FEWEST_GENES:
-        return Copies(1.0, 1.0, few_ones, n_cells)
-    of_zeros, of_variance = (
-        float(np.quantile(x, q)) for x, q in zip(values, _QUANTILES, strict=True)
-    )
-    return Copies(of_zeros, of_variance, few_ones, n_cells)
-
-
-def _per_gene(counts: sparse.csr_matrix) -> NDArray[np.float64]:
-    """Counts per molecule by zeros and by variance of the genes that can tell, (2, genes)."""
-    n_cells, library = counts.shape[0], library_sizes(counts)
-    size_factors = library / library.mean()
-    seen = counts.getnnz(axis=0)
-    fewest = max(_FEWEST_CELLS, _SEEN * n_cells)
-    genes = np.flatnonzero((seen >= fewest) & (seen <= _MOST_SEEN * n_cells))
-    mean = np.asarray(counts.mean(0), dtype=np.float64).ravel()[genes]
-    return np.stack(
-        [
-            _of_zeros(mean, seen[genes], size_factors),
-            _of_variance(counts[:, genes], size_factors),
-        ]
-    )
 
 
 def _some_cells(source: CountSource) -> sparse.csr_matrix:
@@ -196,3 +242,9 @@ def _of_variance(
     variance = np.asarray(scaled.multiply(scaled).mean(0)).ravel() - mean**2
     unbiased = counts.shape[0] / (counts.shape[0] - 1)
     return np.asarray(variance * unbiased / (mean * np.mean(1 / size_factors)))
+
+
+def in_words(divisors: NDArray[np.float32]) -> str:
+    """Say what counts are divided by; (genes,)."""
+    low, usual, high = np.quantile(divisors, [0.05, 0.5, 0.95])
+    return f"{usual:.3g}" + (f" (nine of ten genes {low:.3g} to {high:.3g})" if low < high else "")

@@ -37,7 +37,7 @@ from graphsci.training import objectives
 from graphsci.training.blocks import TrainingBlocks
 from graphsci.training.checking import check
 from graphsci.training.checkpoint import Checkpoint, digest
-from graphsci.training.copies import Copies, find_copies
+from graphsci.training.copies import Copies, find_copies, in_words
 from graphsci.training.holding_out import Split, folds, split_counts
 from graphsci.training.training_graph import (
     averaging_operator,
@@ -70,13 +70,19 @@ class ModelSpec(NamedTuple):
     likelihood: str  #: "nb" or "zinb"
     median_library: float  #: of the molecules trained on; what inputs are normalised to
     common_depth: float  #: median library size of the training cells, all molecules counted
-    copies: float  #: counts per molecule: the model knows counts / copies, and so do the above
+    copies: NDArray[np.float32]  #: (genes,) counts per molecule: all above is of counts / copies
     batch_names: tuple[str, ...]  #: empty without batches
     gene_names: NDArray[np.str_]  #: (genes,) the genes of the model, in order
     gene_proportions: NDArray[np.float32]  #: (genes,) share of all training molecules
     undetected: NDArray[np.str_]  #: genes of the training data without a molecule
     graph: GeneGraph  #: over ``gene_names``
     graph_given: bool  #: by the user, alone or to be combined with a computed one
+
+    @property
+    def common_counts(self) -> float:
+        """:attr:`common_depth` in counts as they came: with copies."""
+        share = self.gene_proportions.astype(np.float64)
+        return self.common_depth * float(share @ self.copies / share.sum())
 
     @property
     def n_batches(self) -> int:
@@ -139,10 +145,11 @@ def fit(
     cells, genes = np.flatnonzero(~data.empty_cells), np.flatnonzero(~data.undetected_genes)
     source = MemoryCounts(data.counts) if sparse.issparse(data.counts) else data.counts
     seen = find_copies(source, seed=config.seed)
-    copies = seen.chosen(config.copies)
-    if copies != 1:
-        log(f"counts are divided by {copies:.3g}: so many left a molecule")
+    copies = seen.divisors(config.copies)
     counts = TrainingBlocks(divided(source, copies), cells, genes, seed=config.seed)
+    copies = copies[genes]
+    if (copies != 1).any():
+        log(f"counts are divided by {in_words(copies)}: so many left a molecule")
     batch = np.zeros(len(cells), np.int64) if data.batch is None else data.batch[cells]
     split = split_counts(counts, config)
     sample_batch = batch[split.sample.cells]
@@ -203,7 +210,7 @@ def _specified(
     likelihood: str,
     graph: GeneGraph,
     *,
-    copies: float,
+    copies: NDArray[np.float32],
     given: bool,
 ) -> ModelSpec:
     """Put together what the network is built from; ``given`` says whose the graph is."""
@@ -371,10 +378,12 @@ def build_network(spec: ModelSpec) -> Network:
     )
 
 
-def _notes_on(counts: TrainingBlocks, split: Split, seen: Copies, copies: float) -> tuple[str, ...]:
+def _notes_on(
+    counts: TrainingBlocks, split: Split, seen: Copies, copies: NDArray[np.float32]
+) -> tuple[str, ...]:
     """What was done to the counts that a user should know."""
     notes = _notes_on_copies(seen, copies)
-    if counts.was_rounded and copies == 1:
+    if counts.was_rounded and (copies == 1).all():
         notes += (
             "fractional counts: training used them rounded at random to a neighbouring integer",
         )
@@ -388,13 +397,13 @@ def _notes_on(counts: TrainingBlocks, split: Split, seen: Copies, copies: float)
     return notes
 
 
-def _notes_on_copies(seen: Copies, copies: float) -> tuple[str, ...]:
+def _notes_on_copies(seen: Copies, copies: NDArray[np.float32]) -> tuple[str, ...]:
     """What the counts are taken for, where they are not simply molecules."""
-    if copies != 1:
+    if (copies != 1).any():
         why = str(seen) if seen.seen else "as asked"
         return (
-            f"counts: {why}. They were divided by {copies:.3g} and rounded at random, so that "
-            "training and verdict are of molecules; estimates are multiplied by it again",
+            f"counts: {why}. They were divided by {in_words(copies)} and rounded at random, so "
+            "that training and verdict are of molecules; estimates are multiplied by it again",
         )
     if not seen.seen:
         return ()
