@@ -97,7 +97,7 @@ def estimates(
             model.impute(adata, estimates=("mean", "denoised"))
         assert model.verdict is not None
         said = {
-            "divided by": model.fitted.spec.copies,
+            "divided by": float(np.median(model.fitted.spec.copies)),
             "likelihood": model.fitted.spec.likelihood,
             "verdict": model.verdict.headline().split(":")[0],
         }

@@ -68,3 +68,8 @@ def similar_names(name: str, names: pd.Index) -> str:
     folded = {known.casefold(): known for known in names.astype(str)}
     near = difflib.get_close_matches(name.casefold(), folded, n=3)
     return f" (similar: {', '.join(folded[other] for other in near)})" if near else ""
+
+
+def copies_in_words(record: Mapping[str, Any]) -> str:
+    """What the counts were divided by, of a run record with copies."""
+    return f"{record['copies']:.3g} counts a molecule in the median gene, divided before training"

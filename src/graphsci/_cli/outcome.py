@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from graphsci._terminal import plain_console, table_of_facts
-from graphsci._words import epochs_in_words
+from graphsci._words import copies_in_words, epochs_in_words
 from graphsci.io.files import json_text
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def _facts(summary: Mapping[str, Any], *, matched: bool) -> dict[str, str]:
         f"{record['config']['preset']}, {record['likelihood']}, "
         f"{epochs_in_words(record['training'])}, seed {record['seed']}"
     )
+    if record["copies"] != 1:
+        facts["copies"] = copies_in_words(record)
     if len(record["batches"]):
         facts["batches"] = ", ".join(record["batches"])
     facts |= {slot: summary["units"][name] for name, slot in summary["slots"].items()}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from graphsci import io
 from graphsci._keys import is_run_record
-from graphsci._words import epochs_in_words
+from graphsci._words import copies_in_words, epochs_in_words
 from graphsci.io.files import ANNDATA_SUFFIXES, is_zarr
 from graphsci.io.sources import to_csr
 from graphsci.preprocessing import extract_counts, open_counts
@@ -118,6 +118,8 @@ def _run_in_words(key: str, record: dict[str, Any]) -> dict[str, str]:
         f"{record['seed']}, {epochs_in_words(record['training'])}, graphsci "
         f"{record['versions']['graphsci']}"
     }
+    if record.get("copies", 1) != 1:
+        words["  copies"] = copies_in_words(record)
     if len(record.get("batches", ())):
         words["  batches"] = ", ".join(record["batches"])
     for estimate, said in record["estimates"].items():
