@@ -100,8 +100,9 @@ def impute(
         progress=progress,
         log=log,
     )
-    if model.verdict is not None and not model.verdict.passed:
-        warnings.warn(model.verdict.line(), stacklevel=2)
+    verdict = model.verdict
+    if verdict is not None and not (verdict.passed or verdict.of_copies):  # of copies fit warned
+        warnings.warn(verdict.line(), stacklevel=2)
     return model.impute(
         adata,
         layer=layer,

@@ -72,6 +72,11 @@ class Verdict(NamedTuple):
         return self.copies == 1 and len(self.beaten) == len(self.scores) - 1
 
     @property
+    def of_copies(self) -> bool:
+        """Whether it is doubtful for no other reason than copies."""
+        return self.copies > 1 and not self.better
+
+    @property
     def better(self) -> tuple[str, ...]:
         """Simple methods that beat ours significantly."""
         return tuple(score.method for score in self.scores[1:] if score.z > self.significant)
@@ -92,7 +97,7 @@ class Verdict(NamedTuple):
         if self.status == "bad":
             better = _listed(method for method in by_deviance if method in self.better)
             return f"Do not use this imputation: {better} predicted these data better."
-        if self.copies > 1:
+        if self.of_copies:
             return (
                 f"Doubtful: these look like reads, about {self.copies:.0f} of each molecule, and "
                 "held-out copies of kept ones say nothing of lost molecules."
