@@ -168,7 +168,7 @@ def test_reads_taken_for_molecules_are_warned_of_and_doubtful():
     assert model.verdict.status == "doubtful"
     assert not model.verdict.passed
     assert "held-out copies of kept ones" in model.verdict.headline()
-    with pytest.warns(UserWarning) as heard:
+    with pytest.warns(UserWarning, match="look like reads") as heard:
         tl.impute(counts.copy(), max_epochs=60, progress=False)
     assert [str(one.message)[:30] for one in heard] == ["These counts look like reads, "]
     asked = GraphSCI(max_epochs=5, copies=16).fit(counts)
