@@ -320,6 +320,22 @@ def test_of_reads_molecules_are_held_out(source, tmp_path):
     assert whole == pytest.approx(anndata.read_h5ad(source).X.sum(), rel=0.4)
 
 
+def test_doubts_of_the_counts_are_told(source, tmp_path):
+    """Cells that are there twice would know what was held out of each other."""
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(rng.gamma(2, 1, (60, 1)) * rng.gamma(1, 1, 200)).astype(np.float32)
+    doubled = anndata.AnnData(np.vstack([counts, counts[:30]]))
+    doubled.write_h5ad(tmp_path / "doubled.h5ad")
+    args = ("--method", "nothing", "--method", "gene_mean")
+    _, said = run(tmp_path / "doubled.h5ad", *args)
+    assert "30 of 90 cells" in said
+    assert "exactly the counts of an earlier one" in said
+    _, said = run(tmp_path / "doubled.h5ad", "--write-split", tmp_path / "split.h5ad")
+    assert "exactly the counts of an earlier one" in said
+    _, said = run(reads_of(source, 40), "--write-split", tmp_path / "reads.h5ad")
+    assert "divided by" in said
+
+
 @pytest.mark.parametrize("design", [("cells",), ("depth", "--depth", "60")])
 def test_other_designs(source, tmp_path, design):
     csv = tmp_path / "scores.csv"

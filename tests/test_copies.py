@@ -1,18 +1,22 @@
 """Counts per molecule: told from the counts, and what a model makes of reads."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
 from anndata import AnnData
+from matplotlib import pyplot
 from scipy import optimize, sparse
 from typer.testing import CliRunner
 
-from graphsci import GraphSCI, cli, read_counts, tl
+from graphsci import GraphSCI, cli, pl, read_counts, tl
 from graphsci.io import write_anndata
 from graphsci.io.sources import MemoryCounts
 from graphsci.training import copies as copying
 from graphsci.training.copies import find_copies
+
+pytestmark = pytest.mark.filterwarnings("ignore:These counts look like reads")
 
 
 def molecules(n_cells=400, n_genes=150, seed=0):
@@ -106,6 +110,39 @@ def test_few_genes_tell_nothing():
     np.testing.assert_array_equal(seen.relative, 1)
 
 
+@pytest.mark.parametrize("n_cells", [5, 25, 45])
+def test_few_cells_are_one_group(n_cells):
+    """And reads are told of them, if not with certainty."""
+    seen = found(reads(molecules(n_cells), 8))
+    assert seen.n_cells == n_cells
+    assert n_cells == 5 or (seen.seen and not seen.certain)
+    assert n_cells == 5 or f"{n_cells} cells are too few to tell" in str(seen)
+
+
+@pytest.mark.parametrize("n_reads", [50, 200, 320])
+def test_batches_that_were_not_counted_alike(n_reads):
+    counts = molecules()
+    counts[:n_reads] = reads(counts[:n_reads], 20)
+    source = MemoryCounts(sparse.csr_matrix(counts, dtype=np.float32))
+    seen = find_copies(source, batch=(np.arange(400) >= n_reads).astype(np.int64))
+    assert seen.unlike
+    assert not seen.certain
+    assert seen.lowest < 2
+    assert 10 < seen.highest < 40
+    assert seen.left(seen.divisors(0)) == seen.highest
+    alike = find_copies(source, batch=np.arange(400) % 2)  # not its batches: groups may still tell
+    assert not alike.certain or n_reads == 320
+
+
+def test_very_shallow_cells_do_not_decide():
+    counts = reads(molecules(), 20)
+    shallow = counts.copy()
+    shallow[:20] = np.random.default_rng(0).binomial(counts[:20], 0.002)
+    one, other = found(counts), found(shallow)
+    assert other.of_zeros == pytest.approx(one.of_zeros, rel=0.1)
+    assert other.of_variance == pytest.approx(one.of_variance, rel=0.1)
+
+
 def test_genes_that_are_read_more_often_are_told():
     """As long transcripts are, where all of them is read."""
     rng = np.random.default_rng(2)
@@ -160,6 +197,29 @@ def test_copies_of_molecules_are_told_from_molecules(copied, said, check):
     assert said is None or re.search(said, signs[0])
 
 
+def test_a_division_is_warned_of_unless_it_was_asked_for():
+    counts = AnnData(reads(molecules(), 20).astype(np.float32))
+    with pytest.warns(UserWarning, match=r"look like reads: they were divided by \d\d\.?\d*, the"):
+        GraphSCI(max_epochs=1, check=False).fit(counts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GraphSCI(max_epochs=1, check=False, copies=30).fit(counts)
+
+
+def test_counts_that_may_be_none_are_not_divided():
+    counts = reads(molecules(), 20)
+    flat = AnnData(np.rint(counts / counts.sum(1, keepdims=True) * 1e4).astype(np.float32))
+    with pytest.warns(UserWarning, match="one library size"):
+        model = GraphSCI(max_epochs=1).fit(flat)
+    assert model.copies() is None
+    assert model.fitted.copies_left > 4
+
+
+def test_half_a_count_is_no_molecule():
+    with pytest.raises(ValueError, match=r"copies: got 0\.5, expected 0 \(chosen for you\) or at"):
+        GraphSCI(copies=0.5)
+
+
 def test_reads_taken_for_molecules_are_warned_of_and_doubtful():
     counts = AnnData(reads(molecules(150), 8).astype(np.float32))  # few cells: less certain
     with pytest.warns(UserWarning, match=r"about \d\.?\d* of each molecule, and were taken"):
@@ -195,6 +255,8 @@ def test_estimates_are_on_the_scale_of_the_reads(divided):
     for name in estimates:
         assert adata.layers[name].sum() == pytest.approx(total, rel=0.1)
     assert (adata.layers["denoised_lower"] <= adata.layers["denoised_upper"]).all()
+    measured = adata.X > 0  # nb: the counts themselves, to the last bit
+    np.testing.assert_array_equal(adata.layers["imputed"][measured], adata.X[measured])
     record = adata.uns["graphsci"]
     assert record["copies"] == copies.median()
     np.testing.assert_array_equal(adata.var["graphsci_copies"], copies)
@@ -237,6 +299,23 @@ def test_molecules_are_nearer_than_without_division(divided):
         return np.square(np.sqrt(share) - expected).mean()
 
     assert error(model) < 0.5 * error(naive)
+
+
+def test_pictures_are_of_molecules(divided):
+    """Poisson's line is where molecules lie, and the learned curve's means are theirs."""
+    model, adata, _ = divided
+    adata = adata.copy()
+    model.impute(adata)
+    dots, copies = pl.dropout_curve(adata).lines[0], model.copies().to_numpy()
+    means = (adata.X / copies).mean(0)
+    assert np.corrcoef(np.log(np.sort(dots.get_xdata())), np.log(np.sort(means)))[0, 1] > 0.99
+    assert np.median(dots.get_xdata()) == pytest.approx(np.median(means), rel=0.3)
+    line = pl.mean_variance(adata).lines[-1]
+    assert line.get_ydata()[0] / line.get_xdata()[0] == pytest.approx(np.median(copies))
+    assert "of molecules" in line.get_label()
+    assert "molecules at common depth" in pl.dispersion(adata).get_xlabel()
+    assert "a Poisson molecule" in pl.uncertainty(adata).lines[-1].get_label()
+    pyplot.close("all")
 
 
 @pytest.mark.parametrize("form", ["h5ad", "zarr"])

@@ -202,6 +202,11 @@ def test_counts_rounded_at_the_median_depth_are_told():
         "Practically all cells have one lib"
     ]
     assert not [n for n in pp.extract_counts(AnnData(values)).notes if "depth" in n]
+    wide = rng.poisson(2 * rng.gamma(2, 0.5, (200, 1)) * rng.gamma(1, 1, 300))
+    low = np.floor(wide / wide.sum(1, keepdims=True) * np.median(wide.sum(1)))
+    assert np.ptp(np.quantile(low.sum(1), [0.05, 0.95])) > 0.05 * np.median(low.sum(1))
+    assert [n for n in pp.extract_counts(AnnData(low)).doubts if "one library size" in n]
+    assert not [n for n in pp.extract_counts(AnnData(wide)).doubts if "one library size" in n]
     alike = rng.poisson(np.tile(rng.gamma(1, 2, 300), (60, 1)))  # one depth, by Poisson
     assert not pp.extract_counts(AnnData(alike)).doubts
 

@@ -202,6 +202,11 @@ class Config:
                 f"loading_scale: got {self.loading_scale}, expected 0 (chosen for you) or at least "
                 "1e-6."
             )
+        if 0 < self.copies < 1:
+            raise ValueError(
+                f"copies: got {self.copies}, expected 0 (chosen for you) or at least 1 count of "
+                "each molecule."
+            )
         if self.batch_size == 1:
             raise ValueError("batch_size: got 1, expected 0 (chosen for you) or at least 2 cells.")
         if self.kept_low > self.kept_high:

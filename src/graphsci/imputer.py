@@ -183,11 +183,19 @@ class GraphSCI:
                 checkpoint=checkpoint,
                 team=team,
             )
-        if (left := self.fitted.copies_left) > 1:
+        copies = self.copies()
+        if copies is not None and self.config.copies == 0:
+            warnings.warn(
+                f"These counts look like reads: they were divided by {copies.median():.3g}, the "
+                "counts that a molecule of the median gene seems to have left. copies=1 takes each "
+                "for a molecule.",
+                stacklevel=2,
+            )
+        elif (left := self.fitted.copies_left) > 1:
             warnings.warn(
                 f"These counts look like reads, about {left:.3g} of each molecule, and were taken "
-                "for molecules: estimates and verdict are of the library, not of the cell. The "
-                "notes of the run say which copies=... makes them of molecules.",
+                "for molecules: estimates and verdict are of the library, not of the cell. What to "
+                "do about it is in the notes of the run (GraphSCI.notes).",
                 stacklevel=2,
             )
         return self
@@ -286,7 +294,10 @@ class GraphSCI:
         return pd.Series(values, index=self.gene_names) if (values != 1).any() else None
 
     def dropout_curve(self) -> dict[str, float] | None:
-        """P(dropped) = sigmoid(intercept + slope log mu); None without a shared curve (NB)."""
+        """P(dropped) = sigmoid(intercept + slope log mu); None without a shared curve (NB).
+
+        mu in molecules where counts were divided by :meth:`copies`.
+        """
         network = self.count_network
         if network is None or not network.zero_inflated:
             return None

@@ -127,6 +127,9 @@ def sketch(
     theta = model.inverse_dispersion()
     if theta is not None:
         small.var[keys().inverse_dispersion] = theta.to_numpy()[columns]
+    copies = model.copies()
+    if copies is not None:
+        small.var[keys().copies] = copies.to_numpy()[columns]
     small.uns["graphsci"] = run_record(model, Request.plain("denoised", "denoised_sd"))
     return small
 
@@ -242,16 +245,18 @@ _CAPTIONS = {
     "epoch are kept. With the preset 'default' the training loss is jagged because the share of "
     "the molecules that is scored is another in every step; over many epochs its mean of five is "
     "drawn, the epochs faintly.",
-    "mean_variance": "Sampling alone gives a variance equal to the mean (dashed). Counts lie "
+    "mean_variance": "Sampling alone gives a variance equal to the mean, or of reads to the mean "
+    "times the copies of a molecule (dashed). Counts lie "
     "above; denoised expression keeps the variance that the model could predict or that the "
     "counts prove.",
-    "dropout_curve": "The dashed line: zeros of Poisson counts of this mean, averaged over the "
+    "dropout_curve": "The dashed line: zeros of Poisson counts (or molecules, where reads were "
+    "divided) of this mean, averaged over the "
     "cells' own library sizes, as if they were alike in all but depth. Genes above it have more: "
     "because cells differ in more than depth, or because molecules were lost.",
     "dispersion": "What the embedding does not explain: the variance around the prediction μ, in "
-    "an average cell, is μ + μ²/θ.",
+    "an average cell, is μ + μ²/θ; of reads that were divided, in molecules.",
     "uncertainty": "Posterior standard deviation of each entry's expression rate. On the dashed "
-    "line it is that of a single Poisson count.",
+    "line it is that of a single Poisson count, or of molecules where reads were divided.",
     "gene_graph": "How many edges the genes have in the gene graph the model was trained with. "
     "Genes without edges are modelled by themselves.",
 }

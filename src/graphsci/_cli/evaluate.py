@@ -169,7 +169,12 @@ def evaluate(
     reporter = Reporter(quiet)
     if write_split is not None:
         kept = work.write_split(
-            job, write_split, seed=config.seed, copies=config.copies, overwrite=overwrite
+            job,
+            write_split,
+            seed=config.seed,
+            copies=config.copies,
+            overwrite=overwrite,
+            log=reporter.log,
         )
         reporter.log(
             f"written: {write_split}, {kept.n_obs:,} cells x {kept.n_vars:,} genes; X holds the "

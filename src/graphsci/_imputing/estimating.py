@@ -229,7 +229,7 @@ def estimate_blocks(
         measured, empty = counts[:, outside].toarray(), library == 0
         values = {name: place.fill(name, v, measured, empty) for name, v in values.items()}
         if divided_by is not None:
-            values = {name: value * divided_by for name, value in values.items()}
+            values = {name: _multiplied(name, v, divided_by) for name, v in values.items()}
         factors = library / cells.measured_share / spec.common_depth
         values = es.rescale(values, size_factors=factors, depth=request.depth, scale=request.scale)
         if latent is not None:
@@ -248,6 +248,20 @@ def _row_blocks(network: Network, cells: Cells, chunks: slice = ALL) -> Iterator
             # genes that were not measured still have a share of the cell's molecules
             block = block._replace(library=block.library / cells.measured_share)
             yield _Rows(first + at, block, chunk[rows], library_sizes(part))
+
+
+def _multiplied(
+    name: str, values: NDArray[np.float32], copies: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Estimates (cells, genes) times ``copies`` (genes,); `imputed` has counts back as they were.
+
+    A count that was divided and multiplied may be off by the last bit.
+    """
+    values = values * copies
+    if not name.startswith("imputed"):
+        return values
+    whole = np.rint(values)
+    return np.where(np.abs(values - whole) <= 1e-6 * whole, whole, values)
 
 
 class _Placement(NamedTuple):

@@ -28,7 +28,7 @@ from graphsci.evaluation import CONTROLS, PROTOCOLS, study
 from graphsci.evaluation.clustering import package_versions, require_packages
 from graphsci.io.files import check_writable
 from graphsci.io.sources import MemoryCounts, divide, to_csr
-from graphsci.preprocessing import extract_batch, extract_counts, fit_median_library_size
+from graphsci.preprocessing import CountData, extract_batch, extract_counts, fit_median_library_size
 from graphsci.training.blocks import whole_molecules
 from graphsci.training.checkpoint import digest
 from graphsci.training.copies import find_copies, in_words
@@ -227,8 +227,8 @@ def read_data(job: Job, *, copies: float = 0.0) -> Data:
     ValueError, TypeError, OSError
         If counts, labels, layers or methods are not what they must be.
     """
-    adata, counts = _read_counts(job)
-    counts, said = _as_molecules(job, counts, copies)
+    adata, data = _read_counts(job)
+    counts, said = _as_molecules(job, data.counts, 1.0 if copies == 0 and data.doubts else copies)
     held_out = None
     if job.held_out is not None:
         held_out = extract_counts(adata, layer=job.held_out, min_cells=1).counts
@@ -239,11 +239,17 @@ def read_data(job: Job, *, copies: float = 0.0) -> Data:
     batch, _, notes = extract_batch(adata, job.batch_key)
     if held_out is not None:
         _refuse_whole_counts(layers, counts, held_out)
-    return Data(counts, held_out, _labels(job, adata), batch, (*said, *notes), layers)
+    return Data(counts, held_out, _labels(job, adata), batch, (*data.doubts, *said, *notes), layers)
 
 
 def write_split(
-    job: Job, path: Path, *, seed: int = 0, copies: float = 0.0, overwrite: bool = False
+    job: Job,
+    path: Path,
+    *,
+    seed: int = 0,
+    copies: float = 0.0,
+    overwrite: bool = False,
+    log: Log = say_nothing,
 ) -> AnnData:
     """Write the kept counts as ``X`` and the held-out ones as a layer, for others' methods.
 
@@ -251,8 +257,10 @@ def write_split(
     """
     _check_request(job)
     check_writable(path, suffixes=io.ANNDATA_SUFFIXES, overwrite=overwrite)
-    adata, counts = _read_counts(job)
-    counts, _ = _as_molecules(job, counts, copies)
+    adata, data = _read_counts(job)
+    counts, said = _as_molecules(job, data.counts, 1.0 if copies == 0 and data.doubts else copies)
+    for line in (*data.doubts, *said):
+        log(f"note: {line}")
     if job.design not in ("molecules", "depth"):
         raise ValueError(
             f"design: {job.design!r} has no one file of kept and held-out molecules; use "
@@ -269,18 +277,19 @@ def write_split(
     return adata
 
 
-def _read_counts(job: Job) -> tuple[AnnData, sparse.csr_matrix]:
+def _read_counts(job: Job) -> tuple[AnnData, CountData[sparse.csr_matrix]]:
     """Read the input, and check its counts."""
     adata = io.read_counts(
         job.source, genes_in=job.genes_in, make_names_unique=job.make_names_unique
     )
-    counts = extract_counts(adata, layer=job.layer, allow_fractional=True).counts
+    data = extract_counts(adata, layer=job.layer, allow_fractional=True)
+    counts = data.counts
     if not np.array_equal(counts.data, np.trunc(counts.data)):
         raise ValueError(
             "the counts hold values that are not whole numbers, and only whole molecules can be "
             "held out. Evaluate raw counts (--layer), or round them first."
         )
-    return adata, counts
+    return adata, data
 
 
 def _as_molecules(
@@ -293,20 +302,21 @@ def _as_molecules(
     """
     seen = find_copies(MemoryCounts(counts))
     copies = seen.divisors(asked if job.held_out is None else 1.0)
-    if (copies != 1).any():
-        molecules = whole_molecules(divide(counts, copies), np.random.default_rng(0))
-        why = seen if seen.seen else "as asked"
-        return molecules, (
-            f"Counts: {why}. They were divided by {in_words(copies)} and rounded at random for all "
-            "methods, so that molecules are held out and not their copies.",
+    left, is_divided, notes = seen.left(copies), (copies != 1).any(), list[str]()
+    if is_divided:
+        counts = whole_molecules(divide(counts, copies), np.random.default_rng(0))
+        why = f"Counts: {seen}" if seen.seen else "Counts: divided as asked"
+        notes.append(
+            f"{why}. They were divided by {in_words(copies)} and rounded at random for all "
+            "methods, so that molecules are held out and not their copies."
         )
-    if not seen.seen:
-        return counts, ()
-    return counts, (
-        f"Counts: {seen}. Held-out reads are copies of kept ones, so that whoever repeats the "
-        f"counts scores well; the scores say little of molecules. For these: --copies "
-        f"{seen.divisor:.3g}.",
-    )
+    if left > 1:
+        ask = "" if seen.unlike else f" For these: --copies {seen.divisor:.3g}."
+        notes.append(
+            f"Counts: {seen}. Held-out reads are copies of kept ones, so that whoever repeats the "
+            f"counts scores well; the scores say little of molecules.{ask}"
+        )
+    return counts, tuple(notes)
 
 
 def _check_request(job: Job) -> None:

@@ -16,6 +16,7 @@ from graphsci.pl._scale import (
     Common,
     Values,
     check_has_results,
+    copies_of,
     estimate_of,
     refuse_changed,
     run_record,
@@ -125,6 +126,11 @@ def _dots(
     ax.plot(x, y, ".", color=color, markersize=3, alpha=alpha, label=label, rasterized=True)
 
 
+def _unit(copies: Values) -> str:
+    """What means are of that were divided by ``copies``."""
+    return "counts" if (copies == 1).all() else "molecules"
+
+
 @styled
 def mean_variance(
     adata: AnnData,
@@ -137,9 +143,9 @@ def mean_variance(
 ) -> Axes:
     """Variance over cells against the mean of each gene, counts and estimate.
 
-    Counts lie on or above the Poisson line: sampling alone gives a variance equal to the
-    mean. An estimate that removed the sampling noise lies below its counts. Of a table of chosen
-    genes (``impute(genes=...)``) these are drawn.
+    Counts lie on or above the Poisson line: sampling alone gives a variance equal to the mean or,
+    of reads, to the mean times the copies of a molecule. An estimate that removed the sampling
+    noise lies below its counts. Of a table of chosen genes (``impute(genes=...)``) these are drawn.
 
     Parameters
     ----------
@@ -162,7 +168,9 @@ def mean_variance(
         _dots(ax, mean[seen], variance[seen], color=color, label=label)
     ax.set(xscale="log", yscale="log")
     span = np.array(ax.get_xlim())
-    ax.plot(span, span, color=INK, linewidth=1, linestyle="--", label="Poisson: variance = mean")
+    copies = float(np.median(copies_of(adata, key)))
+    line = "variance = mean" if copies == 1 else f"variance = {copies:.3g} mean, of molecules"
+    ax.plot(span, copies * span, color=INK, linewidth=1, linestyle="--", label=f"Poisson: {line}")
     ax.set_xlim(*span)
     ax.set(
         xlabel="mean of the gene (counts at common depth)",
@@ -185,7 +193,8 @@ def dispersion(
     """Learned dispersion 1/theta of each gene against its mean.
 
     The variance that the model expects around its own prediction mu, in an average cell, is
-    mu + mu² / theta: the dispersion is what the cell embedding does not explain.
+    mu + mu² / theta: the dispersion is what the cell embedding does not explain. Of reads that
+    were divided by the copies of a molecule, all of it is of molecules.
 
     Parameters
     ----------
@@ -204,7 +213,8 @@ def dispersion(
             "every entry, none by gene."
         )
     common = Common.of(adata, counts_layer, library_key, key)
-    mean = common.gene_means(common.sparse_counts())
+    copies = copies_of(adata, key)
+    mean = common.gene_means(common.sparse_counts()) / copies
     theta = adata.var[column].to_numpy(dtype=np.float64)
     seen = (mean > 0) & np.isfinite(theta)
     ax = axes_for(ax)
@@ -212,7 +222,7 @@ def dispersion(
     ax.set(
         xscale="log",
         yscale="log",
-        xlabel="mean of the gene (counts at common depth)",
+        xlabel=f"mean of the gene ({_unit(copies)} at common depth)",
         ylabel="dispersion 1/θ (variance = μ + μ²/θ)",
         title="Learned dispersion of genes",
     )
@@ -270,7 +280,9 @@ def uncertainty(
     ax.figure.colorbar(drawn, ax=ax, label="entries")
     if said.get("scale") == "counts" and said.get("depth") == "own":
         span = np.geomspace(x[seen].min(), x[seen].max(), 50)
-        ax.plot(span, np.sqrt(span), color=RED, linestyle="--", label="a Poisson count: sd = √mean")
+        copies = float(np.median(copies_of(adata, key)))
+        line = "count: sd = √mean" if copies == 1 else f"molecule: sd = √({copies:.3g} mean)"
+        ax.plot(span, np.sqrt(copies * span), color=RED, linestyle="--", label=f"a Poisson {line}")
         ax.legend(loc="upper left")
     unit = str(said.get("unit", "its own scale")).split(",")[0]
     ax.set(
@@ -306,7 +318,8 @@ def dropout_curve(
     The dashed line is of cells that are alike but for their depth: the mean of exp(-m s) over the
     cells' own depths, m the mean at common depth and s the size factor of a cell. Cells of
     different library size have more zeros than exp(-m), and are no reason to lie above the line.
-    With a ZINB the learned curve P(dropped) = sigmoid(intercept + slope log mu) is drawn too.
+    With a ZINB the learned curve P(dropped) = sigmoid(intercept + slope log mu) is drawn too. Of
+    reads that were divided by the copies of a molecule, means are of molecules.
 
     Parameters
     ----------
@@ -320,7 +333,8 @@ def dropout_curve(
     check_has_results(adata)
     common = Common.of(adata, counts_layer, library_key, key)
     counts = common.sparse_counts()
-    mean = common.gene_means(counts)
+    copies = copies_of(adata, key)
+    mean = common.gene_means(counts) / copies
     zeros = 1 - np.asarray((counts > 0).mean(0)).ravel()
     ax = axes_for(ax)
     seen = mean > 0
@@ -340,7 +354,7 @@ def dropout_curve(
     ax.set(
         xscale="log",
         ylim=(-2, 102),
-        xlabel="mean of the gene (counts at common depth)",
+        xlabel=f"mean of the gene ({_unit(copies)} at common depth)",
         ylabel="zeros (% of cells)",
         title="Zeros of genes",
     )

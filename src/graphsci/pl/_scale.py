@@ -277,6 +277,14 @@ def run_record(adata: AnnData, key: str) -> Mapping[str, Any]:
     return record
 
 
+def copies_of(adata: AnnData, key: str) -> Values:
+    """Counts that a molecule of each gene left, by which a run divided them, (genes,); else 1."""
+    column = keys(key).copies
+    if column not in adata.var:
+        return np.ones(adata.n_vars)
+    return np.nan_to_num(adata.var[column].to_numpy(dtype=np.float64), nan=1.0)
+
+
 def description(record: Mapping[str, Any], layer: str) -> Mapping[str, Any]:
     """Return what the run record says of a layer.
 

@@ -80,6 +80,7 @@ class Rows(NamedTuple):
     """What tells of each cell's counts whether they are raw, and its own."""
 
     n_genes: NDArray[np.int64]  #: (cells,) genes with counts
+    n_ones: NDArray[np.int64]  #: (cells,) genes with a count of 1
     fingerprints: NDArray[np.float64]  #: (cells,) shared by cells of the same counts alone
 
     @classmethod
@@ -89,10 +90,20 @@ class Rows(NamedTuple):
         A fingerprint is a sum of the counts with random weights, so that others have it by no
         practical chance; nan for few genes, which others have by chance.
         """
-        n_genes = counts.getnnz(axis=1).astype(np.int64)
         weights = np.random.default_rng(0).uniform(1, 2, counts.shape[1])
-        found = np.asarray(counts @ weights)
-        return cls(n_genes, np.where(n_genes < _GENES_OF_A_DOUBLE, np.nan, found))
+        parts = []
+        for start in range(0, counts.shape[0], CHUNK_CELLS):  # its products copy what they take
+            part = counts[start : start + CHUNK_CELLS]
+            n_genes = part.getnnz(axis=1).astype(np.int64)
+            ones = np.concatenate([[0], np.cumsum(part.data == 1)])
+            prints = np.where(n_genes < _GENES_OF_A_DOUBLE, np.nan, part @ weights)
+            parts.append(cls(n_genes, np.diff(ones[part.indptr]), prints))
+        return cls.together(parts)
+
+    @classmethod
+    def together(cls, parts: list[Rows]) -> Rows:
+        """Of consecutive cells."""
+        return cls(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 class Scan(NamedTuple):
@@ -123,8 +134,7 @@ def scan_file(matrix: DiskMatrix) -> Scan:
             parts.append(Rows.of(counts))
         detected |= np.bincount(block.indices, minlength=n_genes) > 0
         meter.reach(stop)
-    together = Rows(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-    return Scan(found, n_entries, totals, detected, together)
+    return Scan(found, n_entries, totals, detected, Rows.together(parts))
 
 
 def to_checked_csr(matrix: Any) -> tuple[sparse.csr_matrix, Found]:

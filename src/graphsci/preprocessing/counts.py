@@ -40,6 +40,9 @@ _ONE_DEPTH, _MIN_CELLS_OF_ONE_DEPTH = 0.02, 20
 #: Rounded at the median depth they are .03 to .24 apart in these, and the numbers of their genes
 #: with counts, which normalising leaves as they were, by more than this and so many times more.
 _NEARLY_ONE_DEPTH, _GENES_APART, _TIMES_APART = 0.25, 0.3, 3
+#: Rounded down, or after genes were chosen, they may be so far apart; then there are cells without
+#: any 1 among at least so many genes, in this share and more (nobody's in ten sets of molecules).
+_LOOSELY_ONE_DEPTH, _GENES_WITH_ONES, _WITHOUT_ONES = 0.6, 30, 0.05
 #: Names of common genes among those of the cells from which a matrix seems to have genes in rows.
 _MIN_GENES_AMONG_CELLS = 3
 
@@ -170,7 +173,7 @@ def _count_data(
             "read fully."
         )
     doubts = [
-        *_one_depth(totals, rows.n_genes),
+        *_one_depth(totals, rows),
         *_doubles(rows.fingerprints, opened.cell_names),
         *_transposed(opened.cell_names, opened.gene_names),
     ]
@@ -193,17 +196,23 @@ def _count_data(
     )
 
 
-def _one_depth(totals: NDArray[np.float64], n_genes: NDArray[np.int64]) -> list[str]:
+def _one_depth(totals: NDArray[np.float64], rows: Rows) -> list[str]:
     """Return a warning if practically all cells have one library size, as no sequencer gives."""
     filled = totals > 0
     if filled.sum() < _MIN_CELLS_OF_ONE_DEPTH:
         return []
     low, median, high = np.quantile(totals[filled], [0.05, 0.5, 0.95])
     apart = (high - low) / median
-    fewest, usual, most = np.quantile(n_genes[filled], [0.05, 0.5, 0.95])
+    fewest, usual, most = np.quantile(rows.n_genes[filled], [0.05, 0.5, 0.95])
     genes_apart = (most - fewest) / usual
     rounded = apart <= _NEARLY_ONE_DEPTH and genes_apart > max(_GENES_APART, _TIMES_APART * apart)
-    if apart > _ONE_DEPTH and not rounded:
+    without_ones = (rows.n_ones == 0)[rows.n_genes >= _GENES_WITH_ONES]
+    floored = (
+        apart <= _LOOSELY_ONE_DEPTH
+        and len(without_ones) >= _MIN_CELLS_OF_ONE_DEPTH
+        and without_ones.mean() > _WITHOUT_ONES
+    )
+    if apart > _ONE_DEPTH and not (rounded or floored):
         return []
     return [
         f"Practically all cells have one library size ({low:,.0f} to {high:,.0f}): these look "

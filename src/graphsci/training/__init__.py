@@ -3,6 +3,7 @@
 ``fitting`` is the whole way. Its parts, in order:
 
 ==========================================  ======================================================
+``copies``                                  how many counts a molecule left: reads become molecules
 ``holding_out``                             molecules are withheld before anything is learned
 ``training_graph``                          the gene graph of a training
 ``zero_inflation``, ``predictability``      from the counts alone: NB or ZINB; genes that vary

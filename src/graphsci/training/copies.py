@@ -31,8 +31,15 @@ _SUSPECT = 2.0
 #: their most variable tenth of the genes, Splat with dropout 2.6.
 SIGN_OF_COPIES = 4.0
 #: In fewer than :data:`.zero_inflation.FEWEST_CELLS` cells a group holds several types, whose
-#: differences look like copies too: the lower quartile counts, and so many are certain.
+#: differences look like copies too: the lower quartile counts, and so many with too few 1s beside
+#: them are certain.
 MANY_COPIES = 10.0
+#: Groups of cells, or batches, whose numbers differ by this factor were not counted alike.
+_UNLIKE = 3.0
+#: Genes of a group that this takes.
+_ENOUGH_GENES = 50
+#: Cells with less than this share of the median library say too little to be looked at.
+_SHALLOW = 0.05
 #: Fewer counts per molecule than this are within the error of the estimate.
 _ABOUT_NONE = 2.0
 #: In genes seen in at most this share of the cells there are fewer 2s than this many times the 1s
@@ -58,17 +65,34 @@ class Copies(NamedTuple):
     few_ones: bool  #: whether rare genes have too many 2s for their 1s
     n_cells: int  #: looked at
     relative: NDArray[np.float64]  #: (genes,) of each gene, against the usual gene; 1 if unknown
+    lowest: float = 1.0  #: ``of_zeros`` of the batch or group of cells with least
+    highest: float = 1.0  #: and with most
 
     def __str__(self) -> str:
+        if self.unlike:
+            return (
+                f"some cells look like reads, about {self.highest:.3g} of each molecule, and "
+                f"others have {self.lowest:.3g}: these were not counted alike"
+            )
+        unsure = (
+            f" ({self.n_cells} cells are too few to tell that from very different types of cells)"
+        )
         return (
             f"these look like reads, or like multiplied counts: about {self.of_zeros:.3g} of each "
-            "molecule, as far as zeros tell"
+            f"molecule, as far as zeros tell{'' if self.certain else unsure}"
         )
+
+    @property
+    def unlike(self) -> bool:
+        """Whether some cells are of reads and others of molecules, or of fewer reads."""
+        apart = self.highest >= max(SIGN_OF_COPIES, _UNLIKE * self.lowest)
+        return apart and self.n_cells >= FEWEST_CELLS
 
     @property
     def seen(self) -> bool:
         """Whether these are no counts of molecules."""
-        return self.few_ones or self.of_zeros >= SIGN_OF_COPIES
+        few = self.few_ones and self.of_zeros >= _ABOUT_NONE
+        return few or self.of_zeros >= SIGN_OF_COPIES or self.unlike
 
     @property
     def divisor(self) -> float:
@@ -80,8 +104,10 @@ class Copies(NamedTuple):
     @property
     def certain(self) -> bool:
         """Whether counts are divided unless somebody says otherwise."""
-        fewest = _ABOUT_NONE if self.few_ones else SIGN_OF_COPIES
-        return self.of_zeros >= (MANY_COPIES if self.n_cells < FEWEST_CELLS else fewest)
+        if self.unlike or not self.seen:
+            return False
+        many = self.few_ones and self.of_zeros >= MANY_COPIES
+        return many or self.n_cells >= FEWEST_CELLS
 
     def divisors(self, asked: float) -> NDArray[np.float32]:
         """What the counts of each gene are divided by, (genes,).
@@ -94,11 +120,14 @@ class Copies(NamedTuple):
 
     def left(self, divisors: NDArray[np.float32]) -> float:
         """Counts per molecule that are left after a division; 1 if that is about none."""
-        left = self.of_zeros / float(np.median(divisors))
+        copies = self.highest if self.unlike else self.of_zeros
+        left = copies / float(np.median(divisors))
         return left if self.seen and left >= _ABOUT_NONE else 1.0
 
 
-def find_copies(source: CountSource, *, seed: int = 0) -> Copies:
+def find_copies(
+    source: CountSource, *, batch: NDArray[np.int64] | None = None, seed: int = 0
+) -> Copies:
     """Tell counts per molecule from zeros and variances of the genes.
 
     A gene with m counts in the average cell, c of them from each molecule, has s m / c molecules
@@ -119,17 +148,24 @@ def find_copies(source: CountSource, *, seed: int = 0) -> Copies:
     ----------
     source
         Counts, (cells, genes).
+    batch
+        (cells,) of each: batches may have been counted differently.
     seed
         Of the grouping.
     """
-    counts = _some_cells(source)
+    counts, cells = _some_cells(source)
     few_ones = _few_ones(counts)
-    parts = [_tell(counts)]
-    if not (few_ones or _quantile(parts, 0.25)[0] >= _SUSPECT):
+    codes = np.zeros(len(cells), np.int64) if batch is None else batch[cells]
+    batches = [np.flatnonzero(codes == code) for code in np.unique(codes)]
+    parts = [_tell(counts[part]) for part in batches]
+    suspect = max(_quantile([part], 0.25)[0] for part in parts) >= _SUSPECT
+    if not (few_ones or suspect):
         return _found(parts, counts, 0.25, few_ones)
-    library = library_sizes(counts)
-    groups = similar_cells(counts, library / np.median(library), seed)
-    parts = [_tell(counts[group]) for group in groups] or parts
+    parts = []
+    for part in batches:
+        library = library_sizes(counts[part])
+        groups = similar_cells(counts[part], library / np.median(library), seed)
+        parts += [_tell(counts[part[group]]) for group in groups]
     quantile = 0.25 if counts.shape[0] < FEWEST_CELLS else 0.5
     return _found(parts, counts, quantile, few_ones)
 
@@ -168,7 +204,15 @@ def _found(
     parts: Sequence[_Told], counts: sparse.csr_matrix, quantile: float, few_ones: bool
 ) -> Copies:
     n_cells, n_genes = counts.shape
-    return Copies(*_quantile(parts, quantile), few_ones, n_cells, _relative(parts, n_genes))
+    each = [_quantile([part], quantile)[0] for part in parts if len(part.genes) >= _ENOUGH_GENES]
+    return Copies(
+        *_quantile(parts, quantile),
+        few_ones,
+        n_cells,
+        _relative(parts, n_genes),
+        min(each, default=1.0),
+        max(each, default=1.0),
+    )
 
 
 def _relative(parts: Sequence[_Told], n_genes: int) -> NDArray[np.float64]:
@@ -193,29 +237,33 @@ def _relative(parts: Sequence[_Told], n_genes: int) -> NDArray[np.float64]:
 
 
 def _few_ones(counts: sparse.csr_matrix) -> bool:
-    """Whether there are fewer 1s than molecules have in genes that few cells show.
+    """Whether there are fewer 1s than molecules have in genes that few cells show, or none at all.
 
     Such a gene is counted once where it is seen. A negative binomial of many zeros has half as many
     2s as 1s at most: NB(2) / NB(1) = (theta + 1) / 2 x mu / (mu + theta) is 1/2 for theta = 0, and
     less for others.
     """
+    if counts.nnz >= _FEWEST_ENTRIES and not np.any(np.abs(counts.data - 1) < 0.5):
+        return True
     rare = counts[:, np.flatnonzero(counts.getnnz(axis=0) <= _RARE * counts.shape[0])]
     ones, twos = (np.count_nonzero(np.abs(rare.data - value) < 0.5) for value in (1, 2))
     return bool(rare.nnz >= _FEWEST_ENTRIES and twos >= _MOST_TWOS * ones)
 
 
-def _some_cells(source: CountSource) -> sparse.csr_matrix:
-    """Cells with counts, from places spread evenly over the data."""
+def _some_cells(source: CountSource) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
+    """Cells that are not too shallow, from places spread evenly over the data, and which."""
     n_cells = source.shape[0]
     if n_cells <= CELLS:
-        counts = source.rows(0, n_cells)
+        cells, counts = np.arange(n_cells), source.rows(0, n_cells)
     else:
         width = CELLS // _PLACES
         starts = np.linspace(0, n_cells - width, _PLACES).astype(int)
-        counts = sparse.vstack(
-            [source.rows(int(at), int(at) + width) for at in starts], format="csr"
-        )
-    return sparse.csr_matrix(counts[np.flatnonzero(counts.getnnz(axis=1))])
+        cells = (starts[:, None] + np.arange(width)).ravel()
+        parts = [source.rows(int(at), int(at) + width) for at in starts]
+        counts = sparse.vstack(parts, format="csr")
+    library = library_sizes(sparse.csr_matrix(counts))
+    deep = np.flatnonzero(library > _SHALLOW * np.median(library[library > 0]))
+    return sparse.csr_matrix(counts[deep]), cells[deep]
 
 
 def _of_zeros(

@@ -144,8 +144,9 @@ def fit(
         checkpoint.expect(**_run_identity(config, device))
     cells, genes = np.flatnonzero(~data.empty_cells), np.flatnonzero(~data.undetected_genes)
     source = MemoryCounts(data.counts) if sparse.issparse(data.counts) else data.counts
-    seen = find_copies(source, seed=config.seed)
-    copies = seen.divisors(config.copies)
+    seen = find_copies(source, batch=data.batch, seed=config.seed)
+    # counts that may be none have no copies to find
+    copies = seen.divisors(1.0 if config.copies == 0 and data.doubts else config.copies)
     counts = TrainingBlocks(divided(source, copies), cells, genes, seed=config.seed)
     copies = copies[genes]
     if (copies != 1).any():
@@ -399,20 +400,30 @@ def _notes_on(
 
 def _notes_on_copies(seen: Copies, copies: NDArray[np.float32]) -> tuple[str, ...]:
     """What the counts are taken for, where they are not simply molecules."""
-    if (copies != 1).any():
-        why = str(seen) if seen.seen else "as asked"
-        return (
-            f"counts: {why}. They were divided by {in_words(copies)} and rounded at random, so "
-            "that training and verdict are of molecules; estimates are multiplied by it again",
-        )
-    if not seen.seen:
+    left, is_divided = seen.left(copies), (copies != 1).any()
+    if not is_divided and left == 1:
         return ()
-    return (
-        f"counts: {seen}. Each was taken for one. Held-out reads are copies of kept ones and easy "
-        "to predict, so that neither estimates nor verdict say much of molecules that were "
-        "lost; they say what the same library would show if it were sequenced deeper. For the "
-        f"molecules, set copies to {seen.divisor:.3g} (command line: --copies)",
+    why = f"counts: {seen}" if seen.seen else "counts: divided as asked"
+    said = f"{why}. "
+    if is_divided:
+        said += (
+            f"They were divided by {in_words(copies)} and rounded at random, and estimates are "
+            "multiplied by it again"
+        )
+        said += "" if left > 1 else ": training and verdict are of molecules"
+    else:
+        said += "Each was taken for one"
+    if left == 1:
+        return (said,)
+    said += (
+        ". Held-out reads are copies of kept ones and easy to predict, so that neither estimates "
+        "nor verdict say much of molecules that were lost; they say what the same library would "
+        "show if it were sequenced deeper. "
     )
+    if seen.unlike:
+        return (said + "Train a model for those that were counted alike",)
+    ask = f"For the molecules, set copies to {seen.divisor:.3g} (command line: --copies)"
+    return (said + ask,)
 
 
 def _likelihood(counts: sparse.csr_matrix, config: Config) -> tuple[str, str]:

@@ -140,6 +140,8 @@ def similar_cells(
 ) -> list[NDArray[np.int64]]:
     """Group cells by K-means on principal components."""
     n_groups = min(_MOST_GROUPS, counts.shape[0] // _CELLS_PER_GROUP)
+    if n_groups < 2:
+        return [np.arange(counts.shape[0])]
     from sklearn.cluster import KMeans
 
     from graphsci.simple_methods import principal_components
