@@ -338,6 +338,32 @@ def test_the_same_numbers_from_disk(divided, tmp_path, form):
     assert one.uns["graphsci"]["copies"] == other.uns["graphsci"]["copies"] > 20
 
 
+@pytest.mark.filterwarnings("ignore:.*fit the model worse")
+def test_new_cells_that_were_counted_otherwise_are_told(divided, tmp_path):
+    model, adata, truth = divided
+    new = AnnData(molecules(100, seed=5).astype(np.float32))
+    new.var_names = adata.var_names
+    with pytest.warns(UserWarning, match=r"about 1\.?\d* counts for each molecule.* had [5-9]\d"):
+        model.impute(new)
+    assert any("Train on cells that were counted alike" in n for n in new.uns["graphsci"]["notes"])
+    of_molecules = AnnData(truth.astype(np.float32), var=adata.var[[]])
+    usual = GraphSCI(max_epochs=20).fit(of_molecules)
+    more = AnnData(reads(molecules(100, seed=5), 40).astype(np.float32), var=adata.var[[]])
+    with pytest.warns(UserWarning, match=r"about [34]\d.* had 1:"):
+        usual.impute(more)
+    alike = AnnData(reads(molecules(100, seed=5), 40).astype(np.float32), var=adata.var[[]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.impute(alike)
+    usual.save(tmp_path / "model")
+    write_anndata(more, tmp_path / "more.h5ad")
+    paths = [str(tmp_path / name) for name in ("model", "more.h5ad", "out.h5ad")]
+    args = ["apply", *paths[:2], "-o", paths[2], "--overwrite"]
+    done = CliRunner().invoke(cli.app, args)
+    assert done.exit_code == 0, done.output
+    assert "Train on cells that were counted alike" in " ".join(done.output.split())
+
+
 def test_a_saved_model_divides_as_before(divided, tmp_path):
     model, adata, _ = divided
     model.save(tmp_path / "model")

@@ -431,7 +431,8 @@ class GraphSCI:
         adata.uns[slots.uns] = record = annotation.record_of_data(
             self, adata, cells, request, slots, stored=stored, layer=layer
         )
-        if (note := misfit_note(misfit, slots.misfit)) is not None:
+        said = misfit_note(misfit, slots.misfit), estimating.copies_note(self.fitted, cells)
+        for note in filter(None, said):
             record["notes"].append(note)
             warnings.warn(note, stacklevel=2)
         return adata if copy else None

@@ -27,6 +27,7 @@ from graphsci.preprocessing import (
     open_counts,
     read_batches,
 )
+from graphsci.training.copies import SIGN_OF_COPIES, find_copies
 from graphsci.training.fitting import Fitted, ModelSpec
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 #: All chunks of the cells.
 ALL = slice(None)
+#: Cells that can be compared with those of training, and how many times fewer counts a molecule
+#: they may have: divided counts have half a count of each, by zeros, and a fifth at least.
+_FEWEST_COMPARED, _UNLIKE_TRAINING = 30, 8.0
 
 
 class Cells(NamedTuple):
@@ -160,6 +164,26 @@ def _batch_codes(
             f"{', '.join(names)}. Train with them, or map them to a known batch."
         )
     return np.asarray(positions[codes], dtype=np.int64)
+
+
+def copies_note(fitted: Fitted, cells: Cells) -> str | None:
+    """What to say if cells were not counted as those of training were; else None.
+
+    Costs a read of at most 2,000 cells.
+    """
+    found = find_copies(cells.source)
+    times = found.of_zeros / fitted.copies_left
+    if found.n_cells < _FEWEST_COMPARED or 1 / _UNLIKE_TRAINING < times < SIGN_OF_COPIES:
+        return None
+    here, there = found.of_zeros, fitted.copies_left
+    if (fitted.spec.copies != 1).any():
+        usual = float(np.median(fitted.spec.copies))
+        here, there = here * usual, there * usual
+    return (
+        f"These cells have about {here:.3g} counts for each molecule, as far as zeros tell, and "
+        f"those that the model was trained on had {there:.3g}: reads are not counted as molecules "
+        "are. Train on cells that were counted alike."
+    )
 
 
 class CellStates(NamedTuple):

@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 
 from graphsci import io
 from graphsci._imputing.annotation import annotate_genes, record_of_data, without_replaced
-from graphsci._imputing.estimating import ALL, Cells, cell_certainty, estimate_blocks
+from graphsci._imputing.estimating import (
+    ALL,
+    Cells,
+    cell_certainty,
+    copies_note,
+    estimate_blocks,
+)
 from graphsci._imputing.request import Request
 from graphsci.advance import Meter
 from graphsci.imputer import GraphSCI
@@ -77,13 +83,14 @@ def write_estimates(
         else:
             io.write_anndata(adata, temporary)
         lost, misfit = stream.write(temporary)
-        note = misfit_note(misfit, slots.misfit)
-        if lost or note:
+        said = misfit_note(misfit, slots.misfit), copies_note(model.fitted, cells)
+        notes = list(filter(None, said))
+        if lost or notes:
             record = adata.uns[slots.uns]
             for name, dropped in lost.pop("dropped", {}).items():
                 record["estimates"][job.stored(name)]["dropped"] = dropped
             record |= lost
-            record["notes"] += [] if note is None else [note]
+            record["notes"] += notes
             add_elements(temporary, {f"uns/{slots.uns}": record})
 
 
