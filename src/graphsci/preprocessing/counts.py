@@ -209,6 +209,7 @@ def _one_depth(totals: NDArray[np.float64], rows: Rows) -> list[str]:
     without_ones = (rows.n_ones == 0)[rows.n_genes >= _GENES_WITH_ONES]
     floored = (
         apart <= _LOOSELY_ONE_DEPTH
+        and genes_apart > _GENES_APART
         and len(without_ones) >= _MIN_CELLS_OF_ONE_DEPTH
         and without_ones.mean() > _WITHOUT_ONES
     )

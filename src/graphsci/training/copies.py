@@ -31,9 +31,11 @@ _SUSPECT = 2.0
 #: their most variable tenth of the genes, Splat with dropout 2.6.
 SIGN_OF_COPIES = 4.0
 #: In fewer than :data:`.zero_inflation.FEWEST_CELLS` cells a group holds several types, whose
-#: differences look like copies too: the lower quartile counts, and so many with too few 1s beside
-#: them are certain.
-MANY_COPIES = 10.0
+#: differences look like copies too: the lower quartile counts, and nothing is certain.
+#: Ratio of what variances say to what zeros say. Copies have more than 1 by definition: 1.0 and
+#: more where all are alike, 1.57 and more in 13 data sets where they are geometric. Dropout alone
+#: leaves the counts that are seen alike, and has less (Splat, deep: .75 and .93; shallow 1.3).
+_OF_COPIES, _CLEARLY_COPIES = 0.98, 1.45
 #: Groups of cells, or batches, whose numbers differ by this factor were not counted alike.
 _UNLIKE = 3.0
 #: Genes of a group that this takes.
@@ -42,10 +44,8 @@ _ENOUGH_GENES = 50
 _SHALLOW = 0.05
 #: Fewer counts per molecule than this are within the error of the estimate.
 _ABOUT_NONE = 2.0
-#: In genes seen in at most this share of the cells there are fewer 2s than this many times the 1s
-#: (at most .28 in eleven data sets of molecules, .45 in Splat; .76 and more with three copies of a
-#: molecule), as far as so many counts can tell. Markers of most groups of cells are seen in more.
-_RARE, _MOST_TWOS, _FEWEST_ENTRIES = 0.05, 0.6, 100
+#: Counts that a common divisor takes.
+_FEWEST_ENTRIES = 100
 #: Largest ratio of the mean over counts to that over molecules that is believed: 2 if copies are
 #: geometric, 4 for a log-normal of standard deviation 1.2.
 _MOST_SKEWED = 4.0
@@ -62,7 +62,7 @@ class Copies(NamedTuple):
 
     of_zeros: float  #: from how often a gene is missed: the mean over molecules
     of_variance: float  #: from the variance: the mean over counts, which is larger
-    few_ones: bool  #: whether rare genes have too many 2s for their 1s
+    common: int  #: largest number that divides every count
     n_cells: int  #: looked at
     relative: NDArray[np.float64]  #: (genes,) of each gene, against the usual gene; 1 if unknown
     lowest: float = 1.0  #: ``of_zeros`` of the batch or group of cells with least
@@ -74,12 +74,16 @@ class Copies(NamedTuple):
                 f"some cells look like reads, about {self.highest:.3g} of each molecule, and "
                 f"others have {self.lowest:.3g}: these were not counted alike"
             )
-        unsure = (
-            f" ({self.n_cells} cells are too few to tell that from very different types of cells)"
-        )
+        if self.common > 1:
+            return f"every count is a multiple of {self.common}, as of molecules that were copied"
+        unsure = " (dropout looks alike)"
+        if self.n_cells < FEWEST_CELLS:
+            unsure = (
+                f" ({self.n_cells} cells are too few to tell that from different types of cells)"
+            )
         return (
-            f"these look like reads, or like multiplied counts: about {self.of_zeros:.3g} of each "
-            f"molecule, as far as zeros tell{'' if self.certain else unsure}"
+            f"these look like reads: about {self.of_zeros:.3g} of each molecule, as far as zeros "
+            f"tell{'' if self.certain else unsure}"
         )
 
     @property
@@ -91,29 +95,35 @@ class Copies(NamedTuple):
     @property
     def seen(self) -> bool:
         """Whether these are no counts of molecules."""
-        few = self.few_ones and self.of_zeros >= _ABOUT_NONE
-        return few or self.of_zeros >= SIGN_OF_COPIES or self.unlike
+        many = self.of_zeros >= SIGN_OF_COPIES and self._skew >= _OF_COPIES
+        return self.common > 1 or many or self.unlike
+
+    @property
+    def _skew(self) -> float:
+        return self.of_variance / self.of_zeros
 
     @property
     def divisor(self) -> float:
         """What the usual gene's counts are divided by to vary as molecules do; else 1."""
         if not self.seen:
             return 1.0
+        if self.common > 1:
+            return float(self.common)
         return float(np.clip(self.of_variance, self.of_zeros, _MOST_SKEWED * self.of_zeros))
 
     @property
     def certain(self) -> bool:
         """Whether counts are divided unless somebody says otherwise."""
-        if self.unlike or not self.seen:
-            return False
-        many = self.few_ones and self.of_zeros >= MANY_COPIES
-        return many or self.n_cells >= FEWEST_CELLS
+        clear = self._skew >= _CLEARLY_COPIES and self.n_cells >= FEWEST_CELLS
+        return self.common > 1 or (self.seen and clear and not self.unlike)
 
     def divisors(self, asked: float) -> NDArray[np.float32]:
         """What the counts of each gene are divided by, (genes,).
 
         ``asked``, or if that is 0 what they certainly show.
         """
+        if asked == 0 and self.common > 1:
+            return np.full(len(self.relative), self.common, np.float32)
         if asked == 0 and self.certain:
             return (self.divisor * self.relative).astype(np.float32)
         return np.full(len(self.relative), asked or 1.0, np.float32)
@@ -154,20 +164,20 @@ def find_copies(
         Of the grouping.
     """
     counts, cells = _some_cells(source)
-    few_ones = _few_ones(counts)
+    common = _common_divisor(counts)
     codes = np.zeros(len(cells), np.int64) if batch is None else batch[cells]
     batches = [np.flatnonzero(codes == code) for code in np.unique(codes)]
     parts = [_tell(counts[part]) for part in batches]
     suspect = max(_quantile([part], 0.25)[0] for part in parts) >= _SUSPECT
-    if not (few_ones or suspect):
-        return _found(parts, counts, 0.25, few_ones)
+    if not suspect:
+        return _found(parts, counts, 0.25, common)
     parts = []
     for part in batches:
         library = library_sizes(counts[part])
         groups = similar_cells(counts[part], library / np.median(library), seed)
         parts += [_tell(counts[part[group]]) for group in groups]
     quantile = 0.25 if counts.shape[0] < FEWEST_CELLS else 0.5
-    return _found(parts, counts, quantile, few_ones)
+    return _found(parts, counts, quantile, common)
 
 
 class _Told(NamedTuple):
@@ -201,13 +211,13 @@ def _quantile(parts: Sequence[_Told], of_zeros: float) -> tuple[float, float]:
 
 
 def _found(
-    parts: Sequence[_Told], counts: sparse.csr_matrix, quantile: float, few_ones: bool
+    parts: Sequence[_Told], counts: sparse.csr_matrix, quantile: float, common: int
 ) -> Copies:
     n_cells, n_genes = counts.shape
     each = [_quantile([part], quantile)[0] for part in parts if len(part.genes) >= _ENOUGH_GENES]
     return Copies(
         *_quantile(parts, quantile),
-        few_ones,
+        common,
         n_cells,
         _relative(parts, n_genes),
         min(each, default=1.0),
@@ -236,18 +246,11 @@ def _relative(parts: Sequence[_Told], n_genes: int) -> NDArray[np.float64]:
     return np.asarray(np.exp(np.clip(found, -np.log(_MOST_APART), np.log(_MOST_APART))))
 
 
-def _few_ones(counts: sparse.csr_matrix) -> bool:
-    """Whether there are fewer 1s than molecules have in genes that few cells show, or none at all.
-
-    Such a gene is counted once where it is seen. A negative binomial of many zeros has half as many
-    2s as 1s at most: NB(2) / NB(1) = (theta + 1) / 2 x mu / (mu + theta) is 1/2 for theta = 0, and
-    less for others.
-    """
-    if counts.nnz >= _FEWEST_ENTRIES and not np.any(np.abs(counts.data - 1) < 0.5):
-        return True
-    rare = counts[:, np.flatnonzero(counts.getnnz(axis=0) <= _RARE * counts.shape[0])]
-    ones, twos = (np.count_nonzero(np.abs(rare.data - value) < 0.5) for value in (1, 2))
-    return bool(rare.nnz >= _FEWEST_ENTRIES and twos >= _MOST_TWOS * ones)
+def _common_divisor(counts: sparse.csr_matrix) -> int:
+    """Largest number that divides every count; 1 for few counts and for fractions."""
+    if counts.nnz < _FEWEST_ENTRIES or np.any(counts.data != np.rint(counts.data)):
+        return 1
+    return int(np.gcd.reduce(counts.data.astype(np.int64)))
 
 
 def _some_cells(source: CountSource) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
