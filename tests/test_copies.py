@@ -134,6 +134,18 @@ def test_batches_that_were_not_counted_alike(n_reads):
     assert not alike.certain or n_reads == 320
 
 
+def test_a_batch_of_one_cell_and_a_shallow_batch():
+    """The one says nothing; the other's molecules are few beside the reads, and are seen."""
+    counts = molecules()
+    counts[:200] = reads(counts[:200], 500)
+    batch = np.r_[np.zeros(200), np.ones(199), 2].astype(np.int64)
+    seen = find_copies(MemoryCounts(sparse.csr_matrix(counts, dtype=np.float32)), batch=batch)
+    assert seen.unlike
+    assert seen.lowest < 2
+    one_cell = sparse.csr_matrix([[1.0, 2.0]], dtype=np.float32)
+    assert find_copies(MemoryCounts(one_cell)).of_zeros == 1
+
+
 def test_very_shallow_cells_do_not_decide():
     counts = reads(molecules(), 20)
     shallow = counts.copy()

@@ -173,7 +173,10 @@ def copies_note(fitted: Fitted, cells: Cells) -> str | None:
     """
     found = find_copies(cells.source)
     times = found.of_zeros / fitted.copies_left
-    if found.n_cells < _FEWEST_COMPARED or 1 / _UNLIKE_TRAINING < times < SIGN_OF_COPIES:
+    of_reads = (fitted.spec.copies != 1).any() or fitted.copies_left > 1
+    more = found.seen and times >= SIGN_OF_COPIES
+    fewer = of_reads and times <= 1 / _UNLIKE_TRAINING
+    if found.n_cells < _FEWEST_COMPARED or not (more or fewer):
         return None
     here, there = found.of_zeros, fitted.copies_left
     if (fitted.spec.copies != 1).any():

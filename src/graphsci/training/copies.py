@@ -28,10 +28,10 @@ _FEWEST_GENES = 10
 #: from this many counts a molecule on cells are grouped (molecules have up to 1.5 in 13 data sets).
 _SUSPECT = 2.0
 #: Within groups, by the median gene, molecules have at most 1.3 of them in 11 data sets, 2.5 in
-#: their most variable tenth of the genes, Splat with dropout 2.6.
+#: their most variable tenth of the genes, Splat with dropout 2.6. In fewer than
+#: :data:`.zero_inflation.FEWEST_CELLS` cells a group holds several types, whose differences look
+#: like copies too: there the lower quartile counts, and nothing is certain but a common divisor.
 SIGN_OF_COPIES = 4.0
-#: In fewer than :data:`.zero_inflation.FEWEST_CELLS` cells a group holds several types, whose
-#: differences look like copies too: the lower quartile counts, and nothing is certain.
 #: Ratio of what variances say to what zeros say. Copies have more than 1 by definition: 1.0 and
 #: more where all are alike, 1.57 and more in 13 data sets where they are geometric. Dropout alone
 #: leaves the counts that are seen alike, and has less (Splat, deep: .75 and .93; shallow 1.3).
@@ -40,7 +40,7 @@ _OF_COPIES, _CLEARLY_COPIES = 0.98, 1.45
 _UNLIKE = 3.0
 #: Genes of a group that this takes.
 _ENOUGH_GENES = 50
-#: Cells with less than this share of the median library say too little to be looked at.
+#: Cells with less than this share of their group's median library say too little.
 _SHALLOW = 0.05
 #: Fewer counts per molecule than this are within the error of the estimate.
 _ABOUT_NONE = 2.0
@@ -190,7 +190,9 @@ class _Told(NamedTuple):
 
 
 def _tell(counts: sparse.csr_matrix) -> _Told:
-    n_cells, library = counts.shape[0], library_sizes(counts)
+    library = library_sizes(counts)
+    deep = np.flatnonzero(library > _SHALLOW * np.median(library))
+    counts, library, n_cells = counts[deep], library[deep], len(deep)
     size_factors = library / library.mean()
     seen = counts.getnnz(axis=0)
     fewest = max(_FEWEST_CELLS, _SEEN * n_cells)
@@ -254,7 +256,7 @@ def _common_divisor(counts: sparse.csr_matrix) -> int:
 
 
 def _some_cells(source: CountSource) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
-    """Cells that are not too shallow, from places spread evenly over the data, and which."""
+    """Cells with counts, from places spread evenly over the data, and which."""
     n_cells = source.shape[0]
     if n_cells <= CELLS:
         cells, counts = np.arange(n_cells), source.rows(0, n_cells)
@@ -264,15 +266,14 @@ def _some_cells(source: CountSource) -> tuple[sparse.csr_matrix, NDArray[np.int6
         cells = (starts[:, None] + np.arange(width)).ravel()
         parts = [source.rows(int(at), int(at) + width) for at in starts]
         counts = sparse.vstack(parts, format="csr")
-    library = library_sizes(sparse.csr_matrix(counts))
-    deep = np.flatnonzero(library > _SHALLOW * np.median(library[library > 0]))
-    return sparse.csr_matrix(counts[deep]), cells[deep]
+    filled = np.flatnonzero(counts.getnnz(axis=1))
+    return sparse.csr_matrix(counts[filled]), cells[filled]
 
 
 def _of_zeros(
     mean: NDArray[np.float64], seen: NDArray[np.integer], size_factors: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """C with sum over cells of 1 - exp(-s m / c) = ``seen``, by bisection of log c; (genes,)."""
+    """The c with sum over cells of 1 - exp(-s m / c) = ``seen``, by bisection; (genes,)."""
     n_sizes = min(len(size_factors), _SIZES)  # those of so many equal parts of the cells
     sizes = np.quantile(size_factors, (np.arange(n_sizes) + 0.5) / n_sizes, method="hazen")
     low, high = np.log(mean) - 10.0, np.log(mean) + 20.0
@@ -291,7 +292,7 @@ def _of_variance(
     scaled = sparse.diags_array(1 / size_factors) @ counts
     mean = np.asarray(scaled.mean(0)).ravel()
     variance = np.asarray(scaled.multiply(scaled).mean(0)).ravel() - mean**2
-    unbiased = counts.shape[0] / (counts.shape[0] - 1)
+    unbiased = counts.shape[0] / max(counts.shape[0] - 1, 1)
     return np.asarray(variance * unbiased / (mean * np.mean(1 / size_factors)))
 
 
