@@ -290,8 +290,8 @@ class GraphSCI:
 
         Where they are reads, or ``config.copies`` says so; estimates are multiplied by it again.
         """
-        values = self.fitted.spec.copies
-        return pd.Series(values, index=self.gene_names) if (values != 1).any() else None
+        spec = self.fitted.spec
+        return pd.Series(spec.copies, index=spec.gene_names) if spec.is_divided else None
 
     def dropout_curve(self) -> dict[str, float] | None:
         """P(dropped) = sigmoid(intercept + slope log mu); None without a shared curve (NB).

@@ -173,15 +173,13 @@ def copies_note(fitted: Fitted, cells: Cells) -> str | None:
     """
     found = find_copies(cells.source)
     times = found.of_zeros / fitted.copies_left
-    of_reads = (fitted.spec.copies != 1).any() or fitted.copies_left > 1
+    of_reads = fitted.spec.is_divided or fitted.copies_left > 1
     more = found.seen and times >= SIGN_OF_COPIES
     fewer = of_reads and times <= 1 / _UNLIKE_TRAINING
     if found.n_cells < _FEWEST_COMPARED or not (more or fewer):
         return None
-    here, there = found.of_zeros, fitted.copies_left
-    if (fitted.spec.copies != 1).any():
-        usual = float(np.median(fitted.spec.copies))
-        here, there = here * usual, there * usual
+    usual = float(np.median(fitted.spec.copies))
+    here, there = usual * found.of_zeros, usual * fitted.copies_left
     return (
         f"These cells have about {here:.3g} counts for each molecule, as far as zeros tell, and "
         f"those that the model was trained on had {there:.3g}: reads are not counted as molecules "

@@ -228,7 +228,7 @@ def read_data(job: Job, *, copies: float = 0.0) -> Data:
         If counts, labels, layers or methods are not what they must be.
     """
     adata, data = _read_counts(job)
-    counts, said = _as_molecules(job, data.counts, 1.0 if copies == 0 and data.doubts else copies)
+    counts, said = _as_molecules(job, data, copies)
     held_out = None
     if job.held_out is not None:
         held_out = extract_counts(adata, layer=job.held_out, min_cells=1).counts
@@ -258,7 +258,7 @@ def write_split(
     _check_request(job)
     check_writable(path, suffixes=io.ANNDATA_SUFFIXES, overwrite=overwrite)
     adata, data = _read_counts(job)
-    counts, said = _as_molecules(job, data.counts, 1.0 if copies == 0 and data.doubts else copies)
+    counts, said = _as_molecules(job, data, copies)
     for line in (*data.doubts, *said):
         log(f"note: {line}")
     if job.design not in ("molecules", "depth"):
@@ -293,15 +293,15 @@ def _read_counts(job: Job) -> tuple[AnnData, CountData[sparse.csr_matrix]]:
 
 
 def _as_molecules(
-    job: Job, counts: sparse.csr_matrix, asked: float
+    job: Job, data: CountData[sparse.csr_matrix], asked: float
 ) -> tuple[sparse.csr_matrix, tuple[str, ...]]:
     """Divide reads by the copies of a molecule, for all methods, and say so.
 
     Whoever repeats its kept reads would know the held-out ones. Where others held them out they
     stay, and it is only said.
     """
-    seen = find_copies(MemoryCounts(counts))
-    copies = seen.divisors(asked if job.held_out is None else 1.0)
+    counts, seen = data.counts, find_copies(MemoryCounts(data.counts))
+    copies = seen.divisors(asked if job.held_out is None else 1.0, doubted=bool(data.doubts))
     left, is_divided, notes = seen.left(copies), (copies != 1).any(), list[str]()
     if is_divided:
         counts = whole_molecules(divide(counts, copies), np.random.default_rng(0))

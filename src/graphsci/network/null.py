@@ -117,7 +117,7 @@ def train_control(
         check=False,
         seed=seed,
         likelihood=spec.likelihood,
-        copies=spec.config.copies if (spec.copies != 1).any() else 1.0,
+        copies=spec.config.copies if spec.is_divided else 1.0,
         device=model.config.device,
     )
     if config.preset == "default":  # with nothing withheld every direction of the test counts: no

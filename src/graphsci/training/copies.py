@@ -117,14 +117,13 @@ class Copies(NamedTuple):
         clear = self._skew >= _CLEARLY_COPIES and self.n_cells >= FEWEST_CELLS
         return self.common > 1 or (self.seen and clear and not self.unlike)
 
-    def divisors(self, asked: float) -> NDArray[np.float32]:
+    def divisors(self, asked: float, *, doubted: bool = False) -> NDArray[np.float32]:
         """What the counts of each gene are divided by, (genes,).
 
-        ``asked``, or if that is 0 what they certainly show.
+        ``asked``, or if that is 0 what they certainly show; nothing of counts that are ``doubted``
+        to be any.
         """
-        if asked == 0 and self.common > 1:
-            return np.full(len(self.relative), self.common, np.float32)
-        if asked == 0 and self.certain:
+        if asked == 0 and self.certain and not doubted:
             return (self.divisor * self.relative).astype(np.float32)
         return np.full(len(self.relative), asked or 1.0, np.float32)
 
@@ -221,7 +220,7 @@ def _found(
         *_quantile(parts, quantile),
         common,
         n_cells,
-        _relative(parts, n_genes),
+        np.ones(n_genes) if common > 1 else _relative(parts, n_genes),
         min(each, default=1.0),
         max(each, default=1.0),
     )

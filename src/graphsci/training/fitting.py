@@ -79,6 +79,11 @@ class ModelSpec(NamedTuple):
     graph_given: bool  #: by the user, alone or to be combined with a computed one
 
     @property
+    def is_divided(self) -> bool:
+        """Whether counts were divided by copies."""
+        return bool((self.copies != 1).any())
+
+    @property
     def common_counts(self) -> float:
         """:attr:`common_depth` in counts as they came: with copies."""
         share = self.gene_proportions.astype(np.float64)
@@ -145,8 +150,7 @@ def fit(
     cells, genes = np.flatnonzero(~data.empty_cells), np.flatnonzero(~data.undetected_genes)
     source = MemoryCounts(data.counts) if sparse.issparse(data.counts) else data.counts
     seen = find_copies(source, batch=data.batch, seed=config.seed)
-    # counts that may be none have no copies to find
-    copies = seen.divisors(1.0 if config.copies == 0 and data.doubts else config.copies)
+    copies = seen.divisors(config.copies, doubted=bool(data.doubts))
     counts = TrainingBlocks(divided(source, copies), cells, genes, seed=config.seed)
     copies = copies[genes]
     if (copies != 1).any():
