@@ -62,7 +62,7 @@ def draw(found: pd.DataFrame) -> None:
         options = {"color": look.color, "marker": look.marker, "s": size, "zorder": 2}
         axes.scatter(share.clip(lower=LEFT), rows, label=label, **options)
     axes.scatter(np.ones(len(rows)), rows, color=BLUE, s=60, zorder=3, label="graphsci")
-    names = [f"{name}, {cells:,} cells" for name, cells in zip(found.index, found.cells)]
+    names = [f"{name}, {cells:,} cells" for name, cells in found["cells"].items()]
     axes.set_yticks(rows, names)
     beside = axes.twinx()
     beside.set_ylim(-0.5, len(rows) - 0.5)
