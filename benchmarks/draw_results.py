@@ -1,6 +1,6 @@
 """Draw held-out molecules of every method: ``docs/images/held-out.png``, from ``truth.csv``.
 
-    python benchmarks/draw_results.py
+python benchmarks/draw_results.py
 """
 
 from typing import NamedTuple
