@@ -15,7 +15,7 @@ from graphsci.gene_graph.graph import graph_from_edges, graph_from_matrix
 from graphsci.nn import cell_blocks
 from graphsci.preprocessing import extract_counts
 from graphsci.simulation import SplatParams, simulate_splat
-from graphsci.training import blocks, checking, fitting, training_graph, variation
+from graphsci.training import blocks, checking, fitting, training_graph
 
 CELLS = np.delete(np.arange(120), EMPTY_CELL)
 GENES = np.delete(np.arange(60), UNDETECTED_GENE)
@@ -115,31 +115,6 @@ def test_what_the_judging_cells_held_out_reaches_nothing_that_is_learned(
     without_time = lambda f: [record._replace(seconds=0) for record in f.history]  # noqa: E731
     assert without_time(plain) == without_time(changed)
     assert plain.verdict != changed.verdict, "the verdict is what it is held out for"
-
-
-@pytest.mark.parametrize("fold", [0, 1])
-def test_no_cell_judges_what_its_withheld_molecules_chose(monkeypatch, toy, fold):
-    """The test of variation listens to withheld molecules; to those of the other cells only.
-
-    Here it hears every single one: they choose which directions are real.
-    """
-
-    def chosen_by_all(withheld, training, *, n_nuisance):
-        rng = np.random.default_rng(int(withheld.molecules.sum()))
-        return rng.random(withheld.by_gene.shape[1] - n_nuisance) < 0.5
-
-    monkeypatch.setattr(variation.predictability, "real_directions", chosen_by_all)
-    plain, split, heard = fit_split(monkeypatch, toy)
-    judging = heard["cells"]
-    mine, others = judging[fold::2], judging[1 - fold :: 2]
-    other, parts = with_more_held_out(toy, split, mine, 100)
-    changed, _, heard_then = fit_split(monkeypatch, other, parts)
-    assert not same_weights(plain, changed), "the final model listens to all of them"
-    before, after = (
-        np.concatenate([block for _, block in told["ours"]()]) for told in (heard, heard_then)
-    )
-    np.testing.assert_array_equal(after[mine], before[mine])
-    assert (after[others] != before[others]).any()
 
 
 def test_without_deciding_cells_no_held_out_molecule_is_seen(monkeypatch, toy):

@@ -25,7 +25,7 @@ _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 #: Raised when the same seed begins to give other numbers, so that no checkpoint mixes them.
 RANDOM_NUMBERS = 2
 #: What numbers are for; numbers for different uses are independent.
-CELLS, GENES, PAIRS, TEST_SPLITS, HIDDEN_GENES = 1, 2, 3, 4, 5
+CELLS, GENES, PAIRS, HIDDEN_GENES = 1, 2, 3, 5
 _DRAWS, _MASK, _RADIUS, _ANGLE = 11, 12, 13, 14
 
 #: Counts below this are drawn by one look-up, larger ones by one for every binary digit more.

@@ -69,7 +69,12 @@ def median_size(sizes: NDArray[np.float64]) -> float:
     return float(np.median(sizes[sizes > 0]))
 
 
-def size_factors(counts: sparse.csr_matrix, *, median_library_size: float) -> NDArray[np.float64]:
+def size_factors(
+    counts: sparse.csr_matrix,
+    *,
+    median_library_size: float,
+    library: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
     """Return s = library size / median library size (eq. 1); 0 for an empty cell.
 
     Parameters
@@ -78,6 +83,8 @@ def size_factors(counts: sparse.csr_matrix, *, median_library_size: float) -> ND
         (cells, genes) sparse CSR, count scale.
     median_library_size
         From :func:`fit_median_library_size` on the training cells.
+    library
+        (cells,) library sizes, if they are others than the sums of ``counts``.
 
     Returns
     -------
@@ -88,10 +95,15 @@ def size_factors(counts: sparse.csr_matrix, *, median_library_size: float) -> ND
             f"median_library_size is {median_library_size}, expected a positive number. "
             "Take it from fit_median_library_size(training_counts)."
         )
-    return library_sizes(counts) / median_library_size
+    return (library_sizes(counts) if library is None else library) / median_library_size
 
 
-def log_normalize(counts: sparse.csr_matrix, *, median_library_size: float) -> sparse.csr_matrix:
+def log_normalize(
+    counts: sparse.csr_matrix,
+    *,
+    median_library_size: float,
+    library: NDArray[np.float64] | None = None,
+) -> sparse.csr_matrix:
     """Return log1p(counts / s), the encoder's input (eq. 1), as sparse as the counts.
 
     Parameters
@@ -100,13 +112,15 @@ def log_normalize(counts: sparse.csr_matrix, *, median_library_size: float) -> s
         (cells, genes) sparse CSR, count scale.
     median_library_size
         From :func:`fit_median_library_size` on the training cells.
+    library
+        (cells,) library sizes, if they are others than the sums of ``counts``.
 
     Returns
     -------
     (cells, genes) CSR float32
         log1p scale at the median depth; the row of an empty cell stays zero.
     """
-    factors = size_factors(counts, median_library_size=median_library_size)
+    factors = size_factors(counts, median_library_size=median_library_size, library=library)
     scale = np.divide(1.0, factors, out=np.zeros_like(factors), where=factors > 0)
     per_value = np.repeat(scale.astype(np.float32), np.diff(counts.indptr))
     data = np.log1p(counts.data.astype(np.float32, copy=False) * per_value)

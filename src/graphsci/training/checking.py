@@ -13,7 +13,7 @@ from graphsci.config import Config
 from graphsci.estimates import expected_measured, posterior
 from graphsci.nn import cell_blocks
 from graphsci.nn.model import Network
-from graphsci.training.holding_out import Split, folds
+from graphsci.training.holding_out import Split
 from graphsci.verdict import Verdict, judge
 
 #: Fewest cells whose scores can be compared. Their spread gives the standard error, which five
@@ -22,7 +22,7 @@ _FEWEST_JUDGING_CELLS = 10
 
 
 def check(
-    networks: tuple[Network, ...],
+    network: Network,
     config: Config,
     split: Split,
     batch: NDArray[np.int64],
@@ -34,9 +34,8 @@ def check(
 
     Parameters
     ----------
-    networks
-        One for each of :func:`~graphsci.training.holding_out.folds`, or one for all; cells of no
-        fold have the first.
+    network
+        Trained on what was kept.
     config
         Share held out, and seed.
     split
@@ -56,19 +55,11 @@ def check(
         )
     fraction = config.held_out_fraction
 
-    network_of = np.zeros(len(batch), dtype=np.int64)
-    network_of[folds(split.sample)[1]] = len(networks) - 1
-
     def ours() -> Iterator[tuple[int, NDArray[np.float64]]]:
         """Expected molecules of every cell."""
         for start, rows in cell_blocks.row_blocks(len(batch)):
-            expected = np.empty((len(rows), split.sample_kept.shape[1]))
-            for index, network in enumerate(networks):
-                mine = network_of[rows] == index
-                arguments = network.eval(), split.sample_kept, batch, rows[mine]
-                if mine.any():
-                    expected[mine] = predict_held_out(*arguments, fraction=fraction, device=device)
-            yield start, expected
+            arguments = network.eval(), split.sample_kept, batch, rows
+            yield start, predict_held_out(*arguments, fraction=fraction, device=device)
 
     try:
         verdict = judge(

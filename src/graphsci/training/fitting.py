@@ -11,7 +11,6 @@ a random sample of them if there are more than fit in memory.
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -38,19 +37,15 @@ from graphsci.training.blocks import TrainingBlocks
 from graphsci.training.checking import check
 from graphsci.training.checkpoint import Checkpoint, digest
 from graphsci.training.copies import Copies, find_copies, in_words
-from graphsci.training.holding_out import Split, folds, split_counts
+from graphsci.training.holding_out import Split, split_counts
+from graphsci.training.predictability import variation_p_values
 from graphsci.training.training_graph import (
     averaging_operator,
     describe_graph,
     mask_edges,
     training_graph,
 )
-from graphsci.training.variation import (
-    learn_uncertainty,
-    mean_shares,
-    variation_p_values,
-    weigh_evidence,
-)
+from graphsci.training.variation import learn_uncertainty, mean_shares, weigh_evidence
 from graphsci.training.zero_inflation import detect_zero_inflation
 from graphsci.verdict import Verdict
 
@@ -178,20 +173,17 @@ def fit(
     )
     notes += (*data.notes, reason, describe_graph(graph), *graph.notes)
     p_values = None
-    judged: tuple[Network, ...] = (network,)
     if isinstance(network, CountNetwork):
         log("testing which genes vary predictably")
-        tested = once(lambda: _tested(network, spec, split, sample_batch))
-        p_values = tested[0]
-        judged, found = _weighed(network, tested, spec, split, sample_batch)
-        notes += found
+        p_values = once(lambda: _tested(spec, split, sample_batch))
+        notes += _weighed(network, p_values, spec, split, sample_batch)
     seed = config.seed
     limit = once(lambda: misfit_limit(network.eval(), split.sample_kept, sample_batch, seed=seed))
     verdict, missing = None, tuple[str, ...]()
     if config.check:
         log("checking against held-out molecules")
         verdict, missing = once(
-            lambda: check(judged, config, split, sample_batch, device, copies=seen.left(copies))
+            lambda: check(network, config, split, sample_batch, device, copies=seen.left(copies))
         )
     notes += missing
     return Fitted(
@@ -261,59 +253,36 @@ def _trained(
     return network, result
 
 
-def _tested(
-    network: CountNetwork, spec: ModelSpec, split: Split, batch: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """P-values of the genes' variation: all that is known, then what others than a fold know.
-
-    ``batch`` (sample,).
-    """
+def _tested(spec: ModelSpec, split: Split, batch: NDArray[np.int64]) -> NDArray[np.float64]:
+    """P-values of the genes' variation, (genes,); ``batch`` (sample,)."""
     return variation_p_values(
-        network,
-        split.sample_kept,
-        split.held_out,
-        batch,
-        n_batches=spec.n_batches,
-        seed=spec.config.seed,
-        unseen=folds(split.sample) if spec.config.check else (),
+        split.sample_kept, batch, n_batches=spec.n_batches, seed=spec.config.seed
     )
 
 
 def _weighed(
     network: CountNetwork,
-    tested: NDArray[np.float64],
+    p_values: NDArray[np.float64],
     spec: ModelSpec,
     split: Split,
     batch: NDArray[np.int64],
-) -> tuple[tuple[CountNetwork, ...], tuple[str, ...]]:
-    """Weigh the evidence in ``network``; return what each fold of the cells judges, and notes.
-
-    A fold judges a copy whose evidence does not come from the molecules that the fold withheld.
-    """
-    level = spec.config.variation_level
-    shares = mean_shares(
-        split.sample_kept,
-        batch,
-        spec.gene_proportions,
-        n_batches=spec.n_batches,
-    )
-    judged = tuple(copy.deepcopy(network) for _ in tested[1:])
-    for other, p_values in zip(judged, tested[1:], strict=True):
-        weigh_evidence(other, p_values, shares, level=level)
-    notes = weigh_evidence(network, tested[0], shares, level=level)
+) -> tuple[str, ...]:
+    """Weigh the evidence in ``network``, and what the counts leave open; return notes."""
+    counts, level = split.sample_kept, spec.config.variation_level
+    shares = mean_shares(counts, batch, spec.gene_proportions, n_batches=spec.n_batches)
+    notes = weigh_evidence(network, p_values, shares, level=level)
     learn_uncertainty(
         network,
-        split.sample_kept,
+        counts,
         batch,
-        tested[0],
+        p_values,
         molecules=split.molecules,
         n_cells=split.kept.shape[0],
         level=level,
     )
     if network.zero_inflated:  # trained on the molecules kept, used on all
-        for one in (network, *judged):
-            one.move_dropout_curve(math.log(split.median_all / split.median_kept))
-    return judged, notes
+        network.move_dropout_curve(math.log(split.median_all / split.median_kept))
+    return notes
 
 
 def _here(function: Callable[[], T]) -> T:

@@ -115,11 +115,6 @@ def _sample(counts: CountBlocks, config: Config) -> Sample:
     return Sample(cells, np.sort(shuffled[:n_deciding]), np.sort(shuffled[n_deciding:]))
 
 
-def folds(sample: Sample) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Halves of the judging cells: the network that one judges may learn from the other."""
-    return sample.judging[::2], sample.judging[1::2]
-
-
 def _thinning(sample: Sample, n_cells: int, config: Config) -> Thinning | None:
     """Say whose molecules are held out; None if nobody's are."""
     if not config.check and (config.preset == "paper" or not len(sample.deciding)):

@@ -3,20 +3,30 @@
 A gene without evidence keeps its mean share, but for a trace: otherwise its loadings, fitted to
 noise, give it a share in every direction of the latent space, and two genes that have nothing to
 do with each other come out correlated. See docs/method.md, "No invented correlation".
+
+The state is that of other genes, along axes learned from other cells: a network knows the noise of
+the cells that it was trained on, and would take it for variation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, special
 
+from graphsci.preprocessing import library_sizes, log_normalize, median_size
+
 Floats = NDArray[np.float64]
 
-#: p-values are kept this far from 0 and 1: the Cauchy combination's tangent ends there.
-_SMALLEST_P, _LARGEST_P = 1e-15, 1 - 1e-9
-
+#: Parts of the cells, each described along axes of the others; of many cells half are enough.
+N_FOLDS, FEWER_FOLDS, MANY_CELLS = 5, 2, 5_000
+#: Parts of the genes, each tested against the state of the others.
+N_GROUPS = 10
+#: Axes of a state; 10 and 32 find as many genes (benchmarks/lab).
+N_AXES = 20
+#: Of the randomised search for them: further axes, and power iterations.
+_MORE_AXES, _N_ITERATIONS = 10, 3
 
 #: Bins of p-values, and those above which hardly anything but genes without variation is left.
 #: The last bin is left out: genes with so few molecules that the test says nothing pile up there.
@@ -26,37 +36,135 @@ _AS_LIKELY_AS_NOT = 0.5
 UNPROVEN = 0.01
 
 
-#: A direction of the embedding is real if it predicts withheld molecules by this many standard
-#: errors (of 32 that say nothing one in 25 models has one).
-_PROVEN_Z = 3.0
-#: Genes with fewer molecules do not speak for a direction: their scores are too far from normal.
-_FEWEST_MOLECULES = 5
+def variation_p_values(
+    counts: sparse.csr_matrix,
+    batch: NDArray[np.int64],
+    *,
+    n_batches: int,
+    seed: int,
+    n_folds: int = 0,
+    n_groups: int = N_GROUPS,
+) -> Floats:
+    """P-value of each gene under "it does not follow the state of the cell", (genes,).
+
+    Cross-fitted, so that no noise speaks for itself. The cells are divided in folds; the principal
+    axes of the log-normalised counts of the other folds describe the state of a fold's cells,
+    by the counts of genes in other groups alone, at the depth that these genes show. The gene's
+    own counts are then tested for dependence on that state (:func:`p_values`).
+
+    Parameters
+    ----------
+    counts
+        (cells, genes) molecules.
+    batch
+        (cells,) 0 to ``n_batches`` - 1.
+    seed
+        Of folds, groups and the randomised search for axes.
+    n_folds, n_groups
+        Parts of cells and genes; 0 folds: 5, and 2 from 5,000 cells on.
+
+    Returns
+    -------
+    In [0, 1]; 1 where there are too few cells or genes to tell.
+
+    Notes
+    -----
+    O(molecules x axes) for each fold, in float32; memory of a few copies of the counts, and
+    (folds + 1) x genes x axes.
+    """
+    cells = np.flatnonzero(counts.getnnz(axis=1))
+    counts, batch = sparse.csr_matrix(counts[cells], dtype=np.float32), batch[cells]
+    (n_cells, n_genes), found = counts.shape, np.ones(counts.shape[1])
+    if n_cells < 3 or n_genes < 2:
+        return found
+    rng = np.random.default_rng(seed)
+    n_folds = n_folds or (FEWER_FOLDS if n_cells >= MANY_CELLS else N_FOLDS)
+    fold = rng.permutation(n_cells) % n_folds
+    group = rng.permutation(n_genes) % n_groups
+    library = library_sizes(counts)
+    values = log_normalize(counts, median_library_size=median_size(library))
+    axes, columns = list(_axes_of_folds(values, fold, rng)), sparse.csc_matrix(counts)
+    for number in range(min(n_groups, n_genes)):
+        inside = group == number
+        target = sparse.csr_matrix(columns[:, inside])
+        depth = library - library_sizes(target)  # what the other genes show
+        seen = depth > 0
+        if not seen.any():
+            continue
+        median = median_size(depth)
+        values = log_normalize(counts, median_library_size=median, library=depth)
+        states = _states(values, fold, axes, ~inside)[seen]
+        known = nuisance(depth[seen], batch[seen], n_batches=n_batches)
+        found[inside] = p_values(target[seen], depth[seen], known, states)
+    return found
 
 
-class ScoreSums(NamedTuple):
-    """Sums over cells that the test needs; those of two sets of cells add up."""
+class _Axes(NamedTuple):
+    """What the state of a fold's cells is measured along."""
 
-    by_gene: Floats  #: (genes, regressors) sum over cells of target molecules x regressors
-    moments: Floats  #: (regressors, regressors) sum of target library x regressor x regressor
-    squares: Floats  #: (genes,) sum of squared target molecules / target library
-    molecules: Floats  #: (genes,) target molecules
-    n_cells: int  #: cells with a target molecule
+    mean: NDArray[np.float32]  # (genes,) of the other folds' cells
+    directions: NDArray[np.float32]  # (genes, axes), orthonormal
 
-    def along(self, directions: NDArray[np.bool_]) -> "ScoreSums":
-        """Sums for some of the regressors, (regressors,)."""
-        return self._replace(
-            by_gene=self.by_gene[:, directions], moments=self.moments[directions][:, directions]
-        )
 
-    def plus(self, other: "ScoreSums") -> "ScoreSums":
-        """Sums over both sets of cells."""
-        return ScoreSums(
-            self.by_gene + other.by_gene,
-            self.moments + other.moments,
-            self.squares + other.squares,
-            self.molecules + other.molecules,
-            self.n_cells + other.n_cells,
-        )
+def _axes_of_folds(
+    values: sparse.csr_matrix, fold: NDArray[np.int64], rng: np.random.Generator
+) -> Iterator[_Axes]:
+    """Yield the principal axes of the cells outside of each fold, turned towards the first's.
+
+    Axes of nearly the same cells are nearly the same but for a rotation; turned (orthogonal
+    Procrustes), they describe all cells by the same coordinates.
+    """
+    first = None
+    n_axes = min(N_AXES, int((fold != 0).sum()) - 1, values.shape[1] - 1)
+    start = rng.standard_normal((values.shape[1], n_axes + _MORE_AXES), dtype=np.float32)
+    for number in range(fold.max() + 1):
+        found = _principal_axes(values, fold != number, start, n_axes)
+        if first is None:
+            first = found.directions
+        else:
+            left, _, right = np.linalg.svd(found.directions.T @ first)
+            found = found._replace(directions=found.directions @ (left @ right))
+        yield found
+
+
+def _principal_axes(
+    values: sparse.csr_matrix,
+    chosen: NDArray[np.bool_],
+    start: NDArray[np.float32],
+    n_axes: int,
+) -> _Axes:
+    """Principal axes of some cells, by power iterations from ``start`` (Halko 2011).
+
+    doi:10.1137/090771806. The mean is taken away without making the values dense.
+    """
+    inside = chosen[:, None].astype(np.float32)
+    mean = (values.T @ inside).ravel() / np.float32(inside.sum())
+    found = start
+    for _ in range(_N_ITERATIONS):
+        scores = np.linalg.qr(inside * (values @ found - mean @ found))[0]  # (cells, axes)
+        found = np.linalg.qr(values.T @ scores - np.outer(mean, scores.sum(0)))[0]
+    scores = inside * (values @ found - mean @ found)
+    rotation = np.linalg.svd(scores, full_matrices=False)[2][:n_axes]
+    return _Axes(mean, found @ rotation.T)
+
+
+def _states(
+    values: sparse.csr_matrix,
+    fold: NDArray[np.int64],
+    axes: list[_Axes],
+    used: NDArray[np.bool_],
+) -> Floats:
+    """Coordinates of every cell along its fold's axes, by the genes ``used``: (cells, axes).
+
+    Divided by the root of their standard deviation: the first axes count for more, as they are
+    found with more certainty, but not as much more as they vary.
+    """
+    states = np.empty((len(fold), axes[0].directions.shape[1]))
+    for number, (mean, directions) in enumerate(axes):
+        cells, seen = fold == number, directions * used[:, None]
+        states[cells] = values[cells] @ seen - mean @ seen
+    deviation = states.std(0)
+    return states / np.sqrt(np.where(deviation > 0, deviation, 1.0))
 
 
 def nuisance(library: Floats, batch: NDArray[np.int64], *, n_batches: int) -> Floats:
@@ -77,147 +185,56 @@ def nuisance(library: Floats, batch: NDArray[np.int64], *, n_batches: int) -> Fl
     return np.column_stack([batches, np.log(library), library.mean() / library])
 
 
-def score_sums(target: sparse.csr_matrix, regressors: Floats) -> ScoreSums:
-    """Sums of a block of cells.
+def p_values(target: sparse.csr_matrix, library: Floats, known: Floats, states: Floats) -> Floats:
+    """P-value of each gene under "its rate does not depend on the state", (genes,).
+
+    A variance-component score test (Lin 1997, doi:10.1093/biomet/84.2.309). With t_c the gene's
+    molecules, L_c the depth of the cell, and z~ the state with what is known, k_c, regressed out
+    (weights L), loadings drawn from N(0, tau^2 I) have the score ::
+
+        Q = |sum_c t_c z~_c|^2 / v,    v = mean over c of (t_c - L_c k_c b)^2 / L_c
+
+    which for tau = 0 is a sum of chi-squares weighted by the eigenvalues of
+    sum_c L_c z~_c z~_c^T, approximated by the scaled chi-square of the same mean and variance
+    (Satterthwaite 1946). v is what is left of the gene's variance with its least-squares b
+    (weights 1 / L, its degrees of freedom taken off), so that noise beyond Poisson is no
+    evidence; of Poisson counts v is the gene's share of the molecules.
 
     Parameters
     ----------
     target
-        (cells, genes) molecules that were not encoded.
-    regressors
-        (cells, regressors): :func:`nuisance`, then the embedding of other molecules.
-    """
-    library = np.asarray(target.sum(1), dtype=np.float64).ravel()
-    inverse = np.divide(1.0, library, out=np.zeros_like(library), where=library > 0)
-    return ScoreSums(
-        by_gene=np.asarray(target.T @ regressors),
-        moments=regressors.T @ (library[:, None] * regressors),
-        squares=np.asarray(target.multiply(target).T @ inverse).ravel(),
-        molecules=np.asarray(target.sum(0), dtype=np.float64).ravel(),
-        n_cells=int((library > 0).sum()),
-    )
-
-
-def p_values(sums: ScoreSums, *, n_nuisance: int) -> Floats:
-    """P-value of each gene under "its share does not depend on the embedding", (genes,).
-
-    A variance-component score test (Lin 1997, doi:10.1093/biomet/84.2.309). With t_c the gene's
-    target molecules, L_c the target library, p the gene's share and z~ the embedding with the
-    nuisance regressed out (weights L), loadings drawn from N(0, tau^2 I) have the score ::
-
-        Q = |sum_c (t_c - p L_c) z~_c|^2 / (phi p)
-
-    which for tau = 0 is a sum of chi-squares weighted by the eigenvalues of
-    sum_c L_c z~_c z~_c^T, approximated by the scaled chi-square of the same mean and variance
-    (Satterthwaite 1946). phi is the gene's Pearson dispersion, so that noise beyond Poisson
-    is no evidence.
-
-    Parameters
-    ----------
-    sums
-        Over all cells.
-    n_nuisance
-        How many of the regressors come first as nuisance.
+        (cells, genes) molecules that ``states`` do not rest on.
+    library
+        (cells,) depth, > 0.
+    known
+        (cells, regressors) :func:`nuisance`.
+    states
+        (cells, axes).
 
     Returns
     -------
-    In [0, 1]; 1 for a gene without target molecules, and everywhere if the embedding is
-    constant or has no direction, or there are too few cells.
+    In [0, 1]; 1 for a gene without molecules, and everywhere if the state is constant or has no
+    axis, or there are too few cells.
     """
-    score = _score(sums, n_nuisance)
-    weights = np.maximum(np.linalg.eigvalsh(score.moments), 0.0)
-    if sums.n_cells < 2 or weights.sum() <= 1e-9 * max(1.0, np.trace(sums.moments)):
-        return np.ones(len(score.squares))
-    scale = (weights**2).sum() / weights.sum()
-    p = special.chdtrc(weights.sum() / scale, score.squares.sum(1) / scale)
-    return np.where(np.isfinite(p), p, 1.0)
-
-
-def real_directions(
-    withheld: ScoreSums, training: ScoreSums, *, n_nuisance: int
-) -> NDArray[np.bool_]:
-    """Which directions of the embedding are more than noise that the encoder fits, (latent,).
-
-    The encoder has seen, in training, all molecules that it was trained on, and some of its
-    directions may do nothing but tell their noise apart; a test on the same molecules takes that
-    for variation, of every gene. For a direction d, the mean over genes of ::
-
-        |sum_c (t_c - p L_c) z~_cd|^2 / (phi p sum_c L_c z~_cd^2)
-
-    is 1 if d says nothing of molecules t withheld from training, and exceeds 1 in proportion to
-    their number if it does, as it does for molecules t of the training. Directions that exceed 1
-    by three standard errors on withheld molecules are real. The others are real as well, unless
-    what they show is likelier if they are noise than if each keeps what the training molecules
-    promise of it: with s and q, what is seen and promised of a direction in standard errors, if ::
-
-        sum_d q_d (q_d / 2 - s_d) > 0    and    sum_d q_d^2 > 1
-
-    as little may be withheld, and to see nothing then says nothing. They stand or fall together:
-    each alone says too little. A negative promise counts as none.
-
-    Parameters
-    ----------
-    withheld
-        Over cells with withheld molecules; embedding of what training saw of them.
-    training
-        Of the molecules that training saw, along the same directions.
-    n_nuisance
-        How many of the regressors come first as nuisance.
-    """
-    ratios, genes, information = [], np.ones(len(withheld.molecules), dtype=bool), []
-    for sums in (withheld, training):
-        score = _score(sums, n_nuisance)
-        information.append(np.diag(score.moments))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = score.squares / information[-1]
-        ratios.append(np.where(information[-1] > 0, ratio, 1.0))  # a dead direction says nothing
-        genes &= (sums.molecules >= _FEWEST_MOLECULES) & np.isfinite(ratios[-1]).all(1)
-    everything = np.ones(len(information[0]), dtype=bool)
-    if not genes.any():
-        return everything
-    error = np.sqrt(2 / genes.sum())  # of a mean of chi-squares
-    seen, in_training = ((ratio[genes].mean(0) - 1) / error for ratio in ratios)
-    proven: NDArray[np.bool_] = seen > _PROVEN_Z
-    alive = information[1] > 0
-    promised = in_training * np.where(alive, information[0] / np.where(alive, information[1], 1), 0)
-    s, q = seen[~proven], np.maximum(promised[~proven], 0)
-    refuted = (q * (q / 2 - s)).sum() > 0 and (q**2).sum() > 1
-    return proven if refuted else everything
-
-
-class _Score(NamedTuple):
-    """The score of every gene along every direction, with what it is measured by."""
-
-    squares: Floats  # (genes, latent) squared scores / (phi p); nan without molecules
-    moments: Floats  # (latent, latent) sum_c L_c z~_c z~_c^T, their covariance if z says nothing
-
-
-def _score(sums: ScoreSums, n_nuisance: int) -> _Score:
-    inner, outer = slice(n_nuisance, None), slice(0, n_nuisance)
-    moments = sums.moments
+    if target.shape[0] < 2 or not states.shape[1]:
+        return np.ones(target.shape[1])
+    root = np.sqrt(library)[:, None]
     # least squares: a batch may be without cells in this part of the data
-    slope = np.linalg.lstsq(moments[outer, outer], moments[outer, inner], rcond=None)[0]
-    score = sums.by_gene[:, inner] - sums.by_gene[:, outer] @ slope
+    slope = np.linalg.lstsq(root * known, root * states, rcond=None)[0]
+    left = states - known @ slope  # (cells, axes)
+    weights = np.maximum(np.linalg.eigvalsh((root * left).T @ (root * left)), 0.0)
+    if weights.sum() <= 1e-9 * max(1.0, float(((root * states) ** 2).sum())):
+        return np.ones(target.shape[1])
+    squares = np.asarray(target.multiply(target).T @ (1 / library)).ravel()
+    shown = np.asarray(target.T @ known)  # (genes, regressors)
+    precision = np.linalg.pinv((root * known).T @ (root * known), hermitian=True)
+    variance = squares - ((shown @ precision) * shown).sum(1)
+    variance /= max(1, target.shape[0] - np.linalg.matrix_rank(root * known))
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = sums.molecules / sums.molecules.sum()
-        # sum (t - p L)^2 / (p L), divided by its degrees of freedom
-        dispersion = (sums.squares / share - sums.molecules) / (sums.n_cells - 1)
-        squares = score**2 / (dispersion * share)[:, None]
-    return _Score(squares, moments[inner, inner] - moments[inner, outer] @ slope)
-
-
-def combine_p_values(p: Floats) -> Floats:
-    """Combine dependent p-values along the first axis (Cauchy; doi:10.1080/01621459.2018.1554485).
-
-    ::
-
-        P(Cauchy > mean of tan((1/2 - p) pi))
-
-    Valid for small p whatever the dependence, as between random splits of the same counts.
-    """
-    tangents = np.tan((0.5 - np.clip(p, _SMALLEST_P, _LARGEST_P)) * np.pi)
-    combined: Floats = np.arctan2(1.0, tangents.mean(0)) / np.pi
-    return combined
+        statistic = ((target.T @ left) ** 2).sum(1) / variance
+    scale = (weights**2).sum() / weights.sum()
+    p = special.chdtrc(weights.sum() / scale, statistic / scale)
+    return np.where(np.isfinite(p), p, 1.0)
 
 
 def evidence(p: Floats) -> Callable[[Floats], Floats]:
