@@ -656,7 +656,7 @@ def test_shuffled_genes_get_no_more_edges_than_stated():
         kept = [found["q_value"] <= rate for rate in rates]
         assert min(chosen.sum() for chosen in kept) > 80
         shares.append([touched[chosen].mean() for chosen in kept])
-    assert candidates > 0.1  # shuffled genes can be listed
+    assert candidates > 0.05  # shuffled genes can be listed
     assert (np.mean(shares, axis=0) <= rates).all()
 
 
