@@ -29,18 +29,18 @@ def test_by_the_moments_of_scipy(dropped):
     whole = stats.nbinom(theta, theta / (theta + mean))
     expected = kept * whole.mean()
     variance = kept * (whole.var() + whole.mean() ** 2) - expected**2
-    squares = (counts - expected) ** 2 / (variance + 0.1)
+    squares = np.minimum((counts - expected) ** 2 / (variance + 0.1), 20)
     by_hand = squares.sum(1) / (variance / (variance + 0.1)).sum(1)
     np.testing.assert_allclose(found, by_hand)
 
 
 @pytest.mark.parametrize("depth", [0.1, 1.0, 30.0])
-def test_one_in_the_mean_if_the_model_is_right(depth):
+def test_about_one_in_the_mean_if_the_model_is_right(depth):
     rng = np.random.default_rng(1)
     mean, theta = depth * np.tile(rng.gamma(0.5, 2, 500), (400, 1)), np.full((400, 500), 3.0)
     counts = rng.negative_binomial(theta, theta / (theta + mean)).astype(float)
     found = misfit(distribution(mean, theta), torch.as_tensor(counts)).numpy()
-    assert np.nanmean(found) == pytest.approx(1, abs=4 * np.nanstd(found) / 20)
+    assert 0.95 < np.nanmean(found) < 1 + 4 * np.nanstd(found) / 20  # what is above 20 is cut off
 
 
 def test_nothing_is_said_of_an_empty_cell():

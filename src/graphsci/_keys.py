@@ -83,7 +83,7 @@ class Keys(NamedTuple):
 
     @property
     def misfit(self) -> str:
-        """``obs``: how badly the model fits each cell; above 1 as 1 % of the training cells."""
+        """``obs``: how badly the model fits each cell; above 1 as 1 % of cells of known kinds."""
         return f"{self.key_added}_misfit"
 
     @property

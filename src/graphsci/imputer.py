@@ -371,7 +371,7 @@ class GraphSCI:
         - ``obs[key_added + "_certainty"]``: how closely the cell keeps to its state
           (:meth:`certainty`);
         - ``obs[key_added + "_misfit"]``: how far its counts are from what the model predicts for
-          it; above 1 further than in 99 of 100 training cells (:mod:`graphsci.nn.misfit`);
+          it; above 1 further than in 99 of 100 cells of known kinds (:mod:`graphsci.nn.misfit`);
         - ``varm[key_added]``, ``varp[key_added + "_graph"]``: gene embedding and graph;
         - ``var[key_added + "_inverse_dispersion"]``, ``var[key_added + "_variation_p"]``,
           ``var[key_added + "_state_weight"]``: theta in an average cell, the p-value of predictable

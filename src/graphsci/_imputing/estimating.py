@@ -90,7 +90,7 @@ class EstimateBlock(NamedTuple):
 
     start: int  #: position of the first cell
     values: dict[str, NDArray[np.floating]]  #: name -> (cells, genes)
-    misfit: NDArray[np.float32]  #: (cells,) 1 is what 99 of 100 training cells stay within
+    misfit: NDArray[np.float32]  #: (cells,) 1 is what 99 of 100 known cells stay within
 
 
 class _Rows(NamedTuple):

@@ -101,7 +101,7 @@ class Fitted(NamedTuple):
     verdict: Verdict | None
     notes: tuple[str, ...]
     p_values: NDArray[np.float64] | None  #: (genes,) of predictable variation; None: not tested
-    misfit_limit: float  #: what 99 of 100 training cells stay within (:mod:`graphsci.nn.misfit`)
+    misfit_limit: float  #: what 99 of 100 known cells stay within (:mod:`graphsci.nn.misfit`)
     copies_left: float = 1.0  #: counts per molecule that the model takes for molecules, if many
 
 
