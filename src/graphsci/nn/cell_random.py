@@ -28,7 +28,8 @@ RANDOM_NUMBERS = 2
 CELLS, GENES, PAIRS, HIDDEN_GENES = 1, 2, 3, 5
 _DRAWS, _MASK, _RADIUS, _ANGLE = 11, 12, 13, 14
 
-#: Counts below this are drawn by one look-up, larger ones by one for every binary digit more.
+#: Counts below this, a power of 2, are drawn by one look-up, larger ones by one for every binary
+#: digit more.
 _SMALL = 32
 #: Bits of a number that is looked up: those of a float64, which distribution functions are.
 _TABLE_BITS = 53
@@ -85,31 +86,32 @@ def binomial(
     rows, columns
         (entries,) cell, as a position in ``keys``, and gene of each entry.
     """
-    hashed = _mix((keys ^ _signed(_mix_int(_DRAWS)))[rows].add_(columns * _signed(_STEP)))
+    of_cells = (keys ^ _signed(_mix_int(_DRAWS))).index_select(0, rows)
+    hashed = _mix(of_cells.add_(columns * _signed(_STEP)))
     drawn = _shifted(hashed, 64 - _TABLE_BITS)
-    table = torch.from_numpy(_small_distributions(probability)).to(counts.device)
-    of_one = table[0] - (1 << _TABLE_BITS)  # P(0 of 1)
-    kept = torch.minimum((drawn >= of_one).to(counts.dtype), counts)
-    several = torch.nonzero(counts > 1).squeeze(1)
-    size = counts[several].long()
-    small = size & (_SMALL - 1)
-    place = torch.searchsorted(table, (small << _TABLE_BITS) | drawn[several], right=True)
-    kept[several] = (place - small * (small - 1) // 2).to(counts.dtype)
+    table = torch.from_numpy(_small_distributions(probability)).view(-1).to(counts.device)
+    size = counts.long()
+    first = (size & (_SMALL - 1)).mul_(_SMALL)
+    place, step = first.clone(), _SMALL
+    while step := step // 2:  # binary search, all entries at once: a branch for each is slower
+        below = table.index_select(0, place + (step - 1)) <= drawn
+        place.add_(below, alpha=step)
+    kept = place.sub_(first).to(counts.dtype)
     large = torch.nonzero(size >= _SMALL).squeeze(1)
-    many, entries = size[large], several[large]
-    kept[entries] += _sum_of_powers(many, probability, hashed[entries]).to(counts.dtype)
+    kept[large] += _sum_of_powers(size[large], probability, hashed[large]).to(counts.dtype)
     return kept
 
 
 def _small_distributions(probability: float) -> NDArray[np.int64]:
-    """Distribution functions of Binomial(n, p) of all n below ``_SMALL``, one after the other.
+    """Distribution functions of Binomial(n, p) of all n below ``_SMALL``, one a row.
 
-    That of n has n values, of 0 to n - 1, in units of 2^-53, and n x 2^53 added: they ascend.
+    In units of 2^-53, of 0 to ``_SMALL`` - 1: ascending, and 2^53 from n on.
     """
-    n = np.repeat(np.arange(_SMALL), np.arange(_SMALL))
-    kept = np.arange(len(n)) - n * (n - 1) // 2
+    n, kept = np.tril_indices(_SMALL, -1)
+    table = np.full((_SMALL, _SMALL), 1 << _TABLE_BITS)
     below = special.betainc(n - kept, kept + 1.0, 1 - probability)
-    return (n << _TABLE_BITS) + np.rint(below * 2.0**_TABLE_BITS).astype(np.int64)
+    table[n, kept] = np.rint(below * 2.0**_TABLE_BITS)
+    return table
 
 
 def _sum_of_powers(counts: Tensor, probability: float, keys: Tensor) -> Tensor:
