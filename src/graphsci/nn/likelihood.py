@@ -198,22 +198,24 @@ def log_rising_factorial(start: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
     """
     if start.is_cuda:
         return _log_rising_factorial_by_gamma(start, n)
-    one = n > 0
+    one = n.clamp(max=1)
     value, slope = torch.log(start).mul_(one), torch.reciprocal(start).mul_(one)
-    left = torch.nonzero(n > 1).squeeze(1)
+    several = torch.nonzero(n > 1).squeeze(1)
+    first, size = (values.index_select(0, several) for values in (start, n))
+    logs, slopes = torch.zeros_like(first), torch.zeros_like(first)
     for factor in range(1, _FEW_MOLECULES):
-        here, n_here = start[left] + factor, n[left]
-        value.index_add_(0, left, torch.log(here / (factor + 1)))
-        slope.index_add_(0, left, here.reciprocal())
-        left = left[n_here > factor + 1]
-        if not len(left):
-            return value, slope
-    here, more = start[left].double() + _FEW_MOLECULES, n[left].double() - _FEW_MOLECULES
-    rest = _log_gamma_ratio(here, more) - torch.lgamma(n[left].double() + 1)
+        here, there = first + factor, (size - factor).clamp_(0, 1)  # 0 beyond the last factor
+        slopes.addcdiv_(there, here)
+        logs.addcmul_(here.div_(factor + 1).log_(), there)
+    many = torch.nonzero(size > _FEW_MOLECULES).squeeze(1)
+    here, n_here = (values.index_select(0, many).double() for values in (first, size))
+    here, more = here + _FEW_MOLECULES, n_here - _FEW_MOLECULES
+    rest = _log_gamma_ratio(here, more) - torch.lgamma(n_here + 1)
     rest += math.lgamma(_FEW_MOLECULES + 1)
-    value.index_add_(0, left, rest.to(value.dtype))
-    slope.index_add_(0, left, (torch.digamma(here + more) - torch.digamma(here)).to(slope.dtype))
-    return value, slope
+    logs.index_add_(0, many, rest.to(logs.dtype))
+    rest_slope = torch.digamma(here + more) - torch.digamma(here)
+    slopes.index_add_(0, many, rest_slope.to(slopes.dtype))
+    return value.index_add_(0, several, logs), slope.index_add_(0, several, slopes)
 
 
 def _log_rising_factorial_by_gamma(start: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
