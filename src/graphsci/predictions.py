@@ -12,8 +12,9 @@ Floats = NDArray[np.floating]
 Block = tuple[int, NDArray[np.floating]]
 Matrix: TypeAlias = NDArray[np.generic] | sp.spmatrix | sp.sparray
 
-#: Rows of one dense block. 512 cells x 20,000 genes in float64 are 80 MB.
-BLOCK_ROWS = 512
+#: Rows of one dense block. 100 cells x 30,000 genes in float64 are 24 MB: the allocator has such
+#: arrays at hand, and asks the system for larger ones each time.
+BLOCK_ROWS = 100
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from graphsci.nn.model_parts import CellBlock
 
 Indices = NDArray[np.int64]
 
-#: Cells per block where no gradient is needed: large enough for the matrix products, small
-#: enough that means and theta of 30,000 genes take 60 MiB each; a quarter of a chunk that is read.
-EVALUATION_CELLS = 500
+#: Cells per block where no gradient is needed: few enough that an array of 30,000 genes takes 12
+#: MiB (24 in float64), which the allocator hands out again, while larger ones come from the
+#: system as empty pages each time; a divisor of the chunks that are read.
+EVALUATION_CELLS = 100
 
 
 def row_blocks(n_cells: int) -> Iterator[tuple[int, Indices]]:
