@@ -111,7 +111,8 @@ def test_strengths_are_the_formula(model, data):
     mean = total / total.sum() * model.fitted.spec.common_depth
     own = (1 / model.inverse_dispersion().to_numpy(float) + 0.3 / mean)[varying]
     norm = np.sqrt((balanced**2).sum(1) + own)
-    expected = balanced @ balanced.T / np.outer(norm, norm)
+    weight = model.state_weights().to_numpy()[varying]
+    expected = balanced @ balanced.T * np.outer(weight / norm, weight / norm)
     np.testing.assert_allclose(vectors @ vectors.T, expected, atol=1e-4)
     assert (vectors**2).sum(1).max() < 1
 

@@ -1,6 +1,5 @@
 """Shuffled copies of genes: independent of all others by construction."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +7,10 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from graphsci.predictions import Matrix
-from graphsci.preprocessing import detected_genes
+from graphsci.preprocessing import detected_genes, library_sizes
+
+#: Cells of about one depth among which a copy that follows depth is shuffled.
+CELLS_OF_ONE_DEPTH = 20
 
 
 class WithShuffledGenes(NamedTuple):
@@ -34,7 +36,8 @@ def append_shuffled_genes(
 
     Library sizes change little if copies are few; note that a copy does not grow with its cell's
     library, so that dividing by it correlates all copies in truth: compare with the raw counts,
-    not with zero, and look at :func:`.false_signal.correlation_given_depth`.
+    not with zero, and look at :func:`.false_signal.correlation_given_depth`. With ``groups`` of
+    :func:`cells_of_one_depth` it does grow, as its gene does.
 
     Parameters
     ----------
@@ -47,7 +50,7 @@ def append_shuffled_genes(
         no correlation to invent.
     groups
         (cells,) of each: cells change places within a group alone, so that a copy differs between
-        groups (batches) as its gene does.
+        groups (batches, depths) as its gene does.
     rng
         Source of randomness.
 
@@ -59,10 +62,7 @@ def append_shuffled_genes(
     matrix = sp.csc_matrix(counts)
     eligible = genes_to_copy(matrix, n_copies=n_copies, min_cells=min_cells)
     sources = np.sort(rng.choice(eligible, size=n_copies, replace=False)).astype(np.int64)
-    places = [np.arange(matrix.shape[0])]
-    if groups is not None:
-        places = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    shuffled = sp.hstack([_shuffled_column(matrix, gene, places, rng) for gene in sources])
+    shuffled = sp.hstack([_shuffled_column(matrix, gene, groups, rng) for gene in sources])
     copies = np.arange(n_copies, dtype=np.int64) + matrix.shape[1]
     return WithShuffledGenes(sp.csr_matrix(sp.hstack([matrix, shuffled])), sources, copies)
 
@@ -78,19 +78,44 @@ def genes_to_copy(counts: Matrix, *, n_copies: int = 100, min_cells: int = 10) -
     return eligible
 
 
+def cells_of_one_depth(
+    counts: sp.csr_matrix, batch: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Groups of about twenty cells of one batch with the most similar library sizes, (cells,).
+
+    Parameters
+    ----------
+    counts
+        (cells, genes).
+    batch
+        (cells,); None for one.
+    """
+    library = library_sizes(counts)
+    batch = np.zeros(len(library), np.int64) if batch is None else batch
+    groups, n_groups = np.empty(len(library), np.int64), 0
+    for one in np.unique(batch):
+        cells = np.flatnonzero(batch == one)
+        cells = cells[np.argsort(library[cells], kind="stable")]
+        n_here = max(1, len(cells) // CELLS_OF_ONE_DEPTH)
+        groups[cells] = n_groups + np.arange(len(cells)) * n_here // len(cells)
+        n_groups += n_here
+    return groups
+
+
 def _shuffled_column(
     matrix: sp.csc_matrix,
     gene: int,
-    places: Sequence[NDArray[np.int64]],
+    groups: NDArray[np.int64] | None,
     rng: np.random.Generator,
 ) -> sp.csc_matrix:
-    """Return one gene with its values in random cells, of those of a place in that place."""
-    entries = slice(matrix.indptr[gene], matrix.indptr[gene + 1])
+    """Return one gene with its values in random cells, of those of a group in that group."""
+    n_cells, entries = matrix.shape[0], slice(matrix.indptr[gene], matrix.indptr[gene + 1])
     rows, values = matrix.indices[entries], matrix.data[entries]
-    parts = [values if len(places) == 1 else values[np.isin(rows, place)] for place in places]
-    cells = [
-        place[rng.choice(place.size, size=part.size, replace=False)]
-        for place, part in zip(places, parts, strict=True)
-    ]
-    found = np.concatenate(parts), (np.concatenate(cells), np.zeros(values.size, dtype=np.int64))
-    return sp.csc_matrix(found, shape=(matrix.shape[0], 1))
+    if groups is None:
+        cells = rng.choice(n_cells, size=values.size, replace=False)
+    else:
+        placed = np.empty(n_cells, np.int64)  # where the value of each cell goes
+        placed[np.lexsort((rng.random(n_cells), groups))] = np.argsort(groups, kind="stable")
+        cells = placed[rows]
+    found = values, (cells, np.zeros(values.size, dtype=np.int64))
+    return sp.csc_matrix(found, shape=(n_cells, 1))

@@ -16,7 +16,7 @@ from graphsci.gene_graph.graph import GeneGraph, graph_from_edges
 from graphsci.imputer import GraphSCI
 from graphsci.network.strength import FEWEST_CELLS, GENE_BLOCK, Coordinates, largest, least_listed
 from graphsci.preprocessing import extract_counts
-from graphsci.shuffled_genes import append_shuffled_genes
+from graphsci.shuffled_genes import append_shuffled_genes, cells_of_one_depth
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -60,8 +60,9 @@ def train_control(
 ) -> Control:
     """Train ``model``'s twin on the same cells with decoys: genes in an order of their own.
 
-    A decoy has a real gene's distribution, with ``batch_key`` in each batch, and is independent of
-    every gene, so whatever relations the twin gives it are invented. Costs one more training.
+    A decoy has a real gene's distribution, with ``batch_key`` in each batch, grows with the depth
+    of the cells as its gene does, and follows no other gene, so whatever relations the twin gives
+    it are invented. Costs one more training.
 
     Parameters
     ----------
@@ -103,7 +104,11 @@ def train_control(
         )
     rng = np.random.default_rng(seed)
     mixed = append_shuffled_genes(
-        counts, n_copies=n_decoys, min_cells=FEWEST_CELLS, groups=data.batch, rng=rng
+        counts,
+        n_copies=n_decoys,
+        min_cells=FEWEST_CELLS,
+        groups=cells_of_one_depth(counts, data.batch),
+        rng=rng,
     )
     decoys = _unused_names(n_decoys, set(names))
     twin = AnnData(

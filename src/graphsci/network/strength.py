@@ -79,14 +79,12 @@ def gene_coordinates(
 
     .. math::
         P \, S \, Q^T &= (V - \bar V) \, C^{1/2}, \qquad W = c \, P S^{1/4} \\
-        u_i &= W_i / \sqrt{|W_i|^2 + 1/\theta_i + 0.3 / \mu_i}
+        u_i &= w_i W_i / \sqrt{|W_i|^2 + 1/\theta_i + 0.3 / \mu_i}
 
     with c such that W has the size of (V - mean V) C^(1/2), mu the mean count in the cells at
-    common depth and theta in an average cell.
+    common depth, theta in an average cell and w the probability that the gene varies predictably.
     The strength u_i . u_j is in (-1, 1). Genes whose variation could not be predicted have no
-    relations, nor have those that fewer than ten of the cells show; of the others V is taken as
-    fitted, whatever their weight in the estimates, since chance is the concern of the
-    false-discovery rate.
+    relations, nor have those that fewer than ten of the cells show.
 
     Preset ``paper``: u = z_N, and eq. 18 turns u_i . u_j into a probability.
 
@@ -103,7 +101,8 @@ def gene_coordinates(
     embedding, network = model.gene_embedding().to_numpy(dtype=np.float64), model.fitted.network
     if not isinstance(network, CountNetwork):
         return Coordinates(embedding.astype(np.float32), signed=False)
-    varying = (network.state_weight > UNPROVEN).numpy(force=True)
+    weight = network.state_weight.numpy(force=True)
+    varying = weight > np.float32(UNPROVEN)
     vectors = np.zeros(embedding.shape, np.float32)
     spec, theta = model.fitted.spec, model.inverse_dispersion()
     assert theta is not None
@@ -127,7 +126,7 @@ def gene_coordinates(
     mean_count = np.maximum(proportions * spec.common_depth, 1e-12)
     own = 1 / theta.to_numpy(dtype=np.float64) + COUNT_NOISE / mean_count
     scale = np.sqrt((balanced**2).sum(1) + own[varying])
-    vectors[varying, : balanced.shape[1]] = balanced / scale[:, None]
+    vectors[varying, : balanced.shape[1]] = balanced * (weight[varying] / scale)[:, None]
     return Coordinates(vectors, signed=True)
 
 
@@ -166,8 +165,7 @@ def _square_root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
 def ensemble(members: Sequence[Coordinates]) -> Coordinates:
     """Coordinates whose products are the mean of the members' products.
 
-    A gene without relations in one member (it varies unpredictably) has none at all: genes that
-    follow no other pass the test of one model now and then, of all models rarely.
+    A gene without relations in one member (it varies unpredictably) has none at all.
     """
     related = np.all([member.vectors.any(1) for member in members], axis=0)
     vectors = np.hstack([member.vectors for member in members]) / np.sqrt(len(members))
