@@ -418,8 +418,16 @@ def test_another_programs_estimate_of_the_kept_counts_is_scored(source, tmp_path
     assert "Nothing to do" in said
 
 
-@pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csr_matrix.toarray])
-def test_a_layer_of_the_whole_counts_is_refused(source, tmp_path, form):
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda whole: whole,
+        lambda whole: whole.toarray(),
+        lambda whole: 0.9 * whole.toarray() + 1e-3,
+        lambda whole: np.log1p(whole.toarray() / np.maximum(whole.sum(1), 1) * 1e4),
+    ],
+)
+def test_a_layer_of_the_whole_counts_is_refused_on_any_scale(source, tmp_path, form):
     split = tmp_path / "split.h5ad"
     run(source, "--write-split", split)
     adata = anndata.read_h5ad(split)
@@ -428,6 +436,24 @@ def test_a_layer_of_the_whole_counts_is_refused(source, tmp_path, form):
     given = ("--held-out", "held_out", "--method", "whole", *CHEAP)
     _, said = run(split, *given, exit_code=cli.BAD_INPUT)
     assert "it has seen the answer. Run the method on X of this file" in said
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        (lambda kept: kept.toarray() * 0.8 + kept.toarray().mean(0) * 0.2, False),
+        (lambda kept: kept.toarray() / np.maximum(kept.sum(1), 1) * 1e6, True),
+        (lambda kept: np.log1p(kept.toarray()) / 9, True),
+    ],
+)
+def test_an_estimate_on_another_scale_is_told(source, tmp_path, form, told):
+    split = tmp_path / "split.h5ad"
+    run(source, "--write-split", split)
+    adata = anndata.read_h5ad(split)
+    adata.layers["theirs"] = np.asarray(form(sparse.csr_matrix(adata.X)), dtype=np.float32)
+    adata.write_h5ad(split)
+    _, said = run(split, "--held-out", "held_out", "--method", "theirs", *CHEAP)
+    assert ("layers['theirs'] sums to" in " ".join(said.split())) == told
 
 
 def test_controls_are_not_run_again_for_batches(source, tmp_path):

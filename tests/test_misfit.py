@@ -117,6 +117,30 @@ def test_cells_of_an_unknown_type_do_not(model, tmp_path):
     np.testing.assert_array_equal(again.obs["graphsci_misfit"], new.obs["graphsci_misfit"])
 
 
+def test_new_cells_of_known_types_fit_where_those_of_training_are_known_by_heart():
+    """As many genes as cells, so that training cells are fitted closely: theirs is no limit."""
+    rng = np.random.default_rng(3)
+    profile = rng.gamma(0.7, 1.0, (3, 300)) * rng.gamma(1.0, 1.0, 300)
+    profile *= 3000 / profile.sum(1, keepdims=True)
+    mean = profile[rng.integers(0, 3, 500)] * rng.lognormal(0, 0.3, (500, 1))
+    counts = AnnData(rng.poisson(mean * rng.gamma(4, 0.25, mean.shape)).astype(np.float32))
+    model = GraphSCI(seed=0, check=False).fit(counts[:250].copy())
+    new = counts[250:].copy()
+    model.impute(new)
+    assert np.mean(new.obs["graphsci_misfit"] > 1) < 0.05
+
+
+def test_a_few_spoilt_training_cells_do_not_hide_a_type_that_is_unknown():
+    training = np.vstack([cells(kind, 150, 300, kind).X for kind in (0, 1)])
+    rng = np.random.default_rng(0)
+    training[rng.permutation(300)[:30], rng.integers(0, 60, 30)] += 100
+    model = GraphSCI(max_epochs=20, check=False, likelihood="nb").fit(AnnData(training))
+    new = AnnData(cells(2, 50, 300, 8).X)
+    with pytest.warns(UserWarning, match="fit the model worse"):
+        model.impute(new)
+    assert np.mean(new.obs["graphsci_misfit"] > 1) > 0.8
+
+
 def test_genes_that_were_not_measured_are_no_misfit(model):
     """Half of the genes are missing, and none of those that tell the types apart."""
     new = cells(0, 200, 300, 9)[:, :30].copy()

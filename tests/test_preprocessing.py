@@ -178,6 +178,34 @@ def test_rounded_counts_of_one_depth_are_told(tmp_path, depth, on_disk):
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
+def test_droplets_that_were_not_filtered_are_told(tmp_path, on_disk):
+    rng = np.random.default_rng(0)
+    values = rng.poisson(np.repeat([2.0, 0.01], [40, 400])[:, None], (440, 300))
+    AnnData(csr(values)).write_h5ad(tmp_path / "a.h5ad")
+    adata = read_h5ad(tmp_path / "a.h5ad", backed="r" if on_disk else None)
+    data = pp.open_counts(adata)
+    (doubt,) = data.doubts
+    n_filled = int((values.sum(1) > 0).sum())
+    assert doubt.startswith(f"{n_filled - 40} of {n_filled} barcodes have fewer than 20 molecules")
+    assert not pp.extract_counts(AnnData(values[:75])).doubts  # most have a cell
+    assert not pp.extract_counts(AnnData(rng.poisson(0.03, (400, 300)))).doubts  # all are shallow
+
+
+def test_antibodies_among_the_genes_are_told():
+    values = np.random.default_rng(0).poisson(1.0, (30, 6))
+    names = ["CD3E", "CD4_TotalSeqB", "CD8a_TotalSeqB", "CD19-TotalSeq-C", "ADT_CD14", "ADTRP"]
+    (doubt,) = pp.extract_counts(AnnData(values, var=pd.DataFrame(index=names))).doubts
+    assert doubt.startswith("4 genes are called like antibodies (CD4_TotalSeqB, CD8a_TotalSeqB")
+    assert not pp.extract_counts(AnnData(values[:, [0, 1, 5]])).doubts
+
+
+def test_several_batch_columns_are_refused_by_name():
+    adata = AnnData(np.random.default_rng(0).poisson(1.0, (30, 6)))
+    with pytest.raises(TypeError, match=r"batch_key: got \['a', 'b'\], expected the name of one"):
+        pp.extract_counts(adata, batch_key=["a", "b"])
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
 def test_cells_that_are_there_twice_are_told(tmp_path, on_disk):
     values = np.random.default_rng(0).poisson(1.0, (60, 200)) * np.arange(1, 61)[:, None] // 10
     doubled = values[[*range(60), 50, 12, 50]]

@@ -56,8 +56,18 @@ def epochs_in_words(training: Mapping[str, Any]) -> str:
     return f"epoch {training['best_epoch']} of {training['epochs']}{stopped}"
 
 
+def check_is_name(column: object, *, option: str) -> None:
+    """Refuse anything but the name of one column."""
+    if not isinstance(column, str):
+        raise TypeError(
+            f"{option}: got {column!r}, expected the name of one column of obs. Join several into "
+            "one first: obs['both'] = obs['a'].astype(str) + ' ' + obs['b'].astype(str)."
+        )
+
+
 def check_column(obs: pd.DataFrame, column: str, *, option: str) -> None:
     """Refuse a column that ``obs`` does not have, and say which it has."""
+    check_is_name(column, option=option)
     if column not in obs:
         present = ", ".join(map(repr, obs.columns)) or "none"
         raise ValueError(f"{option}: obs has no column {column!r}; columns present: {present}.")

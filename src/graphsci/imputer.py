@@ -34,6 +34,7 @@ from graphsci.preprocessing import GeneMatch, match_genes, open_counts, unused_b
 from graphsci.prior_knowledge.known_networks import user_graph
 from graphsci.training import fitting
 from graphsci.training import loop as training
+from graphsci.training.checking import NO_VERDICT
 from graphsci.training.checkpoint import Checkpoint
 from graphsci.verdict import Verdict
 
@@ -183,6 +184,9 @@ class GraphSCI:
                 checkpoint=checkpoint,
                 team=team,
             )
+        for note in self.notes:
+            if note.startswith(NO_VERDICT):
+                warnings.warn(note, stacklevel=2)
         copies = self.copies()
         if copies is not None and self.config.copies == 0:
             warnings.warn(

@@ -33,8 +33,8 @@ Methods = Annotated[
         metavar="NAME",
         help="graphsci, graphsci-mean (the kept count not used again), a control (nothing, "
         "gene_mean, gene_mean_posterior, neighbour_pooling, neighbour_pooling_posterior, empty, "
-        "truth), or with --held-out a layer of the input; may be repeated. Without it: all but "
-        "layers.",
+        "truth), or with --held-out a layer of the input with expected counts at each cell's own "
+        "depth; may be repeated. Without it: all but layers.",
     ),
 ]
 

@@ -18,13 +18,20 @@ from scipy import sparse
 
 from graphsci import io
 from graphsci._choices import CLUSTERING_SEEDS, HELD_OUT_FRACTION, INTERVAL_LEVEL, PROTOCOL, Designs
+from graphsci._jobs.evaluate_layers import (
+    BUILT_IN,
+    HELD_OUT_LAYER,
+    estimate_of_layer,
+    other_scales,
+    refuse_whole_counts,
+)
 from graphsci._jobs.evaluate_ours import OUR_MEAN, OURS, Fits, graphsci_method
 from graphsci._labels import known_labels
 from graphsci._log import Log, say_nothing
 from graphsci._versions import source_digest, versions
 from graphsci._words import check_column
 from graphsci.config import Config, later_seed
-from graphsci.evaluation import CONTROLS, PROTOCOLS, study
+from graphsci.evaluation import PROTOCOLS, study
 from graphsci.evaluation.clustering import package_versions, require_packages
 from graphsci.io.files import check_writable
 from graphsci.io.sources import MemoryCounts, divide, to_csr
@@ -35,13 +42,6 @@ from graphsci.training.copies import find_copies, in_words
 
 if TYPE_CHECKING:
     from graphsci.training.loop import Progress
-
-#: Methods that need no layer.
-BUILT_IN = (OURS, OUR_MEAN, *CONTROLS, study.CEILING)
-#: Cells in which a layer is compared with the counts that were divided.
-_LOOKED_AT = 100
-#: Where ``--write-split`` puts the held-out molecules.
-HELD_OUT_LAYER = "held_out"
 
 
 @dataclass(frozen=True)
@@ -235,10 +235,12 @@ def read_data(job: Job, *, copies: float = 0.0) -> Data:
     layers = {}
     for name in job.methods:
         if name not in BUILT_IN:
-            layers[name] = _layer(job, adata, name)
+            held = job.held_out is not None
+            layers[name] = estimate_of_layer(adata, name, held_out=held)
     batch, _, notes = extract_batch(adata, job.batch_key)
     if held_out is not None:
-        _refuse_whole_counts(layers, counts, held_out)
+        refuse_whole_counts(layers, counts, held_out)
+        notes += other_scales(layers, counts)
     return Data(counts, held_out, _labels(job, adata), batch, (*data.doubts, *said, *notes), layers)
 
 
@@ -345,47 +347,6 @@ def _check_request(job: Job) -> None:
         require_packages(job.protocol)
     if not 0 < job.level < 1:
         raise ValueError(f"level: got {job.level}, expected a number between 0 and 1.")
-
-
-def _layer(job: Job, adata: AnnData, name: str) -> Any:
-    """Return someone's estimate; refuse one that may have seen the held-out molecules."""
-    if name not in adata.layers:
-        raise ValueError(
-            f"method: got {name!r}, expected one of {', '.join(BUILT_IN)}, or a layer "
-            f"of the input ({', '.join(adata.layers) or 'it has none'})."
-        )
-    if job.held_out is None:
-        raise ValueError(
-            f"method: layers[{name!r}] was made from the counts that would be held out, so it has "
-            "seen the answer. Write the kept counts with --write-split FILE, run the other method "
-            "on that file's X, add its estimate as a layer, and evaluate that file with "
-            f"--held-out {HELD_OUT_LAYER}."
-        )
-    values = adata.layers[name]
-    data = values.data if sparse.issparse(values) else np.asarray(values)
-    if not np.isfinite(data).all() or (data < 0).any():
-        raise ValueError(
-            f"method: layers[{name!r}] holds negative or non-finite values, expected counts at "
-            "each cell's own depth; undo any logarithm and scaling first."
-        )
-    return values
-
-
-def _refuse_whole_counts(
-    layers: dict[str, Any], kept: sparse.csr_matrix, held_out: sparse.csr_matrix
-) -> None:
-    """Refuse the very counts that were divided: a layer of them has every answer.
-
-    Some cells are looked at: an estimate of whole numbers that are right in all of them is none.
-    """
-    some = np.flatnonzero(held_out.getnnz(axis=1))[:_LOOKED_AT]
-    whole = kept[some] + held_out[some]
-    for name, values in layers.items():
-        if abs(to_csr(values[some]) - whole).max() < 1e-6:
-            raise ValueError(
-                f"method: layers[{name!r}] holds the kept counts and the held-out ones together, "
-                "so it has seen the answer. Run the method on X of this file, the kept counts."
-            )
 
 
 def _labels(job: Job, adata: AnnData) -> np.ndarray | None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from graphsci._words import few
+from graphsci._words import check_is_name, few
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -100,6 +100,7 @@ def _small_batches(batch_key: str, names: tuple[str, ...], sizes: NDArray[np.int
 
 
 def _batch_column(adata: AnnData, batch_key: str) -> pd.Series:
+    check_is_name(batch_key, option="batch_key")
     if batch_key not in adata.obs.columns:
         present = ", ".join(map(repr, adata.obs.columns)) or "none"
         raise ValueError(

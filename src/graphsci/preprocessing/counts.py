@@ -18,6 +18,7 @@ from graphsci.io.sources import (
     canonical_csr,
     is_on_disk,
 )
+from graphsci.preprocessing._doubts import doubts_of
 from graphsci.preprocessing._opening import Opened, check_is_anndata, find_matrix, open_matrix
 from graphsci.preprocessing._refusals import SAMPLE_ROWS, check_values
 from graphsci.preprocessing._types import Mask, Names
@@ -27,24 +28,10 @@ from graphsci.preprocessing._values import (
     scan_file,
     to_checked_csr,
 )
-from graphsci.preprocessing.names import genes_every_cell_has
 from graphsci.preprocessing.normalization import detected_genes, library_sizes
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-#: Library sizes are one if 5 % and 95 % of the cells are this near, relative to the median: counts
-#: rounded at a depth of 10,000 or more are, sequenced cells differ several-fold (1.1 and more in
-#: eight data sets).
-_ONE_DEPTH, _MIN_CELLS_OF_ONE_DEPTH = 0.02, 20
-#: Rounded at the median depth they are .03 to .24 apart in these, and the numbers of their genes
-#: with counts, which normalising leaves as they were, by more than this and so many times more.
-_NEARLY_ONE_DEPTH, _GENES_APART, _TIMES_APART = 0.25, 0.3, 3
-#: Rounded down, or after genes were chosen, they may be so far apart; then there are cells without
-#: any 1 among at least so many genes, in this share and more (nobody's in ten sets of molecules).
-_LOOSELY_ONE_DEPTH, _GENES_WITH_ONES, _WITHOUT_ONES = 0.6, 30, 0.05
-#: Names of common genes among those of the cells from which a matrix seems to have genes in rows.
-_MIN_GENES_AMONG_CELLS = 3
 
 #: Counts as a matrix in memory, or as a source that is read in rows.
 Counts = TypeVar("Counts", sparse.csr_matrix, CountSource)
@@ -172,11 +159,7 @@ def _count_data(
             "expected at least 2: genes are predicted from each other. Check that the file was "
             "read fully."
         )
-    doubts = [
-        *_one_depth(totals, rows),
-        *_doubles(rows.fingerprints, opened.cell_names),
-        *_transposed(opened.cell_names, opened.gene_names),
-    ]
+    doubts = doubts_of(totals, rows, opened.cell_names, opened.gene_names)
     notes = [
         *opened.notes,
         *doubts,
@@ -194,61 +177,6 @@ def _count_data(
         tuple(notes),
         tuple(doubts),
     )
-
-
-def _one_depth(totals: NDArray[np.float64], rows: Rows) -> list[str]:
-    """Return a warning if practically all cells have one library size, as no sequencer gives."""
-    filled = totals > 0
-    if filled.sum() < _MIN_CELLS_OF_ONE_DEPTH:
-        return []
-    low, median, high = np.quantile(totals[filled], [0.05, 0.5, 0.95])
-    apart = (high - low) / median
-    fewest, usual, most = np.quantile(rows.n_genes[filled], [0.05, 0.5, 0.95])
-    genes_apart = (most - fewest) / usual
-    rounded = apart <= _NEARLY_ONE_DEPTH and genes_apart > max(_GENES_APART, _TIMES_APART * apart)
-    without_ones = (rows.n_ones == 0)[rows.n_genes >= _GENES_WITH_ONES]
-    floored = (
-        apart <= _LOOSELY_ONE_DEPTH
-        and genes_apart > _GENES_APART
-        and len(without_ones) >= _MIN_CELLS_OF_ONE_DEPTH
-        and without_ones.mean() > _WITHOUT_ONES
-    )
-    if apart > _ONE_DEPTH and not (rounded or floored):
-        return []
-    return [
-        f"Practically all cells have one library size ({low:,.0f} to {high:,.0f}): these look "
-        "like rounded CPM, or counts normalised to a common depth otherwise, and not like raw "
-        "counts; expected a library size of its own for each cell. Estimates, intervals and the "
-        "verdict take every unit for a molecule: bring the counts as they were before any "
-        "normalisation. Only cells that were down-sampled to one depth are right as they are."
-    ]
-
-
-def _doubles(fingerprints: NDArray[np.float64], cell_names: Names) -> list[str]:
-    """Return a warning if cells have the very counts of another."""
-    order = np.argsort(fingerprints, kind="stable")  # nan, which equals nothing, comes last
-    again = np.zeros(len(order), dtype=bool)
-    again[order[1:]] = np.diff(fingerprints[order]) == 0
-    if not again.any():
-        return []
-    return [
-        f"{again.sum():,} of {len(again):,} cells have exactly the counts of an earlier one "
-        f"({few(cell_names[again])}): was a sample added twice, or cells drawn with replacement? "
-        "What is held out of a cell is then in its double, so that the verdict is too good, and "
-        "each counts twice. Leave the doubles out."
-    ]
-
-
-def _transposed(cell_names: Names, gene_names: Names) -> list[str]:
-    """Return a warning if the cells are named as genes are, and the genes are not."""
-    like_genes = genes_every_cell_has(cell_names)
-    if len(like_genes) < _MIN_GENES_AMONG_CELLS or len(genes_every_cell_has(gene_names)):
-        return []
-    return [
-        f"{len(like_genes)} cells have names of genes ({few(like_genes)}), and no gene has such a "
-        "name: this matrix seems to have genes in rows; expected cells in rows. Transpose it "
-        "(adata.T; tables: --genes-in)."
-    ]
 
 
 def _describe(

@@ -193,7 +193,7 @@ def existing(path: str | Path) -> Path:
     """Return a path; refuse it if there is no file."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}. Check the path of the network.")
+        raise FileNotFoundError(f"There is no file {path}. Check the path.")
     return path
 
 

@@ -19,6 +19,8 @@ from graphsci.verdict import Verdict, judge
 #: Fewest cells whose scores can be compared. Their spread gives the standard error, which five
 #: cells of pure noise underrate now and then by more than Student's t allows for.
 _FEWEST_JUDGING_CELLS = 10
+#: How the note begins that says why there is none.
+NO_VERDICT = "no verdict"
 
 
 def check(
@@ -50,7 +52,7 @@ def check(
     n_cells = int((split.held_out[judging].getnnz(axis=1) > 0).sum())
     if n_cells < _FEWEST_JUDGING_CELLS:
         return None, (
-            f"no verdict: {n_cells} cells with held-out molecules are too few to compare methods "
+            f"{NO_VERDICT}: {n_cells} cells with held-out molecules are too few to compare methods "
             f"(at least {_FEWEST_JUDGING_CELLS})",
         )
     fraction = config.held_out_fraction
@@ -72,7 +74,7 @@ def check(
             batch=batch if batch.any() else None,
         )
     except KeyboardInterrupt:
-        return None, ("no verdict: the check was interrupted; the trained model is kept",)
+        return None, (f"{NO_VERDICT}: the check was interrupted; the trained model is kept",)
     return verdict._replace(copies=copies), ()
 
 
