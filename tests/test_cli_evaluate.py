@@ -424,7 +424,7 @@ def test_another_programs_estimate_of_the_kept_counts_is_scored(source, tmp_path
         lambda whole: whole,
         lambda whole: whole.toarray(),
         lambda whole: 0.9 * whole.toarray() + 1e-3,
-        lambda whole: np.log1p(whole.toarray() / np.maximum(whole.sum(1), 1) * 1e4),
+        lambda whole: np.log1p(whole.toarray() / np.maximum(np.asarray(whole.sum(1)), 1) * 1e4),
     ],
 )
 def test_a_layer_of_the_whole_counts_is_refused_on_any_scale(source, tmp_path, form):
