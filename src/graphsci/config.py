@@ -99,8 +99,8 @@ class Config:
     )
     variation_level: float = _option(
         0.2,
-        "A gene follows the state of the cell as far as a test, of one half of each cell's "
-        "molecules on the other, makes it likely that it does, if it passes at this level (one "
+        "A gene follows the state of the cell as far as a test, of its counts on the state "
+        "that other genes show, makes it likely that it does, if it passes at this level (one "
         "independent gene in five passes 0.2), or at a higher one where the test is so weak that "
         "most genes above still vary; else "
         "it keeps its mean share but for a trace, so that no correlation is invented. 1 lets all "

@@ -269,8 +269,8 @@ class GraphSCI:
     def variation_p_values(self) -> pd.Series | None:
         """P-value of each gene that its expression does not follow the state of the cell.
 
-        From a score test of one half of each cell's molecules on the embedding of the other, along
-        directions that predict withheld molecules (:mod:`graphsci.training.predictability`). Genes
+        From a score test of its counts on the state that other genes show, along axes learned from
+        other cells (:mod:`graphsci.training.predictability`). Genes
         above ``config.variation_level``, or the level that the run's notes name, and others
         without evidence keep their mean share in every cell but for a trace. None for preset
         ``paper``.

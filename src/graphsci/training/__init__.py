@@ -10,6 +10,6 @@
 ``blocks``                                  cells in chunks, shuffled and divided
 ``objectives``, ``loop``                    what is minimised, and the loop that does it
 ``checkpoint``, ``distributed``             a long training on disk; several processes
-``variation``, ``checking``                 genes tested on the trained network; the verdict
+``variation``, ``checking``                 genes weighed in the trained network; the verdict
 ==========================================  ======================================================
 """
