@@ -662,7 +662,7 @@ def test_shuffled_genes_get_no_more_edges_than_stated():
 
 
 def test_the_twin_withholds_nothing(control):
-    """Every direction of its test of variation then counts: no decoy is out by luck."""
+    """Decoys are then fitted as closely as can be."""
     assert control.model.config.validation_fraction == 0
     assert not control.model.config.check
 

@@ -125,6 +125,8 @@ def train_control(
         copies=spec.config.copies if spec.is_divided else 1.0,
         device=model.config.device,
     )
+    if config.preset == "default":  # trained to the end on all molecules, so that decoys are fitted
+        config = config.replace(validation_fraction=0.0)  # as closely as can be: the safe side
     if spec.graph_given:  # it comes as it was combined: nothing is to be computed beside it
         config, graph = config.replace(graph="none", network_weight=1.0), _padded(spec.graph, twin)
     trained = GraphSCI(config).fit(
