@@ -847,9 +847,17 @@ def test_batches_are_matched_by_name_whatever_their_type(trained, toy):
     where = np.flatnonzero(toy.obs["batch"] == "b1")
     np.testing.assert_allclose(alone, one.layers["mean"][where], rtol=1e-4, atol=1e-6)
     toy.obs["batch"] = toy.obs["batch"].astype(str).map({"b0": "b1", "b1": "b0"})
-    with pytest.warns(UserWarning, match="fit the model worse"):  # as they should, batches swapped
-        swapped = impute(trained, "batches", toy)
+    swapped = impute(trained, "batches", toy)
     assert not np.allclose(one.layers["mean"], swapped.layers["mean"], rtol=0.05)
+
+
+def test_cells_under_the_name_of_another_batch_do_not_fit(toy):
+    model = GraphSCI(likelihood="nb", max_epochs=60, seed=1).fit(toy, batch_key="batch")
+    model.impute(toy, batch_key="batch")
+    assert (toy.obs["graphsci_misfit"] > 1).mean() < 0.05
+    toy.obs["batch"] = toy.obs["batch"].astype(str).map({"b0": "b1", "b1": "b0"})
+    with pytest.warns(UserWarning, match="fit the model worse"):
+        model.impute(toy, batch_key="batch")
 
 
 @pytest.mark.parametrize("kind", ["float32", "datetime64[ns]", "bool", "category"])

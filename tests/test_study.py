@@ -70,7 +70,8 @@ def test_only_the_command_imports_the_judge():
         )
         and package / "evaluation" not in path.parents
     ]
-    assert sorted(users) == [f"_jobs/evaluate{part}.py" for part in ("", "_ours", "_report")]
+    parts = ("", "_layers", "_ours", "_report")
+    assert sorted(users) == [f"_jobs/evaluate{part}.py" for part in parts]
 
 
 # --- cases ------------------------------------------------------------------------------
