@@ -9,7 +9,8 @@ from anndata import AnnData
 from scipy import stats
 
 from graphsci import GraphSCI
-from graphsci.nn.misfit import misfit, misfit_note
+from graphsci._imputing.misfits import misfit_note, unexpected_genes
+from graphsci.nn.misfit import gene_misfit, misfit
 from graphsci.nn.model_parts import CountDistribution
 
 
@@ -50,13 +51,21 @@ def test_nothing_is_said_of_an_empty_cell():
     assert found.isnan().tolist() == [True, False]
 
 
-def test_when_a_note_is_due():
-    some = np.array([0.5] * 90 + [1.5] * 10 + [np.nan])
-    assert misfit_note(some, "fit") is None  # ten of a hundred
-    said = misfit_note(np.append(some, [1.1, 0.2]), "fit")
-    assert said.startswith("11 of 102 cells (11%) fit the model worse than 99 % of the cells")
-    assert "obs['fit'] above 1" in said
-    assert misfit_note(np.array([3.0, 3.0]), "fit") is None  # of two cells nothing is said
+def test_misfit_of_genes_is_what_that_of_cells_is_made_of():
+    rng = np.random.default_rng(2)
+    mean, theta = rng.gamma(1, 2, (5, 40)), np.full((5, 40), 2.0)
+    counts = rng.poisson(mean).astype(float)
+    counts[3, 7] = 200
+    predicted = distribution(mean, theta), torch.as_tensor(counts)
+    expected, distance = gene_misfit(*predicted)
+    variance = mean * (1 + mean / 2)
+    share = variance / (variance + 0.1)
+    squares = np.minimum((counts - mean) ** 2 / (variance + 0.1), 20)
+    np.testing.assert_allclose(expected, mean.sum(0))
+    np.testing.assert_allclose(distance, (squares - share).sum(0))
+    per_cell = misfit(*predicted).numpy()
+    np.testing.assert_allclose(distance.sum(), ((per_cell - 1) * share.sum(1)).sum())
+    assert distance.argmax() == 7
 
 
 # --- a type that training lacked ------------------------------------------------------
@@ -102,6 +111,48 @@ def test_cells_of_a_known_type_fit_at_any_depth(models, likelihood, depth):
         model.impute(new)
     assert np.mean(new.obs["graphsci_misfit"] > 1) < 0.05
     assert new.obs["graphsci_misfit"].median() < 0.9
+
+
+def test_when_a_note_is_due(model):
+    """More than a tenth, and at least three."""
+    prepared = model.prepare(cells(0, 103, 300, 7))
+
+    def said_of(misfits):
+        return misfit_note(model.fitted, prepared, np.asarray(misfits), "fit")
+
+    some = [0.5] * 90 + [1.5] * 10 + [np.nan]
+    assert said_of([*some, 0.9, 0.9]) is None  # ten of 102
+    said = said_of([*some, 1.1, 0.2])
+    assert said.startswith("11 of 102 cells (11%) fit the model worse than 99 % of the cells")
+    assert "obs['fit'] above 1" in said
+    assert said_of([3.0, 3.0]) is None  # of two cells nothing is said
+
+
+def test_the_genes_of_an_unknown_type_are_named(model):
+    """Those of the third type are g20 to g29; by hand what a cell has of them."""
+    new = AnnData(np.vstack([cells(0, 50, 300, 4).X, cells(2, 50, 300, 8).X]))
+    new.var_names = cells(0, 1, 300, 0).var_names
+    prepared = model.prepare(new)
+    found = unexpected_genes(model.fitted, prepared, np.arange(50, 100))
+    assert set(found.names[:10]) == {f"g{i}" for i in range(20, 30)}
+    means = new[50:].to_df().mean()
+    np.testing.assert_allclose(found.observed, means[found.names], rtol=1e-5)
+    assert (found.expected < found.observed).all()
+    assert (found.expected[:10] < found.observed[:10] / 2).all()
+    with pytest.warns(UserWarning, match=r"Least expected there: g2\d \(") as said:
+        model.impute(new)
+    assert f"({found.observed[0]:.2g} counts a cell, " in str(said[0].message)
+
+
+def test_unexpected_genes_of_cells_far_apart(model):
+    """From ten chunks at most, whose cells stand for all."""
+    prepared = model.prepare(cells(2, 25_000, 300, 8))
+    some = unexpected_genes(model.fitted, prepared, np.arange(0, 25_000, 3))
+    assert set(some.names[:10]) == {f"g{i}" for i in range(20, 30)}
+    three = unexpected_genes(model.fitted, prepared, np.array([1, 2_500, 24_999]))
+    means = prepared.counts[[1, 2_500, 24_999]].mean(0).A1
+    position = [int(name[1:]) for name in three.names]
+    np.testing.assert_allclose(three.observed, means[position], rtol=1e-5)
 
 
 def test_cells_of_an_unknown_type_do_not(model, tmp_path):

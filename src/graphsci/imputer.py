@@ -16,6 +16,7 @@ from scipy import sparse
 from graphsci import estimates as es
 from graphsci._imputing import annotation, estimating
 from graphsci._imputing.estimating import Cells, EstimateBlock
+from graphsci._imputing.misfits import misfit_note
 from graphsci._imputing.model_io import load_model, save_model
 from graphsci._imputing.request import Request
 from graphsci._keys import DEFAULT_KEY, Keys, keys
@@ -28,7 +29,6 @@ from graphsci.config import Config, preset
 from graphsci.gene_graph.graph import GeneGraph
 from graphsci.io.files import check_writable
 from graphsci.nn.devices import choose_device
-from graphsci.nn.misfit import misfit_note
 from graphsci.nn.model import CountNetwork
 from graphsci.preprocessing import GeneMatch, match_genes, open_counts, unused_batches
 from graphsci.prior_knowledge.known_networks import user_graph
@@ -435,7 +435,10 @@ class GraphSCI:
         adata.uns[slots.uns] = record = annotation.record_of_data(
             self, adata, cells, request, slots, stored=stored, layer=layer
         )
-        said = misfit_note(misfit, slots.misfit), estimating.copies_note(self.fitted, cells)
+        said = (
+            misfit_note(self.fitted, cells, misfit, slots.misfit),
+            estimating.copies_note(self.fitted, cells),
+        )
         for note in filter(None, said):
             record["notes"].append(note)
             warnings.warn(note, stacklevel=2)

@@ -81,6 +81,14 @@ class Cells(NamedTuple):
         """Yield the first cell and the counts of chunks, the next one read ahead."""
         return read_ahead(lambda at: (at, self._rows(at)), self.starts()[which])
 
+    def block(
+        self, counts: sparse.csr_matrix, batch: NDArray[np.int64], device: torch.device
+    ) -> CellBlock:
+        """Some cells, (cells, model genes) and (cells,), as the network takes them."""
+        block = cell_blocks.move_cells(counts, batch, device)
+        # genes that were not measured still have a share of the cell's molecules
+        return block._replace(library=block.library / self.measured_share)
+
     def _rows(self, start: int) -> sparse.csr_matrix:
         return self.source.rows(start, min(start + CHUNK_CELLS, self.n_cells))
 
@@ -268,10 +276,8 @@ def _row_blocks(network: Network, cells: Cells, chunks: slice = ALL) -> Iterator
     for first, chunk in cells.chunks(chunks):
         aligned = align_counts(chunk, cells.match)
         for at, rows in cell_blocks.row_blocks(chunk.shape[0]):
-            part, batch = aligned[rows], cells.batch[first + rows]
-            block = cell_blocks.move_cells(part, batch, device)
-            # genes that were not measured still have a share of the cell's molecules
-            block = block._replace(library=block.library / cells.measured_share)
+            part = aligned[rows]
+            block = cells.block(part, cells.batch[first + rows], device)
             yield _Rows(first + at, block, chunk[rows], library_sizes(part))
 
 

@@ -23,6 +23,7 @@ from graphsci._imputing.estimating import (
     copies_note,
     estimate_blocks,
 )
+from graphsci._imputing.misfits import misfit_note
 from graphsci._imputing.request import Request
 from graphsci.advance import Meter
 from graphsci.imputer import GraphSCI
@@ -36,7 +37,6 @@ from graphsci.io.streams import (
     copy_anndata,
     open_store,
 )
-from graphsci.nn.misfit import misfit_note
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -83,7 +83,10 @@ def write_estimates(
         else:
             io.write_anndata(adata, temporary)
         lost, misfit = stream.write(temporary)
-        said = misfit_note(misfit, slots.misfit), copies_note(model.fitted, cells)
+        said = (
+            misfit_note(model.fitted, cells, misfit, slots.misfit),
+            copies_note(model.fitted, cells),
+        )
         notes = list(filter(None, said))
         if lost or notes:
             record = adata.uns[slots.uns]

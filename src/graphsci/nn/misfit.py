@@ -24,8 +24,6 @@ _FLOOR = 0.1
 _CAP = 20.0
 #: Cells that the limit is taken from, and the share of them within it.
 _LIMIT_CELLS, _LIMIT_SHARE = 1_000, 0.99
-#: More cells beyond the limit than this share of all, and a few, deserve a warning.
-_MANY, _FEW = 0.1, 3
 
 
 def misfit(predicted: CountDistribution, counts: Tensor) -> Tensor:
@@ -44,6 +42,23 @@ def misfit(predicted: CountDistribution, counts: Tensor) -> Tensor:
     counts
         (cells, genes), of the same genes.
     """
+    _, squares, weight = _squares(predicted, counts)
+    expected = weight.shape[1] - _FLOOR * weight.sum(1)  # v / (v + c) = 1 - c / (v + c)
+    return torch.where(counts.any(1), squares.sum(1) / expected, torch.nan)
+
+
+def gene_misfit(predicted: CountDistribution, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """What is predicted of genes in some cells, and how far their counts are off, (genes,) each.
+
+    Sums over the cells of m, and of min((x - m)^2 / (v + c), 20) - v / (v + c), in the notation of
+    :func:`misfit`: 0 in the mean if the model is right.
+    """
+    mean, squares, weight = _squares(predicted, counts)
+    return mean.sum(0), squares.sum(0) - len(counts) + _FLOOR * weight.sum(0)
+
+
+def _squares(predicted: CountDistribution, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Means of the entries, their capped squares, and what these were weighed by, 1 / (v + c)."""
     mean, theta, logits = predicted
     variance = mean.div(theta).add_(1).mul_(mean)
     if logits is not None:
@@ -51,9 +66,7 @@ def misfit(predicted: CountDistribution, counts: Tensor) -> Tensor:
         variance = kept * (variance + (1 - kept) * mean.square())
         mean = kept * mean
     weight = variance.add_(_FLOOR).reciprocal_()
-    squares = (counts - mean).square_().mul_(weight).clamp_max_(_CAP)
-    expected = mean.shape[1] - _FLOOR * weight.sum(1)  # v / (v + c) = 1 - c / (v + c)
-    return torch.where(counts.any(1), squares.sum(1) / expected, torch.nan)
+    return mean, (counts - mean).square_().mul_(weight).clamp_max_(_CAP), weight
 
 
 def misfit_limit(
@@ -99,18 +112,3 @@ def _drawn(predicted: CountDistribution, rng: np.random.Generator) -> sparse.csr
     if logits is not None:
         counts *= rng.random(counts.shape) < torch.sigmoid(-logits).numpy(force=True)
     return sparse.csr_matrix(counts)
-
-
-def misfit_note(misfits: NDArray[np.floating], column: str) -> str | None:
-    """What to say if many cells are beyond the limit (1) of the training cells; else None."""
-    known = misfits[np.isfinite(misfits)]
-    beyond = int((known > 1).sum())
-    if beyond < _FEW or beyond <= _MANY * len(known):
-        return None
-    return (
-        f"{beyond:,} of {len(known):,} cells ({beyond / len(known):.0%}) fit the model worse than "
-        f"99 % of the cells that it knows (obs[{column!r}] above 1; median "
-        f"{np.median(known):.2g}): they may be of a type, a protocol or a quality that training "
-        "lacked, and estimates then miss what only they express; with a tenth of the depth, some "
-        "are beyond it by chance. Train on data that have such cells."
-    )
