@@ -440,7 +440,7 @@ def count_network(counts, *, zero_inflated=False):
         )
 
 
-def thinning(counts, held_out=None, *, zero_inflated=False, hidden_share=0.0, **options):
+def thinning(counts, held_out=None, *, zero_inflated=False, **options):
     return objectives.ThinningObjective(
         count_network(counts, zero_inflated=zero_inflated),
         MemoryBlocks(sparse.csr_matrix(counts)),
@@ -449,27 +449,66 @@ def thinning(counts, held_out=None, *, zero_inflated=False, hidden_share=0.0, **
         Config(**options),
         device=CPU,
         held_out=held_out,
-        hidden_share=hidden_share,
     )
 
 
-def test_steps_hide_genes_in_turn():
-    counts = sparse.csr_matrix(np.random.default_rng(0).poisson(2.0, (10, 400)))
-    objective = thinning(counts, hidden_share=0.25)
-    hidden = torch.stack([objective._hidden(step) for step in range(1, 41)])
-    assert hidden.double().mean() == pytest.approx(0.25, abs=0.02)
-    assert hidden.any(0).all()
-    assert not hidden.all(0).any()
+def counts_of_means(means, n_cells=20) -> sparse.csr_matrix:
+    """Every cell with the same counts, so that these are the genes' means."""
+    return sparse.csr_matrix(np.tile(np.asarray(means, np.float32), (n_cells, 1)))
+
+
+def test_genes_with_many_molecules_are_hidden_in_turn():
+    """By hand: at theta 1 and f = .5 a step scores .5 / (.5 m + 1) of what a count says."""
+    means = np.array([1.0, 3.0, 8.0, 98.0])
+    counts, half = counts_of_means(np.repeat(means, 100)), {"kept_low": 0.5, "kept_high": 0.5}
+    objective = thinning(counts, least_scored=0.2, **half)
+    scored = [1 / 3, 0.2, 0.1, 0.01]
+    share = [0, 0, 0.1 / 0.9, 0.19 / 0.99]  # s + (1 - s) q = .2
+    assert [q + (1 - q) * s for q, s in zip(share, scored, strict=True)][1:] == pytest.approx(
+        [0.2, 0.2, 0.2]
+    )
+    found = objective.hiding.share.reshape(4, 100)
+    torch.testing.assert_close(
+        found, torch.tensor(share)[:, None].expand(4, 100), atol=1e-6, rtol=0
+    )
+    assert objective.hiding.of_molecules == pytest.approx((share * means).sum() / means.sum())
+    hidden = torch.stack([objective._hidden(step) for step in range(1, 201)])
+    often = hidden.double().mean(0).reshape(4, 100)
+    assert not often[:2].any()
+    assert often[2:].mean(1).tolist() == pytest.approx(share[2:], abs=0.01)
+    assert not hidden[:, 200:].all(0).any()
+    assert hidden[:, 200:].any(0).all()
     assert torch.equal(objective._hidden(7), hidden[6])  # of the step alone
-    assert thinning(counts)._hidden(1) is None
+    assert thinning(counts_of_means(means), least_scored=0.0)._hidden(1) is None
+    assert thinning(counts, least_scored=0.01, **half)._hidden(1) is None
 
 
-def test_genes_are_hidden_where_counts_are_large():
-    few, many = (sparse.csr_matrix(np.full((3, 4), value)) for value in (40.0, 41.0))
-    assert objectives.hidden_share_for(few) == 0
-    assert objectives.hidden_share_for(many) == objectives.HIDDEN_SHARE
-    assert objectives.hidden_share_for(few, 0.1) == 0.1
-    assert objectives.hidden_share_for(sparse.csr_matrix((3, 4))) == 0
+def test_which_genes_are_hidden_follows_theta():
+    """Known after an epoch: where theta is large the kept molecules say little of the others."""
+    objective = thinning(counts_of_means([3.0, 98.0]))
+    before = objective.hiding.share
+    with torch.no_grad():
+        objective.network.log_theta += 4
+    assert objective.hiding.share is before  # all of an epoch
+    cells = next(iter(objective.minibatches(10, np.random.default_rng(0))))
+    objective.step_loss(cells, 1)
+    objective.end_epoch()
+    assert objective.hiding.share[1] < before[1]
+
+
+def test_what_is_hidden_is_what_the_encoder_does_not_see():
+    """The others count for 1 / (1 - q) in its place: in the mean over steps nothing changes."""
+    objective = thinning(counts_of_means([1.0, 98.0]), least_scored=0.6)
+    network, share = objective.network.eval(), objective.hiding.share
+    cells = next(iter(objective.minibatches(10, np.random.default_rng(0))))
+    block = cell_blocks.move_cells(cells.counts, np.zeros(10, np.int64), CPU)
+    seen = network._input_product(block)
+    scaled = network._input_product(block, share)
+    weight = network.input_weight.detach()
+    values = block.log_normalized(network.median_library).reshape(10, 2)
+    by_hand = values / (1 - share) @ weight
+    torch.testing.assert_close(scaled, by_hand)
+    torch.testing.assert_close(seen, values @ weight)
 
 
 def test_validation_loss_of_withheld_molecules_matches_scipy():
@@ -513,20 +552,19 @@ def test_validation_does_not_learn_and_does_not_depend_on_the_block(monkeypatch,
     assert thinning(full).validation_loss() is None
 
 
-@pytest.mark.parametrize(("kept", "hidden"), [(0.3, 0.0), (0.8, 0.0), (0.8, 0.4)])
-def test_the_optimiser_adds_the_gradient_of_the_prior(kept, hidden):
+@pytest.mark.parametrize(("kept", "least"), [(0.3, 0.0), (0.8, 0.0), (0.8, 0.4)])
+def test_the_optimiser_adds_the_gradient_of_the_prior(kept, least):
     """An epoch equals steps on the loss plus the scored share / cells x sum v^T S^-1 v / 2.
 
     S is the square of the scale for the encoder and the offsets, any for the loadings; of log
     theta v is the distance to the trend. Of the molecules 1 - f (1 - q) are scored, of what the
-    counts of a gene say of its mean q + (1 - q) theta (1 - f) / (f m + theta); nothing hidden, the
-    priors of genes take 1 - f, which is that of few molecules.
+    counts of a gene say of its mean q + (1 - q) theta (1 - f) / (f m + theta).
     """
     options = {
         "kept_low": kept,
         "kept_high": kept,
         "loading_scale": 0.05,
-        "hidden_share": hidden,
+        "least_scored": least,
     }
     ours, plain = (thinning(toy_counts(), **options) for _ in range(2))
     n_latent = len(ours.network.loading_covariance)
@@ -539,18 +577,21 @@ def test_the_optimiser_adds_the_gradient_of_the_prior(kept, hidden):
     training.train(ours, config)
 
     state = training.TrainingState(plain, config, n_steps=3)
-    network = plain.network.train()
+    network, mean = plain.network.train(), log_mean.exp()
+    start = network.inverse_dispersion.detach()
+    divided = start * (1 - kept) / (kept * mean + start)
+    hidden = ((least - divided) / (1 - divided)).clamp_min(0)
+    assert bool(hidden.any()) == (least > 0)
+    of_molecules = (hidden * mean).sum() / mean.sum()
     for step, cells in enumerate(plain.minibatches(10, state.order), 1):
-        squares = (
-            network.input_weight.square().sum() / 0.05**2 + network.batch_offset.square().sum()
-        )
+        squares = network.input_weight.square().sum() / 0.05**2
         solved = torch.linalg.solve(covariance, network.loadings.T)
         far = (network.log_theta - 2.0 - 0.5 * log_mean).square() / 0.01
         theta = network.log_theta.detach().exp()
-        divided = theta * (1 - kept) / (kept * log_mean.exp() + theta)
-        scored = hidden + (1 - hidden) * (divided if hidden else 1 - kept)
-        of_genes = (scored * ((network.loadings.T * solved).sum(0) + far)).sum()
-        prior = ((1 - (1 - hidden) * kept) * squares + of_genes) / 2 / 30
+        scored = hidden + (1 - hidden) * theta * (1 - kept) / (kept * mean + theta)
+        offsets = network.batch_offset.square().sum(0)
+        of_genes = (scored * ((network.loadings.T * solved).sum(0) + far + offsets)).sum()
+        prior = ((1 - (1 - of_molecules) * kept) * squares + of_genes) / 2 / 30
         loss = plain.step_loss(cells, step) + prior
         state.optimizer.zero_grad()
         loss.backward()
@@ -587,10 +628,12 @@ def test_weights_that_are_not_finite_teach_nothing(name):
     assert all(map(torch.equal, priors, before))
 
 
-@pytest.mark.parametrize("hidden", [0.0, 0.2])
-def test_the_prior_is_learned_from_the_embeddings_of_the_steps(hidden):
+@pytest.mark.parametrize("least", [0.0, 0.3])
+def test_the_prior_is_learned_from_the_embeddings_of_the_steps(least):
     """What an epoch leaves in S is one step of EM on all that was encoded."""
-    objective = thinning(toy_counts(), hidden_share=hidden)
+    objective = thinning(toy_counts(), least_scored=least)
+    hidden = objective.hiding.share.double()
+    assert bool(hidden.any()) == (least > 0)
     before = objective.network.loading_covariance.clone()
     torch.testing.assert_close(before, 0.07**2 * torch.eye(len(before)).double())
     objective.network.train()
@@ -605,25 +648,25 @@ def test_the_prior_is_learned_from_the_embeddings_of_the_steps(hidden):
     counts, theta = toy_counts().toarray(), objective.network.inverse_dispersion.detach().double()
     mean = torch.as_tensor(counts.mean(0)).double()
     kept = np.linspace(0.4, 0.9, 9).tolist()
-    scored = loading_prior.scored_share(mean, theta, kept=kept, hidden_share=0.2)
+    scored = loading_prior.scored_share(mean, theta, kept=kept, hidden_share=hidden)
     known = len(counts) * scored * mean / (1 + mean / theta)
-    if not hidden:
-        known = len(counts) * 0.35 * mean / (1 + 0.35 * mean / theta)
     updated = updated_covariance(
         before, objective.network.loadings, z.T @ z / len(z), known, smallest_variance=0.07**2
     )
     torch.testing.assert_close(objective.network.loading_covariance, updated)
 
 
-@pytest.mark.parametrize("hidden", [0.0, 0.2])
-def test_the_trend_of_theta_is_learned_from_what_the_steps_score(hidden):
+@pytest.mark.parametrize("least", [0.0, 0.3])
+def test_the_trend_of_theta_is_learned_from_what_the_steps_score(least):
     """One step after the epoch; genes without molecules count as with half a molecule."""
     dense = toy_counts().toarray()
     dense[:, 0] = 0
     counts = sparse.csr_matrix(dense)
-    objective = thinning(counts, kept_low=0.5, kept_high=0.5, hidden_share=hidden)
+    objective = thinning(counts, kept_low=0.5, kept_high=0.5, least_scored=least)
     with torch.no_grad():
         objective.network.log_theta += torch.linspace(-1, 1, counts.shape[1])
+    hidden = objective.hiding.share.double()
+    assert bool(hidden.any()) == (least > 0)
     cells = next(iter(objective.minibatches(10, np.random.default_rng(0))))
     objective.step_loss(cells, 1)
     objective.end_epoch()

@@ -142,11 +142,11 @@ class Config:
     kept_high: float = _option(
         0.9, "Largest share that is encoded.", low=0.05, high=0.95, preset="default"
     )
-    masked_share: float = _option(
-        0.0,
-        "Share of the genes that a step hides from the encoder altogether, chosen anew each time, "
-        "and predicts from the other genes. 0 chooses: 0.2 for large counts, as of reads (the "
-        "median of those above 0 is over 40), else none.",
+    least_scored: float = _option(
+        0.45,
+        "Of many molecules the kept ones say nearly all of the rest, so that little of what a gene "
+        "counts is scored. Genes of which it is less than this share are hidden from the encoder "
+        "altogether in some steps, and predicted from the others; 0 hides none.",
         low=0.0,
         high=0.9,
         preset="default",

@@ -50,7 +50,7 @@ def information(mean: Tensor, theta: Tensor) -> Tensor:
 
 
 def scored_information(
-    mean: Tensor, theta: Tensor, *, kept: Sequence[float], hidden_share: float = 0.0
+    mean: Tensor, theta: Tensor, *, kept: Sequence[float], hidden_share: float | Tensor = 0.0
 ) -> Tensor:
     """Information on log theta of what a step scores in one cell, (genes,).
 

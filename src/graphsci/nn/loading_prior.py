@@ -43,7 +43,11 @@ def information(mean: Tensor, theta: Tensor, n_cells: int = 1) -> Tensor:
 
 
 def scored_share(
-    mean: Tensor, theta: Tensor, *, kept: float | Sequence[float], hidden_share: float
+    mean: Tensor,
+    theta: Tensor,
+    *,
+    kept: float | Sequence[float],
+    hidden_share: float | Tensor = 0.0,
 ) -> Tensor:
     """Share of what a count says of its log mean that a step scores, (genes,).
 
@@ -58,11 +62,24 @@ def scored_share(
     kept
         f, the share of the molecules that is kept; the mean over several.
     hidden_share
-        Share of the genes that is hidden.
+        Share of the steps in which a gene is hidden, of all or (genes,).
     """
     shares = [kept] if isinstance(kept, float) else list(kept)
     divided = torch.stack([theta * (1 - f) / (f * mean + theta) for f in shares]).mean(0)
     return hidden_share + (1 - hidden_share) * divided
+
+
+def hidden_share_for(scored: Tensor, least: float) -> Tensor:
+    """Share of the steps that have to hide a gene so that ``least`` of what it says is scored.
+
+    Parameters
+    ----------
+    scored
+        (genes,) share that is scored of genes that are not hidden.
+    least
+        Below 1.
+    """
+    return ((least - scored) / (1 - scored)).clamp_min(0)
 
 
 def updated_covariance(

@@ -180,13 +180,13 @@ class CountNetwork(nn.Module):
         """
         self.dropout_curve[0] -= self.dropout_curve[1] * log_depth
 
-    def encode(self, cells: CellBlock, *, hidden_share: float = 0.0) -> Tensor:
+    def encode(self, cells: CellBlock, *, hidden_share: Tensor | None = None) -> Tensor:
         """Encode the molecules given, (cells, latent), standardised over the training cells.
 
-        What the others say stands in for a share of the genes that is hidden, as in dropout.
+        A gene that is hidden in a share of the steps, (genes,), counts for more in the others, as
+        in dropout.
         """
-        product = self._input_product(cells).to(self.bias.dtype)
-        hidden = product / (1 - hidden_share)  # (cells, hidden)
+        hidden = self._input_product(cells, hidden_share).to(self.bias.dtype)  # (cells, hidden)
         one = len(self.input_batch) == 1
         shift = self.input_batch if one else self._batches(cells) @ self.input_batch
         hidden = F.relu(self.input_norm(hidden + shift))
@@ -202,9 +202,11 @@ class CountNetwork(nn.Module):
         kind = self.input_weight.device.type
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.use_bfloat16)
 
-    def _input_product(self, cells: CellBlock) -> Tensor:
+    def _input_product(self, cells: CellBlock, hidden_share: Tensor | None = None) -> Tensor:
         """X W of the log-normalised block X: sparse, or dense where that is faster."""
         values, n_genes = cells.log_normalized(self.median_library), len(self.input_weight)
+        if hidden_share is not None:
+            values = values / (1 - hidden_share.index_select(0, cells.genes))
         if values.is_cuda or values.shape[0] > DENSE_ABOVE * cells.n_cells * n_genes:
             with self._autocast():
                 return cells.dense(values, n_genes) @ self.input_weight

@@ -445,5 +445,4 @@ def _objective(
         config,
         device=device,
         held_out=held_out,
-        hidden_share=objectives.hidden_share_for(split.sample_kept, config.masked_share),
     )

@@ -19,7 +19,6 @@ from graphsci.nn.cell_random import (
     GENES,
     HIDDEN_GENES,
     PAIRS,
-    keep_mask,
     normal,
     row_keys,
     step_key,
@@ -28,6 +27,7 @@ from graphsci.nn.cell_random import (
 from graphsci.nn.dispersion_prior import DispersionPrior, scored_information, updated_trend
 from graphsci.nn.likelihood import ThinnedBlock, block_nll, edge_cross_entropy, gaussian_kl
 from graphsci.nn.loading_prior import (
+    hidden_share_for,
     information,
     loading_scale_for,
     scored_share,
@@ -51,18 +51,6 @@ N_SHARES = 9
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
-#: Share of the genes that is hidden where counts are large, and what the median of those above 0
-#: exceeds there: 5 at most of molecules in the data at hand (benchmarks/lab/log.md).
-HIDDEN_SHARE, LARGE_COUNT = 0.2, 40
-
-
-def hidden_share_for(counts: sparse.csr_matrix, masked_share: float = 0.0) -> float:
-    """Share of the genes to hide in a step: ``masked_share`` if given, else by the counts."""
-    if masked_share or not counts.nnz:
-        return masked_share
-    return HIDDEN_SHARE if np.median(counts.data[counts.data > 0]) > LARGE_COUNT else 0.0
-
-
 class HeldOut(NamedTuple):
     """The cells that decide when to stop: what training sees of them, and what was withheld."""
 
@@ -70,6 +58,18 @@ class HeldOut(NamedTuple):
     counts: sparse.csr_matrix  #: (cells, genes) their withheld molecules
     batch: Indices  #: (cells,)
     fraction: float  #: chance of each molecule to be withheld
+
+
+class _Hiding(NamedTuple):
+    """Which genes steps hide."""
+
+    share: Tensor  #: (genes,) share of the steps that hide each
+    of_molecules: float  #: share of the molecules that is hidden, over the steps
+
+    @property
+    def any(self) -> bool:
+        """Whether any gene is ever hidden."""
+        return self.of_molecules > 0
 
 
 class _ValidationBlock(NamedTuple):
@@ -83,8 +83,9 @@ class _ValidationBlock(NamedTuple):
 class ThinningObjective:
     """Split each cell's molecules at random; encode one part, predict the other.
 
-    With ``hidden_share`` some genes are hidden as a whole: of many molecules the kept ones say
-    nearly all of the others, whatever the mean, which then would never be learned from other genes.
+    Of many molecules the kept ones say nearly all of the others, whatever the mean, which then
+    would never be learned from other genes. So genes with many are hidden as a whole in some steps,
+    as many as it takes (``config.least_scored``).
 
     The loss of a step is the negative log-probability of the predicted part given the
     encoded one, per cell. Weights with a row per gene have a Gaussian prior, worth one
@@ -109,8 +110,6 @@ class ThinningObjective:
         Where the network is.
     held_out
         Cells whose withheld molecules are scored after every epoch; None for none.
-    hidden_share
-        Share of the genes that a step hides.
     """
 
     def __init__(
@@ -123,9 +122,7 @@ class ThinningObjective:
         *,
         device: torch.device,
         held_out: HeldOut | None,
-        hidden_share: float = 0.0,
     ) -> None:
-        self.hidden_share = hidden_share
         self.model, self.config, self.device = network, config, device
         self.blocks, self.batch, self.held_out = counts, batch, held_out
         self.molecules = torch.as_tensor(molecules)
@@ -134,6 +131,7 @@ class ThinningObjective:
         log_mean = (self.molecules.double().clamp_min(0.5) / self.n_cells).log()
         self._log_mean = log_mean.to(network.log_theta)
         self.scored_share, self._kept_share = 1.0, 0.0  # of the last step
+        self._hiding: _Hiding | None = None  # made when first needed: of the state restored
         self.validation: list[_ValidationBlock] | None = None  # made when first needed
         self.scale = loading_scale_for(self.n_cells, config.loading_scale)
         covariance = network.loading_covariance
@@ -147,26 +145,24 @@ class ThinningObjective:
         return self.model
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Weights with a prior of fixed width, others, and what learns faster: theta, the curve."""
+        """Those of the encoder, others, and what learns faster: theta, the curve."""
         fast = ("log_theta", "dropout_curve", "log_scale", "smoothing.gate")
-        scales = {"input_weight": self.scale, "batch_offset": BATCH_SCALE}
         named = dict(self.network.named_parameters())
-        rest = [p for name, p in named.items() if name not in (*fast, *scales)]
+        encoder = named.pop("input_weight")
+        rest = [p for name, p in named.items() if name not in fast]
         return [
-            *(
-                {"params": [named[name]], "precision": 1 / (scale**2 * self.n_cells)}
-                for name, scale in scales.items()
-            ),
+            {"params": [encoder], "precision": 1 / (self.scale**2 * self.n_cells)},
             {"params": rest},
             {"params": [p for name, p in named.items() if name in fast], "rate": THETA_RATE},
         ]
 
     @torch.no_grad()
     def add_prior_gradient(self) -> None:
-        """Add the priors' gradients by every gene's loadings and log theta.
+        """Add the priors' gradients by every gene's loadings, log theta and batch offsets.
 
-        S^-1 v, and the distance of log theta to its trend over t^2, times the share that the step
-        scores of what the gene's counts say, over the number of cells.
+        S^-1 v, the distance of log theta to its trend over t^2, and the offset over the square of
+        its width, times the share that the step scores of what the gene's counts say of its mean,
+        over the number of cells.
         """
         loadings = self.network.loadings
         assert loadings.grad is not None
@@ -177,18 +173,17 @@ class ThinningObjective:
         assert log_theta.grad is not None
         prior = DispersionPrior(*self.network.dispersion_prior.to(log_theta))
         pull = (log_theta - prior.expected(self._log_mean)) / prior.variance
-        if not self.hidden_share:
-            loadings.grad.addmm_(loadings, self._precision, alpha=self.scored_share)
-            log_theta.grad.add_(pull, alpha=self.scored_share / self.n_cells)
-            return
         scored = scored_share(
             self._log_mean.exp(),
             self.network.inverse_dispersion,
             kept=self._kept_share,
-            hidden_share=self.hidden_share,
+            hidden_share=self.hiding.share,
         )
         loadings.grad.addcmul_(loadings @ self._precision, scored[:, None])
         log_theta.grad.addcmul_(pull, scored, value=1 / self.n_cells)
+        offset = self.network.batch_offset
+        if offset.grad is not None:
+            offset.grad.addcmul_(offset, scored, value=1 / (BATCH_SCALE**2 * self.n_cells))
 
     @torch.no_grad()
     def end_epoch(self, pooled: Pooled = alone) -> None:
@@ -202,14 +197,9 @@ class ThinningObjective:
         if not all(values.isfinite().all() for values in learned):
             return  # the next loss will say so
         mean, theta = self._log_mean.cpu().double().exp(), network.inverse_dispersion.cpu().double()
-        ends = self.config.kept_low, self.config.kept_high
-        kept = torch.linspace(*ends, N_SHARES, dtype=torch.float64).tolist()
-        hidden: dict[str, Any] = {"kept": kept, "hidden_share": self.hidden_share}
-        if self.hidden_share:
-            known = self.n_cells * scored_share(mean, theta, **hidden) * information(mean, theta)
-        else:
-            scored = (1 - sum(ends) / 2) * self.molecules / self.n_cells
-            known = information(scored, theta, self.n_cells)
+        hidden = self.hiding.share.cpu().double()
+        steps: dict[str, Any] = {"kept": self._kept_shares(), "hidden_share": hidden}
+        known = self.n_cells * scored_share(mean, theta, **steps) * information(mean, theta)
         known[self.molecules == 0] = 0
         before = network.loading_covariance
         covariance = updated_covariance(
@@ -217,10 +207,27 @@ class ThinningObjective:
         )
         before.copy_(pooled(covariance.to(before)))
         self._precision = None
-        known = self.n_cells * scored_information(mean, theta, **hidden)
+        known = self.n_cells * scored_information(mean, theta, **steps)
         prior = DispersionPrior(*network.dispersion_prior.tolist())
         trend = updated_trend(prior, theta.log(), mean.log(), known)
         network.dispersion_prior.copy_(pooled(network.dispersion_prior.new_tensor(trend)))
+        self._hiding = None  # theta has changed
+
+    @property
+    def hiding(self) -> _Hiding:
+        """Which genes the steps of an epoch hide, by theta as it was when it began."""
+        if self._hiding is None:
+            mean, theta = self._log_mean.exp(), self.network.inverse_dispersion.detach()
+            scored = scored_share(mean, theta, kept=self._kept_shares())
+            share = hidden_share_for(scored, self.config.least_scored)
+            of_molecules = float((share * mean).sum() / mean.sum())
+            self._hiding = _Hiding(share, of_molecules)
+        return self._hiding
+
+    def _kept_shares(self) -> list[float]:
+        """Shares of the molecules that steps keep, evenly over their range."""
+        ends = self.config.kept_low, self.config.kept_high
+        return torch.linspace(*ends, N_SHARES, dtype=torch.float64).tolist()
 
     def minibatches(self, batch_size: int, rng: np.random.Generator) -> Iterator[Minibatch]:
         """Yield every cell once, shuffled."""
@@ -230,23 +237,23 @@ class ThinningObjective:
         """Thinned loss of some cells, per cell."""
         keys = row_keys(cells.cells, step_key(self.config.seed, step, CELLS), self.device)
         block = move_cells(cells.counts, self.batch[cells.cells], self.device, keys=keys)
-        fraction, hidden_share = self._fraction(step), self.hidden_share
-        self._kept_share = fraction
-        self.scored_share = 1 - (1 - hidden_share) * fraction
+        self._kept_share = fraction = self._fraction(step)
+        hiding = self.hiding
+        self.scored_share = 1 - (1 - hiding.of_molecules) * fraction
         kept, thinned = split_block(block, fraction, self._hidden(step))
-        z = self.network.encode(kept, hidden_share=hidden_share)
+        z = self.network.encode(kept, hidden_share=hiding.share if hiding.any else None)
         with torch.no_grad():
             self._moment.addmm_(z.T, z)
         self._cells_encoded += block.n_cells
         return self.network.thinned_loss(kept, block.library, thinned, z=z) / block.n_cells
 
     def _hidden(self, step: int) -> Tensor | None:
-        """Genes that a step hides, (genes,) bool; None for none."""
-        if not self.hidden_share:
+        """Genes that a step hides, (genes,) bool; None where none ever is."""
+        if not self.hiding.any:
             return None
         key = step_key(self.config.seed, step, HIDDEN_GENES)
         keys = row_keys(np.arange(len(self.molecules)), key, self.device)
-        return keep_mask(keys, 1, self.hidden_share).squeeze(1) == 0
+        return uniform(keys, 1, HIDDEN_GENES).squeeze(1) < self.hiding.share
 
     def _fraction(self, step: int) -> float:
         """Share of the molecules to be kept in a step, evenly spread over its range.
