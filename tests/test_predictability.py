@@ -105,7 +105,8 @@ def test_without_evidence_of_any_kind_every_p_is_one(cells):
         assert (p_given(counts, depth, states) == 1).all()
     counts[:, 7] = 0
     assert p_given(counts, depth, z)[7] == 1
-    assert (p_given(counts[:1], depth[:1], z[:1]) == 1).all()
+    for few in (1, 5, 12):  # fewer than ten more cells than regressors
+        assert (p_given(counts[:few], depth[:few], z[:few]) == 1).all()
 
 
 def types(rng, n_cells=400, n_genes=300, n_driven=60):
@@ -124,10 +125,63 @@ def types(rng, n_cells=400, n_genes=300, n_driven=60):
 
 
 def test_genes_of_two_types_are_found_and_the_others_are_not():
+    """Over data sets: the other genes of one share its state, so that their p-values do too."""
+    found, power = [], []
+    for seed in range(5):
+        counts = types(np.random.default_rng(seed))
+        p, seen = p_found(counts), counts.mean(0) > 0.2
+        power.append((p[:60][seen[:60]] < 0.05).mean())
+        found.append(p[60:])
+    assert np.mean(power) > 0.9
+    found = np.concatenate(found)
+    for level in (0.05, 0.2, 0.5):
+        assert (found < level).mean() == pytest.approx(level, rel=0.4)
+
+
+@pytest.mark.parametrize(
+    ("theta", "deviation", "most"),
+    [(5.0, 0.3, 0.08), (5.0, 0.7, 0.08), (5.0, 1.0, 0.08), (1.0, 0.7, 0.1), (1.0, 1.0, 0.13)],
+)
+def test_is_nearly_uniform_however_much_depth_and_genes_vary(theta, deviation, most):
+    """The variance of an overdispersed gene grows with the square of the depth.
+
+    Taken as growing with depth alone, p < .05 came out for .55 of the genes in the last case.
+    """
+    rng = np.random.default_rng(0)
+    mean = 2 * rng.lognormal(0, deviation, (800, 1))
+    p = p_found(rng.poisson(mean * rng.gamma(theta, 1 / theta, (800, 500))))
+    assert 0.02 < (p < 0.05).mean() < most
+    assert (p < 0.001).mean() < most / 8
+
+
+@pytest.mark.parametrize(("n_deep", "times"), [(12, 10), (40, 4)])
+def test_a_few_deep_cells_are_no_evidence(n_deep, times):
+    """They have 60 genes of their own; the variance of the others is largest there."""
+    rng = np.random.default_rng(1)
+    rate = np.tile(rng.gamma(1.0, 0.5, 600), (800, 1)) * rng.lognormal(0, 0.3, (800, 1))
+    rate[:n_deep] *= times
+    rate[:n_deep, :60] *= 8
+    counts = rng.poisson(rate * rng.gamma(3.0, 1 / 3.0, rate.shape))
+    p, seen = p_found(counts), counts[:, :60].sum(0) > 30
+    assert (p[60:] < 0.05).mean() < 0.08
+    if n_deep == 40:  # of a dozen it cannot be told whether they vary or the genes are noisy
+        assert (p[:60][seen] < 0.05).mean() > 0.6
+
+
+def test_one_cell_does_not_hide_variation():
+    """Some markers and other genes have a hundred molecules in one cell each.
+
+    With the counts as they are, p < .01 comes out for one in six of these markers.
+    """
     counts = types(np.random.default_rng(0))
-    p, seen = p_found(counts), counts.mean(0) > 0.2
-    assert (p[:60][seen[:60]] < 0.05).mean() > 0.9
-    assert stats.kstest(p[60:], "uniform").pvalue > 0.01
+    markers = np.flatnonzero(p_found(counts)[:60] < 1e-4)[:12]
+    others = np.arange(60, 100)
+    spoilt = np.r_[markers, others]
+    cells = np.random.default_rng(1).integers(0, len(counts), len(spoilt))
+    counts[cells, spoilt] += 100
+    p = p_found(counts)
+    assert (p[markers] < 0.01).mean() > 0.75
+    assert (p[others] < 0.05).mean() < 0.15
 
 
 def test_a_type_of_a_dozen_cells_is_found():

@@ -480,7 +480,7 @@ def test_genes_with_many_molecules_are_hidden_in_turn():
     assert hidden[:, 200:].any(0).all()
     assert torch.equal(objective._hidden(7), hidden[6])  # of the step alone
     assert thinning(counts_of_means(means), least_scored=0.0)._hidden(1) is None
-    assert thinning(counts, least_scored=0.01, **half)._hidden(1) is None
+    assert thinning(counts, least_scored=0.005, **half)._hidden(1) is None
 
 
 def test_which_genes_are_hidden_follows_theta():

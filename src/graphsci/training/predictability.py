@@ -28,6 +28,11 @@ N_AXES = 20
 #: Of the randomised search for them: further axes, and power iterations.
 _MORE_AXES, _N_ITERATIONS = 10, 3
 
+#: Fewer degrees of freedom tell nothing; directions of less than this share are none.
+_FEWEST_FREE, _SMALLEST_SHARE = 10, 1e-10
+#: Counts are cut off so many standard deviations above their mean, but not at so few molecules.
+_DEVIATIONS, _NEVER_CUT = 5.0, 10.0
+
 #: Bins of p-values, and those above which hardly anything but genes without variation is left.
 #: The last bin is left out: genes with so few molecules that the test says nothing pile up there.
 _BINS, _MOSTLY_NULL = np.linspace(0, 0.95, 20), 0.6
@@ -172,7 +177,7 @@ def nuisance(library: Floats, batch: NDArray[np.int64], *, n_batches: int) -> Fl
 
     Its batch, and any relation to depth between none at all and proportional: the columns
     log(depth) and 1 / depth let the share of a gene, counts / depth, go from constant to
-    1 / depth.
+    1 / depth. No more than that, as types of cells differ in depth.
 
     Parameters
     ----------
@@ -181,8 +186,8 @@ def nuisance(library: Floats, batch: NDArray[np.int64], *, n_batches: int) -> Fl
     batch
         (cells,) 0 to ``n_batches`` - 1.
     """
-    batches = np.eye(n_batches)[batch]
-    return np.column_stack([batches, np.log(library), library.mean() / library])
+    log = np.log(library / library.mean())
+    return np.column_stack([np.eye(n_batches)[batch], log, np.exp(-log)])
 
 
 def p_values(target: sparse.csr_matrix, library: Floats, known: Floats, states: Floats) -> Floats:
@@ -198,7 +203,11 @@ def p_values(target: sparse.csr_matrix, library: Floats, known: Floats, states: 
     sum_c L_c z~_c z~_c^T, approximated by the scaled chi-square of the same mean and variance
     (Satterthwaite 1946). v is what is left of the gene's variance with its least-squares b
     (weights 1 / L, its degrees of freedom taken off), so that noise beyond Poisson is no
-    evidence; of Poisson counts v is the gene's share of the molecules.
+    evidence; of Poisson counts v is the gene's share of the molecules. Of an overdispersed gene
+    it grows with depth, and is taken at the depth of the cells that say most, weighted by
+    L |z~|^2 (:func:`_growth`).
+    Of no cell count more molecules than ten, or its mean and five standard deviations, so that
+    one cell alone neither makes nor hides variation.
 
     Parameters
     ----------
@@ -216,25 +225,72 @@ def p_values(target: sparse.csr_matrix, library: Floats, known: Floats, states: 
     In [0, 1]; 1 for a gene without molecules, and everywhere if the state is constant or has no
     axis, or there are too few cells.
     """
-    if target.shape[0] < 2 or not states.shape[1]:
+    at_depth = library[:, None] * known
+    precision, rank = _inverse(known.T @ at_depth)  # a batch may have no cell in this part
+    n_cells = len(library)
+    if n_cells - rank < _FEWEST_FREE or not states.shape[1]:
         return np.ones(target.shape[1])
-    root = np.sqrt(library)[:, None]
-    # least squares: a batch may be without cells in this part of the data
-    slope = np.linalg.lstsq(root * known, root * states, rcond=None)[0]
-    left = states - known @ slope  # (cells, axes)
-    weights = np.maximum(np.linalg.eigvalsh((root * left).T @ (root * left)), 0.0)
-    if weights.sum() <= 1e-9 * max(1.0, float(((root * states) ** 2).sum())):
+    left = states - known @ (precision @ (at_depth.T @ states))  # (cells, axes)
+    scores = np.sqrt(library)[:, None] * left
+    weights = np.maximum(np.linalg.eigvalsh(scores.T @ scores), 0.0)
+    if weights.sum() <= 1e-9 * max(1.0, float((library[:, None] * states**2).sum())):
         return np.ones(target.shape[1])
-    squares = np.asarray(target.multiply(target).T @ (1 / library)).ravel()
-    shown = np.asarray(target.T @ known)  # (genes, regressors)
-    precision = np.linalg.pinv((root * known).T @ (root * known), hermitian=True)
-    variance = squares - ((shown @ precision) * shown).sum(1)
-    variance /= max(1, target.shape[0] - np.linalg.matrix_rank(root * known))
+    target = _without_outliers(target, library)
+    variance = _squares(target, library, known)[0] / (n_cells - rank)
+    where = np.average(library, weights=(scores**2).sum(1))
+    variance *= 1 + (where - library.mean()) * _growth(target, library, np.hstack([known, states]))
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = ((target.T @ left) ** 2).sum(1) / variance
     scale = (weights**2).sum() / weights.sum()
     p = special.chdtrc(weights.sum() / scale, statistic / scale)
     return np.where(np.isfinite(p), p, 1.0)
+
+
+def _growth(target: sparse.csr_matrix, library: Floats, known: Floats) -> Floats:
+    """Growth with depth of a gene's variance per molecule, as a share of that at mean depth.
+
+    Of what ``known`` (cells, regressors), the states among them, leaves of the counts. With a
+    variance of a L + b L^2 it is b / (a + b mean L): from 0 (Poisson) to 1 / mean L, (genes,).
+    """
+    per_molecule, as_is = _squares(target, library, known)
+    mean, spread = library.mean(), library.var()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = (as_is / per_molecule - mean) / spread
+    return np.clip(np.nan_to_num(growth), 0, 1 / mean)
+
+
+def _squares(target: sparse.csr_matrix, library: Floats, known: Floats) -> tuple[Floats, Floats]:
+    """Sums of r_c^2 / L_c and of r_c^2, (genes,) each; r_c is what regressors leave of the counts.
+
+    Least squares of t_c on L_c k_c, weights 1 / L_c.
+    """
+    at_depth, squares = library[:, None] * known, target.multiply(target).T
+    shown = target.T @ known  # (genes, regressors)
+    slope = shown @ _inverse(known.T @ at_depth)[0]
+    per_molecule = squares @ (1 / library) - (slope * shown).sum(1)
+    as_is = squares.sum(1).A1 - 2 * (slope * (target.T @ at_depth)).sum(1)
+    as_is += ((slope @ (at_depth.T @ at_depth)) * slope).sum(1)
+    return np.maximum(per_molecule, 0), np.maximum(as_is, 0)
+
+
+def _inverse(gram: Floats) -> tuple[Floats, int]:
+    """Pseudo-inverse and rank of a Gram matrix."""
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > _SMALLEST_SHARE * values.max(initial=0.0)
+    return (vectors[:, kept] / values[kept]) @ vectors[:, kept].T, int(kept.sum())
+
+
+def _without_outliers(target: sparse.csr_matrix, library: Floats) -> sparse.csr_matrix:
+    """Counts cut off far above what a gene has at the depth of a cell, (cells, genes)."""
+    target = sparse.csr_matrix(target, dtype=np.float64)
+    totals = np.asarray(target.sum(0)).ravel()
+    share = totals / library.sum()
+    variance = (target.multiply(target).T @ (1 / library) - share * totals) / len(library)
+    depth = np.repeat(library, np.diff(target.indptr))
+    genes = target.indices
+    highest = depth * share[genes] + _DEVIATIONS * np.sqrt(depth * np.maximum(variance[genes], 0))
+    kept = np.minimum(target.data, np.maximum(highest, _NEVER_CUT))
+    return sparse.csr_matrix((kept, genes, target.indptr), shape=target.shape)
 
 
 def evidence(p: Floats) -> Callable[[Floats], Floats]:
