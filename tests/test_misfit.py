@@ -10,7 +10,7 @@ from scipy import stats
 
 from graphsci import GraphSCI
 from graphsci._imputing.misfits import misfit_note, unexpected_genes
-from graphsci.nn.misfit import gene_misfit, misfit
+from graphsci.nn.misfit import gene_misfit, limit_at, misfit
 from graphsci.nn.model_parts import CountDistribution
 
 
@@ -98,12 +98,9 @@ def model(models):
     return models["nb"]
 
 
-@pytest.mark.parametrize(
-    ("likelihood", "depth"),
-    [("nb", 100), ("nb", 300), ("nb", 1500), ("zinb", 300), ("zinb", 1500)],
-)
-def test_cells_of_a_known_type_fit_at_any_depth(models, likelihood, depth):
-    """But for ZINB in shallow cells: its curve is of what was dropped at the training depth."""
+@pytest.mark.parametrize("depth", [30, 100, 300, 1500])
+@pytest.mark.parametrize("likelihood", ["nb", "zinb"])
+def test_cells_of_a_known_type_fit_from_a_tenth_to_five_times_the_depth(models, likelihood, depth):
     model = models[likelihood]
     new = cells(0, 200, depth, 7)
     with warnings.catch_warnings():
@@ -190,6 +187,24 @@ def test_a_few_spoilt_training_cells_do_not_hide_a_type_that_is_unknown():
     with pytest.warns(UserWarning, match="fit the model worse"):
         model.impute(new)
     assert np.mean(new.obs["graphsci_misfit"] > 1) > 0.8
+
+
+def test_limits_are_read_off_between_depths():
+    """By hand, at powers of four: linear in log depth, constant beyond the last."""
+    found = limit_at((1.0, 2.0, 4.0, 8.0), np.array([7.0, 1.0, 0.5, 0.25, 1 / 64, 1e-4, 0.0]))
+    np.testing.assert_allclose(found, [1, 1, 1.5, 2, 8, 8, 8])
+
+
+def test_few_training_cells_say_nothing_of_others(tmp_path):
+    """Of 59 cells no limit is known: NaN, which no warning is of."""
+    GraphSCI(max_epochs=2, check=False, likelihood="nb").fit(cells(0, 59, 300, 1)).save(
+        tmp_path / "model"
+    )
+    new = cells(2, 50, 300, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GraphSCI.load(tmp_path / "model").impute(new)
+    assert new.obs["graphsci_misfit"].isna().all()
 
 
 def test_genes_that_were_not_measured_are_no_misfit(model):

@@ -15,7 +15,7 @@ from graphsci import estimates as es
 from graphsci._imputing.request import Request
 from graphsci.io.sources import CHUNK_CELLS, CountSource, divided, read_ahead
 from graphsci.nn import cell_blocks
-from graphsci.nn.misfit import misfit
+from graphsci.nn.misfit import limit_at, misfit
 from graphsci.nn.model import CountNetwork, Network
 from graphsci.nn.model_parts import CellBlock, CountDistribution
 from graphsci.preprocessing import (
@@ -267,7 +267,7 @@ def estimate_blocks(
         values = es.rescale(values, size_factors=factors, depth=request.depth, scale=request.scale)
         if latent is not None:
             values[latent] = z.numpy(force=True)
-        relative = misfits.numpy(force=True) / fitted.misfit_limit
+        relative = misfits.numpy(force=True) / limit_at(fitted.misfit_limits, factors)
         yield EstimateBlock(start, values, relative.astype(np.float32))
 
 

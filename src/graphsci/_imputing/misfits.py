@@ -60,8 +60,8 @@ def misfit_note(
         f"{beyond:,} of {len(known):,} cells ({beyond / len(known):.0%}) fit the model worse than "
         f"99 % of the cells that it knows (obs[{column!r}] above 1; median "
         f"{np.median(known):.2g}): they may be of a type, a protocol or a quality that training "
-        "lacked, and estimates then miss what only they express; with a tenth of the depth, some "
-        f"are beyond it by chance.{named} Train on data that have such cells."
+        f"lacked, and estimates then miss what only they express.{named} Train on data that have "
+        "such cells."
     )
 
 

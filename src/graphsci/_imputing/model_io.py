@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from graphsci.training.loop import EpochRecord
 from graphsci.verdict import Score, Verdict
 
 #: Raised whenever the layout of the files changes.
-SCHEMA_VERSION = 12
+SCHEMA_VERSION = 13
 WEIGHTS, RECORD = "model.safetensors", "model.json"
 _NETWORK, _GRAPH = "network.", "graph."
 
@@ -63,7 +64,7 @@ def save_model(fitted: Fitted, path: str | Path, *, versions: dict[str, str]) ->
         "stopped": fitted.stopped,
         "verdict": None if fitted.verdict is None else _verdict_record(fitted.verdict),
         "notes": list(fitted.notes),
-        "misfit_limit": fitted.misfit_limit,
+        "misfit_limits": [None if math.isnan(x) else x for x in fitted.misfit_limits],
         "copies_left": fitted.copies_left,
         "versions": versions,
     }
@@ -121,7 +122,9 @@ def _assemble(record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitte
         verdict=_verdict(record["verdict"]),
         notes=tuple(record["notes"]),
         p_values=tensors["p_values"].numpy() if "p_values" in tensors else None,
-        misfit_limit=float(record["misfit_limit"]),
+        misfit_limits=tuple(
+            math.nan if limit is None else float(limit) for limit in record["misfit_limits"]
+        ),
         copies_left=float(record["copies_left"]),
     )
 

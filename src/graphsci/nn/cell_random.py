@@ -23,7 +23,7 @@ from torch import Tensor
 _STEP = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 #: Raised when the same seed begins to give other numbers, so that no checkpoint mixes them.
-RANDOM_NUMBERS = 3
+RANDOM_NUMBERS = 4
 #: What numbers are for; numbers for different uses are independent.
 CELLS, GENES, PAIRS, HIDDEN_GENES = 1, 2, 3, 5
 _DRAWS, _MASK, _RADIUS, _ANGLE = 11, 12, 13, 14

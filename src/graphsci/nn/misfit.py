@@ -7,6 +7,9 @@ taken for noise: nothing in the state itself says so, but the counts do.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,8 +25,10 @@ _FLOOR = 0.1
 #: Largest squared residual, so that no single entry does: some genes now and then have tens of
 #: molecules where next to none are expected, and a type that is unlike is unlike in many genes.
 _CAP = 20.0
-#: Cells that the limit is taken from, and the share of them within it.
-_LIMIT_CELLS, _LIMIT_SHARE = 1_000, 0.99
+#: Cells that the limits are taken from, those needed, and the share of them within.
+_LIMIT_CELLS, _FEWEST_CELLS, _LIMIT_SHARE = 1_000, 60, 0.99
+#: Depths that the limits are of, times that of the training cells.
+LIMIT_DEPTHS = (1.0, 1 / 4, 1 / 16, 1 / 64)
 
 
 def misfit(predicted: CountDistribution, counts: Tensor) -> Tensor:
@@ -69,25 +74,60 @@ def _squares(predicted: CountDistribution, counts: Tensor) -> tuple[Tensor, Tens
     return mean, (counts - mean).square_().mul_(weight).clamp_max_(_CAP), weight
 
 
-def misfit_limit(
+def misfit_limits(
     network: Network, counts: sparse.csr_matrix, batch: NDArray[np.int64], *, seed: int
-) -> float:
-    """What 99 of 100 cells stay within; (cells, genes) counts of training and (cells,) batch.
+) -> tuple[float, ...]:
+    """What 99 of 100 cells stay within, at each of :data:`LIMIT_DEPTHS` times their depth.
 
     Of the training cells, and of cells that the model makes in their place, whichever is more:
-    those of training are better known to the network than any others of their kind.
+    those of training are better known to the network than any others of their kind. The state of
+    shallower cells is known less well, and theirs may be more: of both, molecules are taken away.
+    NaN with fewer than 60 cells with molecules, which say little of others.
+
+    Parameters
+    ----------
+    counts, batch
+        (cells, genes) of training, and (cells,).
     """
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(np.flatnonzero(np.diff(counts.indptr)))[:_LIMIT_CELLS]
-    device, seen, made = next(network.parameters()).device, [], []
+    if len(chosen) < _FEWEST_CELLS:
+        return (math.nan,) * len(LIMIT_DEPTHS)
+    device = next(network.parameters()).device
+    found: list[list[NDArray[np.float32]]] = []  # blocks, then seen and made at every depth
     with torch.inference_mode():
         for _, rows in cell_blocks.row_blocks(len(chosen)):
             own, places = counts[chosen[rows]], batch[chosen[rows]]
-            predicted, found = _predicted(network, own, places, device)
-            seen.append(found)
-            made.append(_predicted(network, _drawn(predicted, rng), places, device)[1])
-    limits = [np.nanquantile(np.concatenate(parts), _LIMIT_SHARE) for parts in (seen, made)]
-    return float(max(limits))
+            made = _drawn(_predicted(network, own, places, device)[0], rng)
+            found.append(
+                [
+                    _predicted(network, _thinned(cells, depth, rng), places, device)[1]
+                    for depth in LIMIT_DEPTHS
+                    for cells in (own, made)
+                ]
+            )
+    parts = (np.concatenate(blocks) for blocks in zip(*found, strict=True))
+    limits = [float(np.nanquantile(part, _LIMIT_SHARE)) for part in parts]
+    return tuple(max(pair) for pair in zip(limits[::2], limits[1::2], strict=True))
+
+
+def limit_at(limits: Sequence[float], depth: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Limits of cells with ``depth`` times the usual depth of training, (cells,).
+
+    Between the :data:`LIMIT_DEPTHS` linear in log depth, beyond them that of the last.
+    """
+    known, places = np.log(LIMIT_DEPTHS[::-1]), np.log(np.maximum(depth, LIMIT_DEPTHS[-1]))
+    return np.interp(places, known, limits[::-1])
+
+
+def _thinned(
+    counts: sparse.csr_matrix, share: float, rng: np.random.Generator
+) -> sparse.csr_matrix:
+    """Counts of which each molecule is kept with some probability."""
+    if share == 1:
+        return counts
+    kept = rng.binomial(np.rint(counts.data).astype(np.int64), share).astype(np.float32)
+    return sparse.csr_matrix((kept, counts.indices, counts.indptr), shape=counts.shape)
 
 
 def _predicted(

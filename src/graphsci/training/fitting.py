@@ -27,7 +27,7 @@ from graphsci.gene_graph.graph import GeneGraph, normalized_adjacency
 from graphsci.io.sources import CountSource, MemoryCounts, divided
 from graphsci.nn.cell_random import RANDOM_NUMBERS
 from graphsci.nn.devices import choose_device, repeatable
-from graphsci.nn.misfit import misfit_limit
+from graphsci.nn.misfit import misfit_limits
 from graphsci.nn.model import CountNetwork, Network
 from graphsci.nn.paper_model import PaperNetwork
 from graphsci.preprocessing import CountData, log_normalize
@@ -101,7 +101,7 @@ class Fitted(NamedTuple):
     verdict: Verdict | None
     notes: tuple[str, ...]
     p_values: NDArray[np.float64] | None  #: (genes,) of predictable variation; None: not tested
-    misfit_limit: float  #: what 99 of 100 known cells stay within (:mod:`graphsci.nn.misfit`)
+    misfit_limits: tuple[float, ...]  #: what 99 of 100 known cells stay within, by depth
     copies_left: float = 1.0  #: counts per molecule that the model takes for molecules, if many
 
 
@@ -178,7 +178,7 @@ def fit(
         p_values = once(lambda: _tested(spec, split, sample_batch))
         notes += _weighed(network, p_values, spec, split, sample_batch)
     seed = config.seed
-    limit = once(lambda: misfit_limit(network.eval(), split.sample_kept, sample_batch, seed=seed))
+    limits = once(lambda: misfit_limits(network.eval(), split.sample_kept, sample_batch, seed=seed))
     verdict, missing = None, tuple[str, ...]()
     if config.check:
         log("checking against held-out molecules")
@@ -195,7 +195,7 @@ def fit(
         verdict,
         notes,
         p_values,
-        limit,
+        limits,
         seen.left(copies),
     )
 
