@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "no certainty of cells": {"certainty": False},
     "theta without a prior": {"theta_prior": False},
+    "no genes hidden": {"least_scored": 0.0},
     "no gene graph": {"graph": "none"},
     "all genes vary": {"variation_level": 1.0},
     "prior of the loadings not learned": {"prior": "fixed"},

@@ -424,7 +424,7 @@ def toy_counts(n_cells=30, n_genes=8, seed=0) -> sparse.csr_matrix:
     return sparse.csr_matrix(counts.astype(np.float32))
 
 
-def count_network(counts, *, zero_inflated=False):
+def count_network(counts, *, zero_inflated=False, n_batches=1):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         proportions = np.asarray(counts.sum(0)).ravel() / counts.sum()
@@ -434,17 +434,17 @@ def count_network(counts, *, zero_inflated=False):
             n_hidden=6,
             dropout_rate=0.0,
             median_library=16.0,
-            n_batches=1,
+            n_batches=n_batches,
             zero_inflated=zero_inflated,
             averaging=None,
         )
 
 
-def thinning(counts, held_out=None, *, zero_inflated=False, **options):
+def thinning(counts, held_out=None, *, zero_inflated=False, n_batches=1, **options):
     return objectives.ThinningObjective(
-        count_network(counts, zero_inflated=zero_inflated),
+        count_network(counts, zero_inflated=zero_inflated, n_batches=n_batches),
         MemoryBlocks(sparse.csr_matrix(counts)),
-        np.zeros(counts.shape[0], np.int64),
+        np.arange(counts.shape[0]) % n_batches,
         np.asarray(counts.sum(0), dtype=float).ravel(),
         Config(**options),
         device=CPU,
@@ -600,6 +600,25 @@ def test_the_optimiser_adds_the_gradient_of_the_prior(kept, least):
     for name in ("loadings", "input_weight", "bias", "log_theta"):
         pair = (getattr(objective.network, name) for objective in (ours, plain))
         torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
+
+
+def test_offsets_of_batches_have_a_prior_of_width_one():
+    """As far as the step scores what their gene says of its mean; nothing else adds to them."""
+    counts = counts_of_means([0.5, 3.0, 98.0], n_cells=20)
+    objective = thinning(counts, n_batches=2, kept_low=0.5, kept_high=0.5)
+    network = objective.network
+    offset = network.batch_offset
+    with torch.no_grad():
+        offset.copy_(torch.arange(6.0).reshape(2, 3))
+    cells = next(iter(objective.minibatches(10, np.random.default_rng(0))))
+    objective.step_loss(cells, 1).backward()
+    before = offset.grad.clone()
+    objective.add_prior_gradient()
+    divided = torch.tensor([0.5 / 1.25, 0.2, 0.01])  # theta is 1
+    hidden = ((0.45 - divided) / (1 - divided)).clamp_min(0)
+    scored = hidden + (1 - hidden) * divided
+    torch.testing.assert_close(scored, torch.full((3,), 0.45))
+    torch.testing.assert_close(offset.grad - before, 0.45 * offset.detach() / 20)
 
 
 def test_priors_are_minded_every_step_and_learned_after_every_epoch():

@@ -84,8 +84,8 @@ class ThinningObjective:
     """Split each cell's molecules at random; encode one part, predict the other.
 
     Of many molecules the kept ones say nearly all of the others, whatever the mean, which then
-    would never be learned from other genes. So genes with many are hidden as a whole in some steps,
-    as many as it takes (``config.least_scored``).
+    would never be learned from other genes. So genes are hidden as a whole in some steps, each in
+    as many as it takes to score enough of what it says (``config.least_scored``).
 
     The loss of a step is the negative log-probability of the predicted part given the
     encoded one, per cell. Weights with a row per gene have a Gaussian prior, worth one

@@ -205,9 +205,8 @@ def p_values(target: sparse.csr_matrix, library: Floats, known: Floats, states: 
     (weights 1 / L, its degrees of freedom taken off), so that noise beyond Poisson is no
     evidence; of Poisson counts v is the gene's share of the molecules. Of an overdispersed gene
     it grows with depth, and is taken at the depth of the cells that say most, weighted by
-    L |z~|^2 (:func:`_growth`).
-    Of no cell count more molecules than ten, or its mean and five standard deviations, so that
-    one cell alone neither makes nor hides variation.
+    L |z~|^2 (:func:`_growth`). Counts are cut off at ten molecules, or at the gene's mean there
+    and five standard deviations, if that is more, so that no cell alone hides variation.
 
     Parameters
     ----------
