@@ -284,6 +284,18 @@ def test_our_method_is_the_posterior_of_a_model_of_the_kept_counts(draw):
     np.testing.assert_allclose(said, case.task.ratio * adata.layers["mean"], rtol=1e-4)
 
 
+def test_half_a_model_is_not_scored(draw):
+    """Its scores would be kept in the study's folder as those of a whole one."""
+
+    def progress(*_):
+        raise KeyboardInterrupt
+
+    case = study.make_case(sparse.csr_matrix(draw().X), seed=2)
+    fits = evaluate_ours.Fits(Config(max_epochs=3, graph="none"), progress=progress)
+    with pytest.raises(KeyboardInterrupt):
+        list(evaluate_ours.graphsci_method(fits, estimate="denoised")(case.task))
+
+
 def test_a_model_is_fitted_once_for_each_task(source, tmp_path):
     ours = ("--method", "graphsci", "--method", "graphsci-mean", "--seeds", "2")
     _, said = run(source, *ours, *SHORT, "--csv", tmp_path / "scores.csv")

@@ -24,6 +24,7 @@ from graphsci.gene_graph.graph import graph_from_edges
 from graphsci.io import write_anndata
 from graphsci.network import null as shuffling
 from graphsci.network import posterior, strength, to_networkx, write_network
+from graphsci.network._search import Search
 from graphsci.preprocessing import fit_median_library_size, log_normalize
 from graphsci.training.predictability import UNPROVEN
 from graphsci.verdict import Score, Verdict
@@ -1133,3 +1134,53 @@ def test_a_network_shows_its_size_and_its_strongest_edges(refined):
     empty = repr(refined._replace(edges=edges.iloc[:0]))
     assert empty.startswith("GeneNetwork: 0 edges (0 new; confidence unknown) among 0 of ")
     assert "strongest: none;" in empty
+
+
+# --- interruptions ----------------------------------------------------------------------
+
+
+def interrupted_after(n_epochs):
+    """A progress that presses Ctrl-C when so many epochs are done."""
+
+    def progress(record, *_):
+        if record.epoch >= n_epochs:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_half_a_control_is_none(model, data):
+    """Decoys that are hardly fitted would let three times as many edges pass."""
+    with pytest.raises(KeyboardInterrupt):
+        nw.train_control(model, data, progress=interrupted_after(3))
+
+
+def test_a_network_of_half_a_model_says_so(data):
+    half = GraphSCI(**OPTIONS).fit(data, progress=interrupted_after(3))
+    assert not half.fitted.is_whole
+    [note] = [n for n in nw.refine_network(half, data).notes if "interrupted" in n]
+    assert note.startswith("training of the model was interrupted after 3 epochs")
+
+
+def test_half_a_further_model_is_none(data, monkeypatch):
+    seeds, fit = [], GraphSCI.fit
+
+    def second_is_interrupted(self, *args, **options):
+        seeds.append(self.config.seed)
+        if len(seeds) == 2:
+            options["progress"] = interrupted_after(1)
+        return fit(self, *args, **options)
+
+    monkeypatch.setattr(GraphSCI, "fit", second_is_interrupted)
+    search = Search(
+        where={},
+        prior=None,
+        n_neighbors=5,
+        control=False,
+        modules=False,
+        min_confidence=None,
+        n_models=3,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        search.run(data, Config(**OPTIONS), None, gene_graph=None, log=print, progress=None)
+    assert len(seeds) == 3

@@ -71,6 +71,8 @@ class Fits:
         model = GraphSCI(chosen).fit(
             adata, batch_key=batch_key, progress=self.progress, log=self.log
         )
+        if not model.fitted.is_whole:
+            raise KeyboardInterrupt  # its scores would stand for those of a whole model
         self._found[key] = model.fitted, time.perf_counter() - started
         return model.fitted
 

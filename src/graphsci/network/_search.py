@@ -90,6 +90,8 @@ class Search:
         model = train(config) if model is None else model
         seeds = (later_seed(config.seed, _SEED_STEP + n) for n in range(self.n_models - 1))
         more = [train(config.replace(seed=seed)) for seed in seeds]
+        if not all(further.fitted.is_whole for further in more):
+            raise KeyboardInterrupt  # what they do not agree on would be no doubt
         control = None
         if self.control and adata is not None:
             control = train_control(model, adata, **heard)

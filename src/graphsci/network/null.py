@@ -81,6 +81,8 @@ def train_control(
     ------
     ValueError
         If there are too few cells, or genes that are seen often enough to make decoys of.
+    KeyboardInterrupt
+        If training was interrupted, after any number of epochs.
     """
     from anndata import AnnData
 
@@ -137,6 +139,8 @@ def train_control(
         progress=progress,
         log=log,
     )
+    if not trained.fitted.is_whole:
+        raise KeyboardInterrupt  # its decoys are hardly fitted, and no rate would hold
     return Control(trained, twin, frozenset(decoys), batch_key)
 
 

@@ -128,7 +128,7 @@ def refine_network(
     else:
         notes.append("no control was trained: edges have no confidence")
     edges["confidence"] = 1 - edges["q_value"]
-    notes += _verdict_note(model) + _silent_note(size)
+    notes += _interruption_note(model) + _verdict_note(model) + _silent_note(size)
     parameters = {
         "n_neighbors": n_neighbors,
         "n_models": len(members),
@@ -140,6 +140,15 @@ def refine_network(
     ranked = np.argsort(-size, kind="stable")
     table = edges.iloc[ranked][list(EDGE_COLUMNS)].reset_index(drop=True)
     return GeneNetwork(table, names, parameters, tuple(notes))
+
+
+def _interruption_note(model: GraphSCI) -> list[str]:
+    if model.fitted.is_whole:
+        return []
+    return [
+        f"training of the model was interrupted after {len(model.fitted.history)} epochs: its "
+        "relations are half learned, and rates of false edges do not hold"
+    ]
 
 
 def _verdict_note(model: GraphSCI) -> list[str]:

@@ -104,6 +104,11 @@ class Fitted(NamedTuple):
     misfit_limits: tuple[float, ...]  #: what 99 of 100 known cells stay within, by depth
     copies_left: float = 1.0  #: counts per molecule that the model takes for molecules, if many
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether training came to its end: half a model stands for no other."""
+        return self.stopped != "interrupted"
+
 
 def fit(
     data: CountData[sparse.csr_matrix] | CountData[CountSource],
