@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from graphsci import GraphSCI, _versions, cli
 from graphsci._jobs import evaluate as work
-from graphsci._jobs import evaluate_ours, evaluate_report
+from graphsci._jobs import evaluate_layers, evaluate_ours, evaluate_report
 from graphsci.config import Config
 from graphsci.evaluation import controls, study
 from graphsci.evaluation.count_loss import PairedDifference
@@ -282,6 +282,37 @@ def test_our_method_is_the_posterior_of_a_model_of_the_kept_counts(draw):
         np.testing.assert_allclose(said, case.task.ratio * adata.layers[layer], rtol=1e-4)
     said = np.concatenate([block.counts for block in means])
     np.testing.assert_allclose(said, case.task.ratio * adata.layers["mean"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", ["as they are", "log1p", "by depth", "one off", "rounded"])
+def test_whole_counts_are_known_on_any_scale(draw, scale):
+    """One gene has 300,000 counts a cell, so that one count more is little beside the largest."""
+    rng = np.random.default_rng(0)
+    whole = draw().X.copy()
+    whole[:, 0] += rng.poisson(300_000, len(whole))
+    kept = rng.binomial(whole.astype(int), 0.9).astype(np.float32)
+    layer = {
+        "log1p": np.log1p(whole),
+        "by depth": whole / whole.sum(1, keepdims=True),
+        "rounded": whole.astype(np.float32) * np.float32(1 / 3),
+    }.get(scale, whole.copy())
+    if scale == "one off":
+        layer[5, 3] += 1
+    halves = sparse.csr_matrix(kept), sparse.csr_matrix(whole - kept)
+    with pytest.raises(ValueError, match="it has seen the answer"):
+        evaluate_layers.refuse_whole_counts({"layer": layer}, *halves)
+
+
+@pytest.mark.parametrize("estimate", ["kept", "gene means", "kept and means", "constant"])
+def test_estimates_of_kept_counts_are_let_through(draw, estimate):
+    rng = np.random.default_rng(0)
+    whole = draw().X
+    kept = rng.binomial(whole.astype(int), 0.9).astype(np.float32)
+    means = np.tile(kept.mean(0), (len(kept), 1))
+    layer = {"kept": kept, "gene means": means, "constant": np.ones_like(kept)}
+    layer = layer.get(estimate, (kept + means) / 2)
+    halves = sparse.csr_matrix(kept), sparse.csr_matrix(whole - kept)
+    evaluate_layers.refuse_whole_counts({"layer": layer}, *halves)
 
 
 def test_half_a_model_is_not_scored(draw):
