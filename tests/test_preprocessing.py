@@ -15,7 +15,8 @@ from scipy import sparse, stats
 
 from graphsci import GraphSCI
 from graphsci import preprocessing as pp
-from graphsci.preprocessing import _opening, _refusals, _values
+from graphsci.io.sources import MemoryCounts
+from graphsci.preprocessing import _opening, _refusals, _values, batches
 
 COUNTS = np.array([[1, 0, 3, 0], [0, 0, 0, 0], [2, 0, 0, 5]])
 CELLS, GENES = ["c0", "c1", "c2"], ["g0", "g1", "g2", "g3"]
@@ -764,3 +765,52 @@ def test_a_name_for_every_cell_is_no_batch(toy):
     toy.obs["donor"] = ["one"] * 111 + [f"other{i}" for i in range(9)]
     del toy.obs["batch"]
     assert pp.unused_batches(toy) == []
+
+
+# --- genes that a batch lacks -----------------------------------------------------------
+
+
+def joined(lacking, n_cells=60, n_genes=300):
+    """Two halves of one sample; the second lacks some genes, as after an outer join."""
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(rng.gamma(1.0, 2.0, n_genes), (n_cells, n_genes)).astype(np.float32)
+    obs = pd.DataFrame({"sample": ["a", "b"] * (n_cells // 2)}, index=map(str, range(n_cells)))
+    counts[1::2, :lacking] = 0
+    var = pd.DataFrame(index=[f"g{i}" for i in range(n_genes)])
+    return AnnData(sparse.csr_matrix(counts), obs=obs, var=var)
+
+
+@pytest.mark.parametrize("chunk", [7, 2000])
+def test_genes_that_a_batch_never_measured_are_told(monkeypatch, chunk):
+    monkeypatch.setattr(batches, "CHUNK_CELLS", chunk)
+    adata = joined(60)
+    source, names = MemoryCounts(adata.X), np.asarray(adata.var_names, dtype=str)
+    [said] = batches.genes_without_a_batch(source, names, adata.obs["sample"])
+    own, other = adata.X[1::2].toarray().sum(0), adata.X[::2].toarray().sum(0)
+    surely = (own == 0) & (other / other.sum() * own.sum() >= 10)
+    assert said.startswith(f"{surely.sum()} genes have no count in batch 'b' of 'sample'")
+    assert f"and {(other / other.sum())[surely].sum():.2g} of all counts elsewhere" in said
+    adata.obs["sample"] = adata.obs["sample"].where(adata.obs["sample"] == "a")
+    assert batches.genes_without_a_batch(source, names, adata.obs["sample"]) == []
+    adata = joined(10)
+    source = MemoryCounts(adata.X)
+    assert batches.genes_without_a_batch(source, names, adata.obs["sample"]) == []
+
+
+@pytest.mark.parametrize("batch_key", [None, "sample"])
+def test_training_warns_of_genes_that_a_batch_lacks(batch_key):
+    """By a column that looks like batches, too; copies of a molecule can be told all the same."""
+    with pytest.warns(UserWarning, match="genes have no count in batch 'b'"):
+        model = GraphSCI(max_epochs=1, check=False).fit(joined(60), batch_key=batch_key)
+    assert any("have no count in batch" in note for note in model.notes)
+
+
+def test_only_some_doubts_are_of_what_a_molecule_is():
+    adata = joined(0)
+    names = [f"CD{i}_TotalSeqB" for i in range(3)]
+    adata.var_names = [*names, *adata.var_names[3:]]
+    data = pp.extract_counts(adata)
+    assert any("antibodies" in doubt for doubt in data.doubts)
+    assert not data.altered
+    twice = AnnData(sparse.vstack([adata.X, adata.X[:30]]).tocsr())
+    assert pp.extract_counts(twice).altered

@@ -30,7 +30,15 @@ from graphsci.gene_graph.graph import GeneGraph
 from graphsci.io.files import check_writable
 from graphsci.nn.devices import choose_device
 from graphsci.nn.model import CountNetwork
-from graphsci.preprocessing import GeneMatch, match_genes, open_counts, unused_batches
+from graphsci.preprocessing import (
+    CountData,
+    GeneMatch,
+    genes_without_a_batch,
+    match_genes,
+    open_counts,
+    unused_batches,
+    usual_batches,
+)
 from graphsci.prior_knowledge.known_networks import user_graph
 from graphsci.training import fitting
 from graphsci.training import loop as training
@@ -41,6 +49,7 @@ from graphsci.verdict import Verdict
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from graphsci.io.sources import CountSource
     from graphsci.training.distributed import Team
 
 
@@ -172,6 +181,7 @@ class GraphSCI:
             )
             if batch_key is None and self.config.preset == "default":
                 data = data._replace(notes=(*data.notes, *unused_batches(adata)))
+            data = _with_doubts_of_batches(data, adata, batch_key)
             for doubt in data.doubts:
                 warnings.warn(doubt, stacklevel=2)
             graph = None if gene_graph is None else user_graph(gene_graph, data.gene_names)
@@ -614,6 +624,19 @@ class GraphSCI:
                 "genes=..., or train on data that have them.",
                 stacklevel=3,
             )
+
+
+def _with_doubts_of_batches(
+    data: CountData[CountSource], adata: AnnData, batch_key: str | None
+) -> CountData[CountSource]:
+    """Add what is to be said of genes that a batch lacks; without a key, of columns like one."""
+    columns = [*usual_batches(adata)] if batch_key is None else [batch_key]
+    said = tuple(
+        doubt
+        for column in columns
+        for doubt in genes_without_a_batch(data.counts, data.gene_names, adata.obs[column])
+    )
+    return data._replace(doubts=(*data.doubts, *said), notes=(*data.notes, *said))
 
 
 def _warn_of_foreign_layers(adata: AnnData, layers: Sequence[str], slots: Keys) -> None:

@@ -303,7 +303,7 @@ def _as_molecules(
     stay, and it is only said.
     """
     counts, seen = data.counts, find_copies(MemoryCounts(data.counts))
-    copies = seen.divisors(asked if job.held_out is None else 1.0, doubted=bool(data.doubts))
+    copies = seen.divisors(asked if job.held_out is None else 1.0, doubted=data.altered)
     left, is_divided, notes = seen.left(copies), (copies != 1).any(), list[str]()
     if is_divided:
         counts = whole_molecules(divide(counts, copies), np.random.default_rng(0))

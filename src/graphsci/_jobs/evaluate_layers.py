@@ -67,7 +67,7 @@ def refuse_whole_counts(
     for name, values in layers.items():
         looked_at = to_csr(values[some]).toarray()
         alike = [_is_function_of(*pair) for pair in zip(looked_at, whole, strict=True)]
-        if np.mean(alike or [0]) > _NEARLY_ALL:
+        if np.mean(alike or [False]) > _NEARLY_ALL:
             raise ValueError(
                 f"method: layers[{name!r}] holds the kept counts and the held-out ones together, "
                 "so it has seen the answer. Run the method on X of this file, the kept counts."

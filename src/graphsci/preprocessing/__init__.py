@@ -13,7 +13,13 @@ and ``_refusals`` (its three checks: names and batches, every value, what is wro
 from graphsci.preprocessing._opening import check_is_anndata, find_matrix
 from graphsci.preprocessing._refusals import MAX_EXACT_COUNT
 from graphsci.preprocessing._types import Mask, Names
-from graphsci.preprocessing.batches import extract_batch, read_batches, unused_batches
+from graphsci.preprocessing.batches import (
+    extract_batch,
+    genes_without_a_batch,
+    read_batches,
+    unused_batches,
+    usual_batches,
+)
 from graphsci.preprocessing.counts import CountData, Counts, extract_counts, open_counts
 from graphsci.preprocessing.matching import GeneMatch, align_counts, match_genes
 from graphsci.preprocessing.names import checked_names, positions_of
@@ -42,6 +48,7 @@ __all__ = [
     "extract_counts",
     "find_matrix",
     "fit_median_library_size",
+    "genes_without_a_batch",
     "library_sizes",
     "log_normalize",
     "match_genes",
@@ -52,4 +59,5 @@ __all__ = [
     "size_factors",
     "thin_counts",
     "unused_batches",
+    "usual_batches",
 ]

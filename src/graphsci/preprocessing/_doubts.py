@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +34,17 @@ _ANTIBODY = re.compile(r".*[_-]TotalSeq-?[A-D]?|(ADT|HTO)[_-].+", re.IGNORECASE)
 _FEWEST_ANTIBODIES = 3
 
 
+class Doubts(NamedTuple):
+    """Reasons to doubt that counts are raw counts of cells."""
+
+    said: tuple[str, ...]  #: a warning for each
+    altered: bool  #: cells have one depth, or are there twice: what a molecule is cannot be told
+
+
 def doubts_of(
     totals: NDArray[np.float64], rows: Rows, cell_names: Names, gene_names: Names
-) -> list[str]:
-    """Return a warning for each reason to doubt that these are raw counts of cells.
+) -> Doubts:
+    """Return what there is to doubt.
 
     Parameters
     ----------
@@ -47,13 +55,13 @@ def doubts_of(
     cell_names, gene_names
         (cells,), (genes,)
     """
-    return [
-        *_one_depth(totals, rows),
+    altered = [*_one_depth(totals, rows), *_doubles(rows.fingerprints, cell_names)]
+    others = [
         *_droplets(totals),
-        *_doubles(rows.fingerprints, cell_names),
         *_transposed(cell_names, gene_names),
         *_antibodies(gene_names),
     ]
+    return Doubts((*altered, *others), bool(altered))
 
 
 def _one_depth(totals: NDArray[np.float64], rows: Rows) -> list[str]:

@@ -54,6 +54,7 @@ class CountData(NamedTuple, Generic[Counts]):
     undetected_genes: Mask  #: (genes,) no molecule in any cell
     notes: tuple[str, ...]  #: one sentence for every treatment applied, and the doubts
     doubts: tuple[str, ...]  #: why these may be no raw counts after all
+    altered: bool  #: by one of them what a molecule is cannot be told: one depth, or doubles
 
 
 def extract_counts(
@@ -162,7 +163,7 @@ def _count_data(
     doubts = doubts_of(totals, rows, opened.cell_names, opened.gene_names)
     notes = [
         *opened.notes,
-        *doubts,
+        *doubts.said,
         *_describe(found, empty_cells, opened.cell_names, undetected_genes, opened.gene_names),
     ]
     return CountData(
@@ -175,7 +176,8 @@ def _count_data(
         empty_cells,
         undetected_genes,
         tuple(notes),
-        tuple(doubts),
+        doubts.said,
+        doubts.altered,
     )
 
 

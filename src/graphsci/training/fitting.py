@@ -150,7 +150,7 @@ def fit(
     cells, genes = np.flatnonzero(~data.empty_cells), np.flatnonzero(~data.undetected_genes)
     source = MemoryCounts(data.counts) if sparse.issparse(data.counts) else data.counts
     seen = find_copies(source, batch=data.batch, seed=config.seed)
-    copies = seen.divisors(config.copies, doubted=bool(data.doubts))
+    copies = seen.divisors(config.copies, doubted=data.altered)
     counts = TrainingBlocks(divided(source, copies), cells, genes, seed=config.seed)
     copies = copies[genes]
     if (copies != 1).any():
