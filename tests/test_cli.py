@@ -193,6 +193,22 @@ def test_a_second_run_and_the_saved_model_give_the_same_bits(finished, tmp_path)
         np.testing.assert_array_equal(other.obsm["X_graphsci"], first.obsm["X_graphsci"])
 
 
+def test_apply_says_which_genes_it_cannot_estimate(finished, tmp_path):
+    """As Python warns: printed, and among the notes of the output."""
+    folder, _ = finished
+    new = anndata.read_h5ad(folder / "counts.h5ad")
+    new.var_names = [f"{name}.1" if i % 3 == 0 else name for i, name in enumerate(new.var_names)]
+    new.write_h5ad(tmp_path / "new.h5ad")
+    _, said = run("apply", folder / "model", tmp_path / "new.h5ad", "-o", tmp_path / "out.h5ad")
+    notes = anndata.read_h5ad(tmp_path / "out.h5ad").uns["graphsci"]["notes"]
+    for expected in (
+        "20 genes of the model were not measured here",
+        "20 genes are not in the model's training data",
+    ):
+        assert expected in said
+        assert any(note.startswith(expected) for note in notes)
+
+
 def test_apply_matches_genes_by_name_and_says_how(finished, tmp_path):
     folder, _ = finished
     new = anndata.read_h5ad(folder / "counts.h5ad")[:20, ::-1][:, :50].copy()

@@ -1,5 +1,7 @@
 """The bridge to AnnData: slots, scales, genes by name, new cells, forms of input, errors."""
 
+import warnings
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -272,6 +274,27 @@ def test_unknown_genes_keep_their_counts_are_nan_else_and_change_nothing(trained
     assert "3 outside the model" in out.uns["graphsci"]["gene_match"]
 
 
+def test_genes_that_had_no_molecule_in_training_are_told(toy):
+    """Markers of a type that training lacked: no model gene, and no part of any misfit."""
+    before = toy.copy()
+    before.X[:, :2] = 0
+    model = GraphSCI(max_epochs=2, check=False, graph="none").fit(before)
+    toy.X[:, :2] = 0
+    toy.X[:4, 0], toy.X[:7, 1] = 5, 10
+    share = 90 / toy.X.sum()
+    with pytest.warns(UserWarning, match="Genes without a molecule in training") as told:
+        model.impute(toy)
+    [said] = [str(w.message) for w in told if "a molecule in training" in str(w.message)]
+    assert f"({toy.var_names[1]}, {toy.var_names[0]}) have {share:.1%} of the counts here" in said
+    assert said in toy.uns["graphsci"]["notes"]
+    assert np.isnan(toy.layers["denoised"][:7, 1]).all()
+    assert (toy.layers["denoised"][7:, 1] == 0).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.impute(toy, genes=toy.var_names[2:].tolist())
+        model.impute(before)
+
+
 @pytest.mark.filterwarnings("ignore:.*fit the model worse")  # their state is harder to read
 @pytest.mark.parametrize("name", ["nb", "paper"])
 def test_missing_genes_do_not_make_cells_look_shallow(trained, toy, name):
@@ -503,6 +526,7 @@ def test_a_model_imputes_cells_it_never_saw(draw, name):
     )
 
 
+@pytest.mark.filterwarnings("ignore:Genes without a molecule in training")
 @pytest.mark.parametrize("name", MODELS)
 def test_new_cells_may_have_genes_that_training_never_saw_expressed(trained, toy, name):
     """Unexpressed here too: 0. Expressed here: unknown, but for what was measured."""
@@ -519,6 +543,7 @@ def test_new_cells_may_have_genes_that_training_never_saw_expressed(trained, toy
         np.testing.assert_allclose(mean.sum(1), toy.X[:, GENES].sum(1), rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:Genes without a molecule in training")
 def test_imputed_keeps_measured_values_of_genes_unseen_in_training(trained, toy):
     toy.X[:, UNDETECTED_GENE] = 3
     out = impute(trained, "nb", toy)

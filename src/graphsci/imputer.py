@@ -16,6 +16,7 @@ from scipy import sparse
 from graphsci import estimates as es
 from graphsci._imputing import annotation, estimating
 from graphsci._imputing.estimating import Cells, EstimateBlock
+from graphsci._imputing.gene_notes import gene_notes
 from graphsci._imputing.misfits import misfit_note
 from graphsci._imputing.model_io import load_model, save_model
 from graphsci._imputing.request import Request
@@ -23,7 +24,6 @@ from graphsci._keys import DEFAULT_KEY, Keys, keys
 from graphsci._log import Log, say_nothing
 from graphsci._terminal import shown
 from graphsci._versions import versions
-from graphsci._words import few
 from graphsci.advance import Meter
 from graphsci.config import Config, preset
 from graphsci.gene_graph.graph import GeneGraph
@@ -51,10 +51,6 @@ if TYPE_CHECKING:
 
     from graphsci.io.sources import CountSource
     from graphsci.training.distributed import Team
-
-
-#: Less than this share of the training molecules in the genes measured deserves a warning.
-_FEW_MEASURED = 0.9
 
 
 class GraphSCI:
@@ -415,7 +411,9 @@ class GraphSCI:
             cells = self.prepare(
                 adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
             )
-            self._warn_of_genes(cells, columns)
+            told = gene_notes(spec, cells, columns)
+            for note in told:
+                warnings.warn(note, stacklevel=2)
             if batch_key is not None and cells.batch_key is None:
                 warnings.warn(estimating.no_effect(batch_key), stacklevel=2)
             adata = adata.copy() if copy else adata
@@ -445,6 +443,7 @@ class GraphSCI:
         adata.uns[slots.uns] = record = annotation.record_of_data(
             self, adata, cells, request, slots, stored=stored, layer=layer
         )
+        record["notes"] += told
         said = (
             misfit_note(self.fitted, cells, misfit, slots.misfit),
             estimating.copies_note(self.fitted, cells),
@@ -485,7 +484,8 @@ class GraphSCI:
         cells = self.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
-        self._warn_of_genes(cells, request.columns)
+        for note in gene_notes(self.fitted.spec, cells, request.columns):
+            warnings.warn(note, stacklevel=2)
         return estimating.estimate_blocks(self.fitted, cells, request)
 
     def latent(
@@ -603,27 +603,6 @@ class GraphSCI:
             batch_key=batch_key,
             allow_fractional=allow_fractional,
         )
-
-    def _warn_of_genes(self, cells: Cells, columns: NDArray[np.int64]) -> None:
-        """Say that genes which the model never saw have no estimate, and which it misses."""
-        missing = cells.match.missing
-        if missing and cells.measured_share < _FEW_MEASURED:
-            warnings.warn(
-                f"{len(missing):,} genes of the model were not measured here ({few(missing)}), "
-                f"{1 - cells.measured_share:.0%} of the molecules it was trained on: estimates "
-                "rest on the other genes.",
-                stacklevel=3,
-            )
-        wanted = set(cells.gene_names[columns])
-        known = {*self.fitted.spec.gene_names, *self.fitted.spec.undetected}
-        unknown = [name for name in cells.match.extra if name in wanted and name not in known]
-        if unknown:
-            warnings.warn(
-                f"{len(unknown):,} genes are not in the model's training data ({few(unknown)}): "
-                "their estimates are NaN, but for 'imputed', which keeps the counts. Choose "
-                "genes=..., or train on data that have them.",
-                stacklevel=3,
-            )
 
 
 def _with_doubts_of_batches(

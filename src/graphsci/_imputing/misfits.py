@@ -76,10 +76,10 @@ def unexpected_genes(fitted: Fitted, cells: Cells, which: NDArray[np.int64]) -> 
     starts = np.array(cells.starts())
     places = np.searchsorted(starts, which, "right") - 1
     chunks = np.unique(places)
-    chunks = _spread(chunks, _CHUNKS)
+    chunks = spread(chunks, _CHUNKS)
     n_cells = 0
     for chunk in chunks:
-        rows = _spread(which[places == chunk], _ASKED // len(chunks))
+        rows = spread(which[places == chunk], _ASKED // len(chunks))
         [(_, counts)] = cells.chunks(slice(chunk, chunk + 1))
         aligned = align_counts(counts[rows - starts[chunk]], cells.match)
         n_cells += len(rows)
@@ -100,7 +100,7 @@ def unexpected_genes(fitted: Fitted, cells: Cells, which: NDArray[np.int64]) -> 
     return UnexpectedGenes(names, observed[order] * times, expected[order] * times)
 
 
-def _spread(values: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+def spread(values: NDArray[np.int64], number: int) -> NDArray[np.int64]:
     """At most ``number`` of the values, evenly spread over their places."""
     places = np.linspace(0, len(values) - 1, min(number, len(values)))
     return values[places.astype(int)]

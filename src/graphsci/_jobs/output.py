@@ -23,6 +23,7 @@ from graphsci._imputing.estimating import (
     copies_note,
     estimate_blocks,
 )
+from graphsci._imputing.gene_notes import gene_notes
 from graphsci._imputing.misfits import misfit_note
 from graphsci._imputing.request import Request
 from graphsci.advance import Meter
@@ -84,6 +85,7 @@ def write_estimates(
             io.write_anndata(adata, temporary)
         lost, misfit = stream.write(temporary)
         said = (
+            *gene_notes(model.fitted.spec, cells, stream.request.columns),
             misfit_note(model.fitted, cells, misfit, slots.misfit),
             copies_note(model.fitted, cells),
         )
