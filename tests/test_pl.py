@@ -204,11 +204,11 @@ def test_groups_have_the_colors_that_scanpy_left(results):
     adata.obs["group"] = adata.obs["group"].astype("category")
     names = list(adata.obs["group"].cat.categories)
     adata.uns["group_colors"] = np.array(["#123456", *["red"] * (len(names) - 1)])
-    marks = _cells._marks(adata.obs["group"], _cells._scanpy_colors(adata, "group"))
+    marks = _cells._marks(adata.obs["group"], _cells.scanpy_colors(adata, "group"))
     assert marks[names[0]] == ("#123456", "o")
     for unusable in (["red"], ["nonsense"] * len(names)):  # as scanpy does: too few, or none
         adata.uns["group_colors"] = unusable
-        assert _cells._scanpy_colors(adata, "group") == {}
+        assert _cells.scanpy_colors(adata, "group") == {}
 
 
 def test_a_group_called_other_is_drawn(ax):

@@ -156,6 +156,19 @@ def test_a_sketch_keeps_the_order_of_categories(draw, trained):
     assert (small.obs["group"] == "no label").sum() == 3
 
 
+def test_a_sketch_has_scanpys_colours_of_the_groups_that_are_left(trained, toy):
+    groups = pd.Categorical(["b"] * 60 + ["c"] * 59 + [None], categories=["a", "b", "c"])
+    toy.obs["group"] = groups
+    toy.uns["group_colors"] = ["#ff0000", "#00ff00", "#0000ff"]
+    small = report.sketch(trained("nb"), toy, label_key="group")
+    colors = dict(zip(small.obs["group"].cat.categories, small.uns["group_colors"], strict=True))
+    assert colors.pop("b") == "#00ff00"
+    assert colors.pop("c") == "#0000ff"
+    assert list(colors.values()) == ["grey"]
+    del toy.uns["group_colors"]
+    assert "group_colors" not in report.sketch(trained("nb"), toy, label_key="group").uns
+
+
 def test_a_sketch_needs_its_labels(draw, trained):
     with pytest.raises(
         ValueError, match="obs has no column 'nothing'; columns present: 'group', 'batch'"

@@ -28,6 +28,7 @@ from graphsci.config import PRESETS
 from graphsci.io.files import is_store
 from graphsci.io.sources import divide
 from graphsci.io.streams import take_cells
+from graphsci.pl._cells import scanpy_colors
 from graphsci.preprocessing import library_sizes, log_normalize
 from graphsci.verdict import NO_VERDICT
 
@@ -124,6 +125,7 @@ def sketch(
     )
     if label_key is not None:
         small.obs[label_key] = _labels(adata, label_key).iloc[rows].array
+        small.uns |= _colors(adata, small.obs[label_key])
     theta = model.inverse_dispersion()
     if theta is not None:
         small.var[keys().inverse_dispersion] = theta.to_numpy()[columns]
@@ -162,6 +164,14 @@ def _labels(adata: AnnData, label_key: str) -> pd.Series:
     order = [*column.cat.categories.astype(str), _NO_LABEL]
     order = [name for name in dict.fromkeys(order) if name in set(labels)]
     return pd.Series(pd.Categorical(labels, categories=order), index=column.index)
+
+
+def _colors(adata: AnnData, kept: pd.Series) -> dict[str, list[str]]:
+    """Scanpy's colours of the groups that are drawn, in their order; nothing where it left none."""
+    known = scanpy_colors(adata, str(kept.name))
+    if not known:
+        return {}
+    return {f"{kept.name}_colors": [known.get(name, "grey") for name in kept.cat.categories]}
 
 
 # --- figures ----------------------------------------------------------------------------

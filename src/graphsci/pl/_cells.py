@@ -177,7 +177,7 @@ def _paints(adata: AnnData, common: Common, color: str | None, layer: str) -> tu
     if color in adata.obs:
         column = adata.obs[color]
         if not is_numeric(column):
-            marks = _marks(column, _scanpy_colors(adata, color))
+            marks = _marks(column, scanpy_colors(adata, color))
             return (functools.partial(_paint_groups, groups=column, marks=marks),) * 2
         numbers = column.to_numpy(dtype=np.float64)
         return (functools.partial(_paint_numbers, numbers=numbers, limits=_limits(numbers)),) * 2
@@ -249,7 +249,7 @@ def _paint_groups(
         )
 
 
-def _scanpy_colors(adata: AnnData, name: str) -> dict[str, str]:
+def scanpy_colors(adata: AnnData, name: str) -> dict[str, str]:
     """Colour of each group of a column, where scanpy left one for each of its categories."""
     column, colors = adata.obs[name], adata.uns.get(f"{name}_colors", ())
     if not isinstance(column.dtype, pd.CategoricalDtype):
