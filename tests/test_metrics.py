@@ -527,6 +527,37 @@ def test_shuffled_genes_keep_their_values_and_lose_their_cells():
         assert not np.array_equal(original, shuffled)
 
 
+def test_copies_shuffled_within_groups_keep_what_each_group_has():
+    """Whatever the groups are called, however large they are, in any order of the cells."""
+    groups = RNG(0).choice([-3, 0, 7, 10**12], p=[0.02, 0.18, 0.3, 0.5], size=300)
+    groups[5] = 2  # a group of one cell
+    counts = RNG(1).poisson(1.0 + 4 * (groups == 0)[:, None], size=(300, 20))
+    got = false_signal.append_shuffled_genes(counts, n_copies=20, groups=groups, rng=RNG(2))
+    original, copies = counts[:, got.sources], got.counts[:, got.copies].toarray()
+    for group in np.unique(groups):
+        own = groups == group
+        np.testing.assert_array_equal(np.sort(copies[own], 0), np.sort(original[own], 0))
+    assert (copies != original).any(0).all()
+
+
+def test_copies_are_shuffled_within_groups_with_equal_chances_and_each_alone():
+    """Each cell of a group gets each value of it equally often; two copies of one gene differ."""
+    groups = np.tile([1, 0, 1, 2], 3)
+    counts = np.arange(1, 13)[:, None] * np.ones((1, 3000), int)
+    got = false_signal.append_shuffled_genes(counts, n_copies=3000, groups=groups, rng=RNG(0))
+    values = got.counts[:, got.copies].toarray() - 1
+    for group in np.unique(groups):
+        own = np.flatnonzero(groups == group)
+        seen = np.array([[(values[cell] == other).sum() for other in own] for cell in own])
+        assert seen.sum() == 3000 * len(own)
+        expected = 3000 / len(own)
+        statistic = ((seen - expected) ** 2 / expected).sum()
+        assert stats.chi2.sf(statistic, (len(own) - 1) ** 2) > 1e-4
+    same = (values[:, :-1] == values[:, 1:]).mean(1)  # of neighbouring copies
+    size = np.array([(groups == group).sum() for group in groups])
+    np.testing.assert_allclose(same, 1 / size, atol=0.04)
+
+
 def test_mean_absolute_correlation_by_hand_and_against_numpy():
     line = np.arange(5.0)
     both = np.stack([line, -line, np.ones(5)], axis=1)  # r = -1, and twice nothing

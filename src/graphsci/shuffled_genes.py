@@ -1,4 +1,4 @@
-"""Shuffled copies of genes: independent of all others by construction."""
+"""Shuffled copies of genes: independent of all others by construction, or given the group."""
 
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ from graphsci.preprocessing import detected_genes, library_sizes
 
 #: Cells of about one depth among which a copy that follows depth is shuffled.
 CELLS_OF_ONE_DEPTH = 20
+#: Bits of the random numbers that order the cells of a group, behind the number of the group.
+_RANDOM_BITS = 32
 
 
 class WithShuffledGenes(NamedTuple):
@@ -32,7 +34,9 @@ def append_shuffled_genes(
     """Append copies of real genes, each with its cells in a random order of its own.
 
     A copy has a real gene's distribution and is independent of every other gene and of all other
-    copies. What a method makes of copies that correlate is its own invention.
+    copies: simply without ``groups``, with them given the group alone, as a copy then follows what
+    its gene has in common with the group (depth, batch). What a method makes of copies that
+    correlate beyond that is its own invention.
 
     Library sizes change little if copies are few; note that a copy does not grow with its cell's
     library, so that dividing by it correlates all copies in truth: compare with the raw counts,
@@ -62,7 +66,8 @@ def append_shuffled_genes(
     matrix = sp.csc_matrix(counts)
     eligible = genes_to_copy(matrix, n_copies=n_copies, min_cells=min_cells)
     sources = np.sort(rng.choice(eligible, size=n_copies, replace=False)).astype(np.int64)
-    shuffled = sp.hstack([_shuffled_column(matrix, gene, groups, rng) for gene in sources])
+    among = None if groups is None else _Grouped.of(groups)
+    shuffled = sp.hstack([_shuffled_column(matrix, gene, among, rng) for gene in sources])
     copies = np.arange(n_copies, dtype=np.int64) + matrix.shape[1]
     return WithShuffledGenes(sp.csr_matrix(sp.hstack([matrix, shuffled])), sources, copies)
 
@@ -102,20 +107,39 @@ def cells_of_one_depth(
     return groups
 
 
+class _Grouped(NamedTuple):
+    """Cells in the order of their groups, found once for all copies."""
+
+    order: NDArray[np.int64]  # (cells,)
+    places: NDArray[np.int64]  # (cells,) where each cell stands in that order
+    keys: NDArray[np.int64]  # (cells,) in that order: number of the group, then zero bits
+
+    @classmethod
+    def of(cls, groups: NDArray[np.int64]) -> "_Grouped":
+        numbers = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+        order = np.argsort(numbers, kind="stable")
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        return cls(order, places, numbers[order] << _RANDOM_BITS)
+
+    def drawn(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """A random cell of its own group for each cell, (cells,), every cell once."""
+        random = rng.integers(1 << _RANDOM_BITS, size=len(self.keys))
+        return self.order[np.argsort(self.keys | random)][self.places]
+
+
 def _shuffled_column(
     matrix: sp.csc_matrix,
     gene: int,
-    groups: NDArray[np.int64] | None,
+    among: _Grouped | None,
     rng: np.random.Generator,
 ) -> sp.csc_matrix:
     """Return one gene with its values in random cells, of those of a group in that group."""
     n_cells, entries = matrix.shape[0], slice(matrix.indptr[gene], matrix.indptr[gene + 1])
     rows, values = matrix.indices[entries], matrix.data[entries]
-    if groups is None:
+    if among is None:
         cells = rng.choice(n_cells, size=values.size, replace=False)
     else:
-        placed = np.empty(n_cells, np.int64)  # where the value of each cell goes
-        placed[np.lexsort((rng.random(n_cells), groups))] = np.argsort(groups, kind="stable")
-        cells = placed[rows]
+        cells = among.drawn(rng)[rows]
     found = values, (cells, np.zeros(values.size, dtype=np.int64))
     return sp.csc_matrix(found, shape=(n_cells, 1))
