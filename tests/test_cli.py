@@ -35,6 +35,7 @@ from graphsci.evaluation import PROTOCOLS
 from graphsci.training.loop import EpochRecord
 
 SHORT = ("--max-epochs", "4", "--threads", "1")
+LINUX = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
 
 
 def run(*args, exit_code=0):
@@ -346,6 +347,10 @@ def test_quiet_prints_nothing(counts, tmp_path):
         (("--network-weight", "0.5"), "no known network to weigh"),
         (("--label-key", "nothing", "--report", "r.html"), "obs has no column 'nothing'"),
         (("--save-model", "nowhere/model"), "nowhere does not exist"),
+        (("--save-model", "counts.h5ad", "--overwrite"), "counts.h5ad is a file, and a folder"),
+        (("--save-model", "counts.h5ad/model"), "counts.h5ad does not exist"),
+        pytest.param(("--save-model", "/proc/x"), "/proc takes no file to become x", marks=LINUX),
+        pytest.param(("--report", "/proc/x.html"), "/proc takes no file to become", marks=LINUX),
         (("--report", "report.pdf"), "report.pdf ends in '.pdf'"),
         (("--json", "nowhere/run.json"), "nowhere does not exist"),
         (("--config", "nowhere.toml"), "nowhere.toml"),

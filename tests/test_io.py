@@ -24,7 +24,14 @@ from scipy.io import mmwrite
 
 from graphsci import io
 from graphsci.io import files
-from graphsci.io.files import NoRoom, atomic_path, check_writable, write_json, write_text
+from graphsci.io.files import (
+    NoRoom,
+    atomic_path,
+    check_folder,
+    check_writable,
+    write_json,
+    write_text,
+)
 from graphsci.io.layers import stream_layers
 from graphsci.io.sources import DiskCounts, is_on_disk
 from graphsci.io.streams import open_store
@@ -694,7 +701,7 @@ def test_atomic_path_nothing_written(tmp_path):
         pass
 
 
-def test_check_writable(tmp_path, monkeypatch):
+def test_check_writable(tmp_path):
     assert check_writable(str(tmp_path / "a.h5ad"), suffixes=(".h5ad",)) == tmp_path / "a.h5ad"
     with pytest.raises(ValueError, match=r"ends in '.csv', expected .h5ad or .zarr"):
         check_writable(tmp_path / "a.csv", suffixes=io.ANNDATA_SUFFIXES)
@@ -704,9 +711,39 @@ def test_check_writable(tmp_path, monkeypatch):
     check_writable(tmp_path / "old.h5ad")
     with pytest.raises(FileExistsError, match=r"exists. Choose another output"):
         check_writable(tmp_path / "old.h5ad", overwrite=False)
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(PermissionError, match="may not be written by this user"):
+    with pytest.raises(OSError, match=r"takes no file to become a+.h5ad \(File name too long\)"):
+        check_writable(tmp_path / f"{'a' * 245}.h5ad")
+    assert [path.name for path in tmp_path.iterdir()] == ["old.h5ad"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("check", [check_writable, check_folder])
+def test_a_place_that_takes_no_file_is_told_whatever_its_permissions(tmp_path, check):
+    """Even root, who may write everywhere by the bits of permission, or by a link."""
+    with pytest.raises(OSError, match=r"the folder /proc takes no file to become x \(.+\)"):
+        check("/proc/x")
+    (tmp_path / "link").symlink_to("/proc/x")
+    with pytest.raises(OSError, match="the folder /proc takes no file"):
+        check_writable(tmp_path / "link")
+
+
+def test_no_room_for_a_file_is_told_before_the_work(tmp_path, monkeypatch):
+    def fail(path, **_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "touch", fail)
+    with pytest.raises(NoRoom, match=r"no room to write .*a.h5ad"):
         check_writable(tmp_path / "a.h5ad")
+
+
+@pytest.mark.parametrize("options", [{}, {"overwrite": False}])
+def test_a_file_is_not_replaced_by_a_folder(tmp_path, options):
+    (tmp_path / "model").touch()
+    (tmp_path / "a.zarr").touch()
+    with pytest.raises(NotADirectoryError, match=r"model is a file, and a folder will be written"):
+        check_writable(tmp_path / "model", folder=True, **options)
+    with pytest.raises(NotADirectoryError, match=r"a.zarr is a file, and a folder will be"):
+        check_writable(tmp_path / "a.zarr", **options)
 
 
 def test_a_folder_of_something_else_is_never_replaced(tmp_path):

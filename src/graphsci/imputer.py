@@ -557,7 +557,7 @@ class GraphSCI:
         overwrite
             Whether it may replace a saved model; a folder that holds more it never does.
         """
-        check_writable(path, overwrite=overwrite)
+        check_writable(path, overwrite=overwrite, folder=True)
         save_model(self.fitted, path, versions=versions())
 
     @classmethod

@@ -28,11 +28,16 @@ def check_outputs(job: FileJob, *, replaced: Sequence[Path] = ()) -> None:
     Raises
     ------
     ValueError, OSError
-        The ending is wrong, a folder is missing or read-only, a file exists and may not be
+        The ending is wrong, a folder is missing or takes no file, something exists and may not be
         replaced, or two have one path.
     """
     for name, path in job.paths.items():
-        check_writable(path, suffixes=job.ENDINGS[name], overwrite=job.overwrite)
+        check_writable(
+            path,
+            suffixes=job.ENDINGS[name],
+            overwrite=job.overwrite,
+            folder=name == "model",
+        )
     for path in replaced:
         check_writable(path, overwrite=True)
     places = [path.resolve() for path in (*job.paths.values(), *replaced)]

@@ -55,6 +55,7 @@ def check_writable(
     *,
     suffixes: Sequence[str] | None = None,
     overwrite: bool = True,
+    folder: bool = False,
 ) -> Path:
     """Make sure, before any long work, that ``path`` can be written.
 
@@ -66,6 +67,8 @@ def check_writable(
         Endings allowed, e.g. ``(".h5ad", ".zarr")``; any if None.
     overwrite
         Whether ``path`` may exist.
+    folder
+        Whether it will be a folder, as models are; a ``.zarr`` always is one.
 
     Returns
     -------
@@ -76,8 +79,10 @@ def check_writable(
     ------
     ValueError
         The ending is not allowed.
-    FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError
-        What else stands in the way.
+    FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError
+        There is no folder to write to, or something there must not be replaced.
+    OSError
+        Its folder takes no new file: the system's own error, :class:`NoRoom` if there is none.
     """
     path = Path(path)
     if suffixes is not None and not path.name.lower().endswith(tuple(suffixes)):
@@ -89,9 +94,9 @@ def check_writable(
             f"the folder {path.parent} does not exist, so {path.name} cannot be written there. "
             f"Create it: mkdir -p {path.parent}"
         )
-    _refuse_read_only(path.parent)
+    _try_to_write(path.resolve() if path.is_symlink() else path)
     if path.exists():
-        _check_replaceable(path, overwrite)
+        _check_replaceable(path, overwrite, folder=folder or path.name.lower().endswith(".zarr"))
     return path
 
 
@@ -100,25 +105,41 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
 
     Raises
     ------
-    NotADirectoryError, PermissionError
-        A file stands there, or this user may not write there.
+    NotADirectoryError, OSError
+        A file stands there, or no new file can be made there.
     """
     path = Path(path)
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not there.is_dir():
         raise NotADirectoryError(f"{there} is a file, expected a folder. Choose another output.")
-    _refuse_read_only(there)
+    _try_to_write(there / path.name)
     return path
 
 
-def _refuse_read_only(folder: Path) -> None:
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(
-            f"the folder {folder} may not be written by this user. Choose another output."
+def _try_to_write(target: Path) -> None:
+    """Make an empty file beside ``target``, and remove it.
+
+    Permission bits say too little: nothing of root's rights, of mounts, of long names.
+    """
+    trial = _beside(target, "tmp")
+    try:
+        trial.touch(exist_ok=False)
+    except OSError as error:
+        if (number := _no_room(error)) is not None:
+            raise NoRoom(number, target) from error
+        raise type(error)(
+            f"the folder {target.parent} takes no file to become {target.name} "
+            f"({error.strerror}). Choose another output."
+        ) from error
+    trial.unlink()
+
+
+def _check_replaceable(path: Path, overwrite: bool, *, folder: bool) -> None:
+    if folder and not path.is_dir():
+        raise NotADirectoryError(
+            f"{path} is a file, and a folder will be written: it is not replaced. Choose another "
+            "output, or remove the file yourself."
         )
-
-
-def _check_replaceable(path: Path, overwrite: bool) -> None:
     if path.is_dir() and not any(path.iterdir()):
         return
     if not overwrite:
