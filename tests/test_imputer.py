@@ -1,5 +1,6 @@
 """The bridge to AnnData: slots, scales, genes by name, new cells, forms of input, errors."""
 
+import re
 import warnings
 
 import anndata
@@ -385,6 +386,15 @@ def test_genes_may_be_a_mask_of_var(trained, toy, kind):
 
 
 @pytest.mark.parametrize(
+    ("genes", "got"),
+    [([1, 2], "1"), (7, "7"), (["gene1", 3], "3"), (["gene1", np.nan], "nan")],
+)
+def test_genes_that_are_no_names_are_refused(trained, toy, genes, got):
+    with pytest.raises(TypeError, match=f"genes: got {got}, expected names of genes, or a bool"):
+        trained("nb").impute(toy, genes=genes)
+
+
+@pytest.mark.parametrize(
     ("mask", "message"),
     [
         (np.ones(3, dtype=bool), "genes: got a boolean mask of 3, expected names of genes or a m"),
@@ -474,7 +484,8 @@ def test_certainty_can_be_told_from_what_was_written(trained, toy):
 
 
 def test_certainty_of_an_earlier_run_does_not_outlive_it(trained, toy):
-    toy.obs["graphsci_certainty"] = "stale"
+    trained("nb").impute(toy)
+    assert "graphsci_certainty" in toy.obs
     trained("paper").impute(toy)
     assert "graphsci_certainty" not in toy.obs
 
@@ -683,6 +694,26 @@ def test_layers_of_others_are_not_replaced_silently(trained, toy):
     with pytest.warns(UserWarning, match="layers 'denoised' are replaced, which no run 'graphsci'"):
         trained("nb").impute(mine)
     trained("nb").impute(mine)  # its own: no warning
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [("obsm", "X_graphsci"), ("uns", "graphsci"), ("obs", "graphsci_library")],
+)
+def test_slots_of_others_are_not_replaced_silently(trained, toy, place, name):
+    getattr(toy, place)[name] = {"mine": 1} if place == "uns" else np.ones(toy.n_obs)
+    message = re.escape(f"{place}['{name}'] will be replaced, and no record says that a run")
+    with pytest.warns(UserWarning, match=message):
+        trained("nb").impute(toy)
+    trained("nb").impute(toy)  # its own: no warning
+
+
+def test_what_a_network_wrote_of_genes_is_no_ones_else(trained, toy):
+    toy.uns["graphsci_network"], toy.varm["graphsci"] = {}, np.ones((toy.n_vars, 2))
+    trained("nb").impute(toy)
+    toy.varm["mine"] = toy.varm["graphsci"]
+    with pytest.warns(UserWarning, match=r"varm\['mine'\] will be replaced"):
+        trained("nb").impute(toy, key_added="mine", prefix="mine_")
 
 
 @pytest.mark.parametrize("option", ["copy", "view"])

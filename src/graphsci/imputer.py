@@ -396,8 +396,8 @@ class GraphSCI:
         UserWarning
             If the model knows nothing of some expressed genes, which then are NaN; if more than
             a tenth of the molecules it was trained on are of genes that ``adata`` lacks; if a layer
-            is replaced that no run under ``key_added`` wrote; if many cells fit the model worse
-            than those it was trained on.
+            or another slot is replaced that no run under ``key_added`` wrote; if many cells fit the
+            model worse than those it was trained on.
         """
         request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
         slots, names, spec = keys(key_added, prefix=prefix), request.names, self.fitted.spec
@@ -406,6 +406,13 @@ class GraphSCI:
         if genes is None:
             request.refuse_overwriting(layer, slots)
             _warn_of_foreign_layers(adata, [stored(name) for name in names], slots)
+        if foreign := annotation.foreign_slots(adata, slots):
+            warnings.warn(
+                f"{', '.join(foreign)} will be replaced, and no record says that a run "
+                f"{slots.uns!r} wrote them. Keep them with another name for this run: "
+                "key_added='graphsci_2'.",
+                stacklevel=2,
+            )
         columns = request.columns
         with shown(progress):
             cells = self.prepare(

@@ -158,3 +158,15 @@ def earlier_estimates(adata: AnnData, slots: Keys) -> Mapping[str, Any]:
     """What an earlier run under the same key says of its estimates, by name."""
     earlier = adata.uns.get(slots.uns)
     return earlier.get("estimates", {}) if isinstance(earlier, Mapping) else {}
+
+
+def foreign_slots(adata: AnnData, slots: Keys) -> list[str]:
+    """Slots beside estimates that are there, and that no record says a run of this key wrote."""
+    if is_run_record(adata.uns.get(slots.uns)):
+        return []
+    of_genes = () if slots.network not in adata.uns else ("var", "varm", "varp")  # a network's own
+    return [
+        f"{place}[{name!r}]"
+        for place, name in slots.beside_estimates
+        if name in getattr(adata, place) and place not in of_genes
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -101,10 +101,16 @@ def _columns(names: pd.Index, genes: Sequence[str] | None) -> NDArray[np.int64]:
     """Positions of the chosen genes, all if None; by name, or by a boolean mask of ``var``."""
     if genes is None:
         return np.arange(len(names))
-    if isinstance(genes, str):
+    if isinstance(genes, str) or not isinstance(genes, Iterable):
         genes = [genes]
     if pd.api.types.is_bool_dtype(pd.Index(genes)):
         genes = names[_mask(genes, names)].tolist()
+    other = next((gene for gene in genes if not isinstance(gene, str)), None)
+    if other is not None:
+        raise TypeError(
+            f"genes: got {other!r}, expected names of genes, or a boolean mask of var. For "
+            "positions in var: genes=adata.var_names[[0, 5]]."
+        )
     repeated = pd.Index(genes)[pd.Index(genes).duplicated()]
     if not len(genes) or len(repeated):
         found = f"{repeated[0]!r} more than once" if len(repeated) else "no gene"
