@@ -87,11 +87,15 @@ class Search:
             assert adata is not None
             return GraphSCI(config).fit(adata, gene_graph=gene_graph, **heard)
 
+        def train_whole(config: Config) -> GraphSCI:
+            further = train(config)
+            if not further.fitted.is_whole:
+                raise KeyboardInterrupt  # what it does not agree on would be no doubt
+            return further
+
         model = train(config) if model is None else model
         seeds = (later_seed(config.seed, _SEED_STEP + n) for n in range(self.n_models - 1))
-        more = [train(config.replace(seed=seed)) for seed in seeds]
-        if not all(further.fitted.is_whole for further in more):
-            raise KeyboardInterrupt  # what they do not agree on would be no doubt
+        more = [train_whole(config.replace(seed=seed)) for seed in seeds]
         control = None
         if self.control and adata is not None:
             control = train_control(model, adata, **heard)
