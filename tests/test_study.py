@@ -336,8 +336,10 @@ def test_the_sentence_does_not_flatter():
     assert "of pooling" in study.sentence(study.summarise(family), "ours")
     family[1] = run_of("ours-mean", 0, base - 0.05 + wiggle)
     assert "Prefer ours-mean here to ours" in study.sentence(study.summarise(family), "ours")
-    alone = study.summarise([run_of("ours", 0, base)])
-    assert "no other method was run" in study.sentence(alone, "ours")
+    for name in ("ours", "ours-mean", "theirs"):
+        alone = study.sentence(study.summarise([run_of(name, 0, base)]), "ours")
+        assert alone.startswith(f"{name}: D2 ")
+        assert alone.endswith("over the gene means; no other method was run.")
 
 
 def test_the_ceiling_is_out_of_reach_and_no_rival(case):
@@ -347,7 +349,12 @@ def test_the_ceiling_is_out_of_reach_and_no_rival(case):
     assert top.scores["deviance"] < 1e-4
     found = study.summarise([top, means])
     assert found[0].method == study.CEILING
-    assert study.sentence(found, "x").startswith("gene_mean predicted the held-out molecules best")
+    assert study.sentence(found, "x").startswith(
+        "gene_mean: D2 0.000 over the gene means; no other"
+    )
+    kept = study.run_method("nothing", study.control("nothing"), case)
+    said = study.sentence(study.summarise([top, means, kept]), "x")
+    assert said.startswith("gene_mean predicted the held-out molecules best")
     assert study.losses(found, "gene_mean") == ()
 
 

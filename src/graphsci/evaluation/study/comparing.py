@@ -82,6 +82,8 @@ def sentence(summaries: Sequence[Summary], ours: str, *, judged: str = "held-out
     """Say in one honest sentence how a method fares against all others in what was judged."""
     summaries = without_ceiling(summaries)
     best = summaries[0]
+    if len(summaries) == 1:
+        return _alone(best)
     named = {summary.method: summary for summary in summaries}
     if ours not in named:
         return (
@@ -97,7 +99,7 @@ def sentence(summaries: Sequence[Summary], ours: str, *, judged: str = "held-out
         and not (summary.method.startswith(f"{ours}-") and own.against[summary.method].z <= 0)
     ]
     if not rivals:
-        return f"{ours}: D2 {own.scores['d2']:.3f} over the gene means; no other method was run."
+        return _alone(own)
     rival = rivals[0]
     gaps = {s.method: own.against[s.method] for s in rivals}
     better = [name for name, gap in gaps.items() if gap.z > gap.significant]
@@ -112,6 +114,12 @@ def sentence(summaries: Sequence[Summary], ours: str, *, judged: str = "held-out
     if equal:
         return f"{ours} is no better here than {' or '.join(equal)}, within the error: {numbers}."
     return f"{ours} predicted the {judged} better than every other method: {numbers}."
+
+
+def _alone(found: Summary) -> str:
+    """What can be said of a method where there was no other."""
+    d2 = found.scores["d2"]
+    return f"{found.method}: D2 {d2:.3f} over the gene means; no other method was run."
 
 
 class Score(NamedTuple):
