@@ -36,6 +36,7 @@ from graphsci.evaluation.clustering import package_versions, require_packages
 from graphsci.io.files import check_writable
 from graphsci.io.sources import MemoryCounts, divide, to_csr
 from graphsci.preprocessing import CountData, extract_batch, extract_counts, fit_median_library_size
+from graphsci.preprocessing._opening import layers_present
 from graphsci.training.blocks import whole_molecules
 from graphsci.training.checkpoint import digest
 from graphsci.training.copies import find_copies, in_words
@@ -231,6 +232,7 @@ def read_data(job: Job, *, copies: float = 0.0) -> Data:
     counts, said = _as_molecules(job, data, copies)
     held_out = None
     if job.held_out is not None:
+        _check_held_out(job.held_out, adata)
         held_out = extract_counts(adata, layer=job.held_out, min_cells=1).counts
     layers = {}
     for name in job.methods:
@@ -242,6 +244,14 @@ def read_data(job: Job, *, copies: float = 0.0) -> Data:
         refuse_whole_counts(layers, counts, held_out)
         notes += other_scales(layers, counts)
     return Data(counts, held_out, _labels(job, adata), batch, (*data.doubts, *said, *notes), layers)
+
+
+def _check_held_out(layer: str, adata: AnnData) -> None:
+    if layer not in adata.layers:
+        raise ValueError(
+            f"held_out (--held-out): there is no layer {layer!r}; {layers_present(adata)} Name the "
+            "one with the molecules that were held out, as --write-split writes it."
+        )
 
 
 def write_split(
@@ -328,11 +338,13 @@ def _check_request(job: Job) -> None:
         )
     if job.seeds < 1:
         raise ValueError(f"seeds: got {job.seeds}, expected at least 1.")
-    if job.held_out is not None and (job.seeds > 1 or job.design != "molecules"):
+    held_out_anew = _changed(job, "design", "fraction", "depth", "seeds")
+    if job.held_out is not None and held_out_anew:
         raise ValueError(
             f"held_out: the molecules in layers[{job.held_out!r}] are held out already, once; "
-            "leave out --design and --seeds."
+            f"leave out {', '.join(held_out_anew)}."
         )
+    _check_depth(job)
     if job.label_key is not None and job.design == "cells":
         raise ValueError(
             "label_key: clustering is scored with the designs 'molecules', 'entries' and 'depth'."
@@ -345,8 +357,43 @@ def _check_request(job: Job) -> None:
         raise ValueError(f"protocol: got {job.protocol!r}, expected one of {', '.join(PROTOCOLS)}.")
     if job.label_key is not None:
         require_packages(job.protocol)
+    of_clusters = _changed(job, "protocol", "clustering_seeds")
+    if job.label_key is None and of_clusters:
+        raise ValueError(
+            f"{', '.join(of_clusters)}: about clusters, which are scored against labels. Name "
+            "their column (--label-key), or leave this out."
+        )
     if not 0 < job.level < 1:
         raise ValueError(f"level: got {job.level}, expected a number between 0 and 1.")
+
+
+def _changed(job: Job, *names: str) -> list[str]:
+    """Flags of the fields that have another value than their default."""
+    usual = Job(job.source)
+    return [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if getattr(job, name) != getattr(usual, name)
+    ]
+
+
+def _check_depth(job: Job) -> None:
+    """Refuse a design without the depth that it needs, and a depth that no cell is thinned to."""
+    if job.design == "depth" and job.depth is None:
+        raise ValueError(
+            "depth: the design 'depth' thins cells to a median: give --depth N, in molecules per "
+            "cell."
+        )
+    if job.design not in ("depth", "all") and job.depth is not None:
+        raise ValueError(
+            f"depth: got {job.depth} with the design {job.design!r}, which does not thin cells. "
+            "Leave out --depth, or choose --design depth."
+        )
+    if job.design == "depth" and _changed(job, "fraction"):
+        raise ValueError(
+            f"fraction: got {job.fraction} with the design 'depth', whose depth says what is held "
+            "out. Leave out --fraction."
+        )
 
 
 def _labels(job: Job, adata: AnnData) -> np.ndarray | None:
