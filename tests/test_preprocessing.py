@@ -785,24 +785,40 @@ def test_genes_that_a_batch_never_measured_are_told(monkeypatch, chunk):
     monkeypatch.setattr(batches, "CHUNK_CELLS", chunk)
     adata = joined(60)
     source, names = MemoryCounts(adata.X), np.asarray(adata.var_names, dtype=str)
-    [said] = batches.genes_without_a_batch(source, names, adata.obs["sample"])
+    said = batches.genes_without_a_batch(source, names, adata.obs["sample"])
     own, other = adata.X[1::2].toarray().sum(0), adata.X[::2].toarray().sum(0)
     surely = (own == 0) & (other / other.sum() * own.sum() >= 10)
     assert said.startswith(f"{surely.sum()} genes have no count in batch 'b' of 'sample'")
     assert f"and {(other / other.sum())[surely].sum():.2g} of all counts elsewhere" in said
     adata.obs["sample"] = adata.obs["sample"].where(adata.obs["sample"] == "a")
-    assert batches.genes_without_a_batch(source, names, adata.obs["sample"]) == []
+    assert batches.genes_without_a_batch(source, names, adata.obs["sample"]) is None
     adata = joined(10)
     source = MemoryCounts(adata.X)
-    assert batches.genes_without_a_batch(source, names, adata.obs["sample"]) == []
+    assert batches.genes_without_a_batch(source, names, adata.obs["sample"]) is None
 
 
 @pytest.mark.parametrize("batch_key", [None, "sample"])
 def test_training_warns_of_genes_that_a_batch_lacks(batch_key):
     """By a column that looks like batches, too; copies of a molecule can be told all the same."""
-    with pytest.warns(UserWarning, match="genes have no count in batch 'b'"):
-        model = GraphSCI(max_epochs=1, check=False).fit(joined(60), batch_key=batch_key)
-    assert any("have no count in batch" in note for note in model.notes)
+    adata = joined(60)
+    adata.obs["donor"] = adata.obs["sample"]
+    with pytest.warns(UserWarning, match="genes have no count in batch 'b'") as told:
+        model = GraphSCI(max_epochs=1, check=False).fit(adata, batch_key=batch_key)
+    assert sum("have no count in batch" in str(w.message) for w in told) == 1
+    assert sum("have no count in batch" in note for note in model.notes) == 1
+
+
+def test_of_several_batches_that_lack_genes_the_worst_is_described(monkeypatch):
+    adata = joined(60)
+    adata.obs["sample"] = [f"{x}{i % 4}" for i, x in enumerate(adata.obs["sample"])]
+    counts = adata.X.toarray()
+    counts[3::4, 60:120] = 0
+    source, names = MemoryCounts(sparse.csr_matrix(counts)), np.asarray(adata.var_names, dtype=str)
+    said = batches.genes_without_a_batch(source, names, adata.obs["sample"])
+    assert "in batch 'b3' of 'sample'" in said
+    assert "join? Other batches lack genes too: b1. They are" in said
+    monkeypatch.setattr(batches, "_MOST_BATCHES", 3)
+    assert batches.genes_without_a_batch(source, names, adata.obs["sample"]) is None
 
 
 def test_only_some_doubts_are_of_what_a_molecule_is():

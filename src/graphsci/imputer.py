@@ -615,14 +615,16 @@ class GraphSCI:
 def _with_doubts_of_batches(
     data: CountData[CountSource], adata: AnnData, batch_key: str | None
 ) -> CountData[CountSource]:
-    """Add what is to be said of genes that a batch lacks; without a key, of columns like one."""
+    """Add what is to be said of genes that a batch lacks; without a key, of columns like one.
+
+    Once: several columns may tell the same batches apart.
+    """
     columns = [*usual_batches(adata)] if batch_key is None else [batch_key]
-    said = tuple(
-        doubt
-        for column in columns
-        for doubt in genes_without_a_batch(data.counts, data.gene_names, adata.obs[column])
-    )
-    return data._replace(doubts=(*data.doubts, *said), notes=(*data.notes, *said))
+    for column in columns:
+        said = genes_without_a_batch(data.counts, data.gene_names, adata.obs[column])
+        if said is not None:
+            return data._replace(doubts=(*data.doubts, said), notes=(*data.notes, said))
+    return data
 
 
 def _warn_of_foreign_layers(adata: AnnData, layers: Sequence[str], slots: Keys) -> None:

@@ -90,11 +90,12 @@ def unused_batches(adata: AnnData) -> list[str]:
 
 def genes_without_a_batch(
     counts: CountSource, gene_names: NDArray[np.str_], batch: pd.Series
-) -> list[str]:
-    """Return a warning for each batch in which genes of the others have not a single count.
+) -> str | None:
+    """Return a warning if a batch has not a single count of genes that the others have.
 
     An outer join fills genes that a batch did not measure with zeros, which look like measured
-    ones. One pass over the counts; memory of batches x genes.
+    ones. Of several such batches the one that lacks most is described. One pass over the counts;
+    memory of batches x genes, so that more than 200 batches are not looked at.
 
     Parameters
     ----------
@@ -106,29 +107,43 @@ def genes_without_a_batch(
         (cells,) any values; a cell without one is left out.
     """
     codes, names = pd.factorize(batch)
-    totals = np.zeros((len(names), counts.shape[1]))
+    if not 1 < len(names) <= _MOST_BATCHES:
+        return None
+    totals = _totals_of_batches(counts, codes, len(names))
+    whole = totals.sum(0)
+    found = dict[str, tuple[float, NDArray[np.int64]]]()
+    for name, own in zip(names, totals, strict=True):
+        share = (whole - own) / max((whole - own).sum(), 1)
+        lacking = np.flatnonzero((own == 0) & (share * own.sum() >= _SURELY_SEEN))
+        if len(lacking) >= _FEWEST_LACKING and share[lacking].sum() >= _SMALLEST_SHARE:
+            found[str(name)] = float(share[lacking].sum()), lacking
+    if not found:
+        return None
+    worst = max(found, key=lambda name: found[name][0])
+    share_elsewhere, lacking = found.pop(worst)
+    others = f" Other batches lack genes too: {few([*found])}." if found else ""
+    return (
+        f"{len(lacking):,} genes have no count in batch {worst!r} of {batch.name!r}, and "
+        f"{share_elsewhere:.2g} of all counts elsewhere ({few(gene_names[lacking])}): were they "
+        f"not measured there, as after an outer join?{others} They are taken for measured zeros: "
+        "the cells' states then tell the batches apart, and estimates of these genes are next to 0 "
+        "there. Join by the genes that all have (join='inner'), or leave these out."
+    )
+
+
+def _totals_of_batches(
+    counts: CountSource, codes: NDArray[np.int64], n_batches: int
+) -> NDArray[np.float64]:
+    """Counts of each gene in each batch, (batches, genes); ``codes`` (cells,), -1 for none."""
+    totals = np.zeros((n_batches, counts.shape[1]))
     for start in range(0, counts.shape[0], CHUNK_CELLS):
         part = codes[start : start + CHUNK_CELLS]
         known = np.flatnonzero(part >= 0)
         indicator = sparse.csr_matrix(
-            (np.ones(len(known)), (part[known], known)), shape=(len(names), len(part))
+            (np.ones(len(known)), (part[known], known)), shape=(n_batches, len(part))
         )
         totals += (indicator @ counts.rows(start, start + len(part))).toarray()
-    depth, said = totals.sum(1), []
-    for name, own, molecules in zip(names, totals, depth, strict=True):
-        elsewhere = totals.sum(0) - own
-        share = elsewhere / max(elsewhere.sum(), 1)
-        lacking = np.flatnonzero((own == 0) & (share * molecules >= _SURELY_SEEN))
-        if len(lacking) >= _FEWEST_LACKING and share[lacking].sum() >= _SMALLEST_SHARE:
-            said.append(
-                f"{len(lacking):,} genes have no count in batch {str(name)!r} of {batch.name!r}, "
-                f"and {share[lacking].sum():.2g} of all counts elsewhere "
-                f"({few(gene_names[lacking])}): were they not measured there, as after an outer "
-                "join? They are taken for measured zeros: the cells' states then tell the batches "
-                "apart, and estimates of these genes are next to 0 there. Join by the genes that "
-                "all have (join='inner'), or leave these out."
-            )
-    return said
+    return totals
 
 
 def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
