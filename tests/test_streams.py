@@ -265,6 +265,14 @@ def test_a_list_of_names_may_be_long(tmp_path):
     assert read_names(str(tmp_path / "names"), "cells") == names
 
 
+def test_a_list_of_names_may_have_comments(tmp_path):
+    (tmp_path / "names").write_text("# of the paper\nTP53\n  # of ours\nMYC\n#GATA1\n")
+    assert read_names(str(tmp_path / "names"), "genes") == ("TP53", "MYC")
+    (tmp_path / "names").write_text("# none yet\n")
+    with pytest.raises(ValueError, match="names none"):
+        read_names(str(tmp_path / "names"), "genes")
+
+
 # --- when it stays on disk ------------------------------------------------------------
 
 

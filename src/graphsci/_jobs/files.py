@@ -105,7 +105,10 @@ def stays_on_disk(job: Job, log: Log) -> bool:
 
 
 def read_names(text: str, kind: str) -> tuple[str, ...]:
-    """Names of genes or cells from a file, one a line, or from a comma-separated list."""
+    """Names of genes or cells from a file, one a line, or from a comma-separated list.
+
+    Lines of a file that begin with # are comments.
+    """
     path, is_file = Path(text), False
     with contextlib.suppress(OSError):  # a long list is too long for a name of a file
         is_file = path.is_file()
@@ -115,7 +118,10 @@ def read_names(text: str, kind: str) -> tuple[str, ...]:
         raise ValueError(
             f"{kind}: {text} is no text ({error}); give a file with one name a line."
         ) from None
-    found = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+    stripped = [name.strip() for name in names]
+    if is_file:
+        stripped = [name for name in stripped if not name.startswith("#")]
+    found = tuple(dict.fromkeys(filter(None, stripped)))
     if not found:
         raise ValueError(f"{kind}: {text!r} names none; give names or a file with one a line.")
     return found
