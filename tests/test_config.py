@@ -1,6 +1,7 @@
 """Hyper-parameters: one home, bounds that are enforced, errors that name the field."""
 
 import inspect
+import re
 from dataclasses import FrozenInstanceError, fields
 
 import numpy as np
@@ -285,6 +286,13 @@ def test_bad_toml_is_refused(tmp_path):
         ValueError, match=r"Unknown hyper-parameter 'n_latnt'\. Did you mean 'n_latent'"
     ):
         read_config(path)
-    path.write_text("[training]\nseed = 3\n")
-    with pytest.raises(ValueError, match="Unknown hyper-parameter 'training'"):
+    path.write_text("n_latent = 3\n[graphsci]\nseed = 3\n")
+    with pytest.raises(ValueError, match=r"run\.toml has a table, \[graphsci\]; .* no tables"):
         read_config(path)
+
+
+@pytest.mark.parametrize("name", ["nowhere.toml", "."])
+def test_a_file_that_is_not_there_is_told(tmp_path, name):
+    message = re.escape(f"config (--config): there is no file {tmp_path / name}. Check the path.")
+    with pytest.raises(FileNotFoundError, match=f"^{message}$"):
+        read_config(tmp_path / name)

@@ -349,13 +349,24 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file.
     ValueError
-        If the file is not TOML or names an unknown hyper-parameter.
+        If the file is not TOML, has a table or names an unknown hyper-parameter.
     """
+    path = Path(path)
+    if path.is_dir() or not path.exists():
+        raise FileNotFoundError(f"config (--config): there is no file {path}. Check the path.")
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}.") from error
+    tables = [name for name, value in values.items() if isinstance(value, dict)]
+    if tables:
+        raise ValueError(
+            f"{path} has a table, [{tables[0]}]; hyper-parameters are lines 'name = value' in no "
+            "tables. Delete the line of its name."
+        )
     _refuse_unknown(values)
     return values
 
