@@ -353,7 +353,8 @@ def test_quiet_prints_nothing(counts, tmp_path):
         pytest.param(("--report", "/proc/x.html"), "/proc takes no file to become", marks=LINUX),
         (("--report", "report.pdf"), "report.pdf ends in '.pdf'"),
         (("--json", "nowhere/run.json"), "nowhere does not exist"),
-        (("--config", "nowhere.toml"), "nowhere.toml"),
+        (("--config", "nowhere.toml"), "there is no file nowhere.toml. Check the path"),
+        (("--graph", "none", "--graph-top-k", "5"), "graph_top_k: got 5 with graph 'none'"),
         (("--kept-low", "0.9", "--kept-high", "0.5"), "kept_low: got 0.9"),
         (("--device", "abacus"), "device: got 'abacus'"),
         (("--key-added", "a/b"), "key_added \\(--key-added\\): got 'a/b', expected a name without"),
@@ -622,6 +623,28 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path):
     file.write_text("n_latnet = 8\n")
     with pytest.raises(ValueError, match="Did you mean 'n_latent'"):
         build_config({}, file)
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+@pytest.mark.parametrize(
+    ("graph", "name", "value"),
+    [
+        ("none", "graph_threshold", 0.5),
+        ("none", "graph_top_k", 20),
+        ("pidc", "graph_threshold", 0.3),
+    ],
+)
+def test_choices_of_edges_that_the_graph_does_not_use_are_refused(
+    tmp_path, preset, graph, name, value
+):
+    message = f"{name}: got {value} with graph '{graph}', which does not use it. Leave it out."
+    options = {"preset": preset, "graph": graph}
+    with pytest.raises(ValueError, match=message):
+        build_config(options | {name: value}, None)
+    (tmp_path / "run.toml").write_text(f"{name} = {value}\n")
+    with pytest.raises(ValueError, match=message):
+        build_config(options, tmp_path / "run.toml")
+    assert build_config(options, None).graph == graph
 
 
 def test_values_out_of_bounds_are_refused_by_the_flag():

@@ -25,6 +25,8 @@ _FILE = Annotated[
         help="Hyper-parameters, one 'name = value' a line; flags win over it.",
     ),
 ]
+#: Of the options that choose edges, those that a graph does not use.
+_UNUSED_WITH = {"none": ("graph_threshold", "graph_top_k"), "pidc": ("graph_threshold",)}
 
 
 def _hyper_parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
@@ -55,7 +57,14 @@ def build_config(options: Mapping[str, Any], file: Path | None) -> Config:
     from_file = {} if file is None else read_config(file)
     given = {name: options[name] for name in option_names() if options.get(name) is not None}
     values = from_file | given
-    return preset(values.pop("preset", "default"), **values)
+    config = preset(values.pop("preset", "default"), **values)
+    for name in _UNUSED_WITH.get(config.graph, ()):
+        if name in values:
+            raise ValueError(
+                f"{name}: got {values[name]} with graph {config.graph!r}, which does not use it. "
+                "Leave it out."
+            )
+    return config
 
 
 #: The hyper-parameters of a command that trains: a flag for each, and one for a file of them.
