@@ -215,6 +215,8 @@ def test_training_with_a_known_network(folder, tmp_path):
         (("COUNTS", "-o", "x.tsv", "--label-key", "cell", "--label-edges", "y.tsv"), "no column"),
         (("MODEL", "-o", "x.tsv", "--network", "HUMAN"), "give the counts instead of a model"),
         (("MODEL", "-o", "x.tsv", "--label-key", "t", "--label-edges", "y.tsv"), "needs counts"),
+        (("MODEL", "-o", "x.tsv", "--no-control", "--seed", "3"), "--seed: nothing here is random"),
+        (("MODEL", "-o", "x.tsv", "--seed", "3"), "--seed: nothing here is random"),
     ],
 )
 def test_bad_requests_are_one_line(folder, tmp_path, words, said):

@@ -179,6 +179,11 @@ def _check_options(job: NetworkJob, config: Config) -> None:
     if changed and job.is_model:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
         raise ValueError(f"{flags}: only for training. Give the counts instead of a model.")
+    if "seed" in config.changes() and not (has_data or _WITH_MODULES & set(job.paths)):
+        raise ValueError(
+            "--seed: nothing here is random, as no counts are given (--data) and no modules are "
+            "asked for (--modules). Leave it out."
+        )
     check_networks(job, read=(*job.networks, *job.priors))
     for name in ("h5ad", "label_key"):
         if getattr(job, name) is not None and not has_data:
