@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import sys
 
 import anndata
@@ -13,6 +14,7 @@ from scipy import sparse
 from typer.testing import CliRunner
 
 from graphsci import cli
+from graphsci._terminal import Reporter
 from graphsci.network import stored_network
 from test_network import draw_modules
 
@@ -134,6 +136,23 @@ def test_a_missing_package_is_known_before_training(folder, tmp_path, monkeypatc
     heard = run(*args, *SHORT, exit_code=2)
     assert f"needs the package {package!r}, which could not be imported" in heard
     assert "epoch" not in heard
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_in_the_control_leaves_no_network(folder, tmp_path, monkeypatch):
+    progress = Reporter.progress
+
+    def press(self, record, n_epochs):
+        progress(self, record, n_epochs)
+        if record.epoch == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Reporter, "progress", press)
+    args = (folder / "model", "--data", folder / "counts.h5ad", "-o", tmp_path / "edges.tsv")
+    said = run(*args, exit_code=cli.STOPPED)
+    assert "control: training with" in said
+    assert "stopped by Ctrl-C" in said
+    assert "best weights so far" not in said
     assert not list(tmp_path.iterdir())
 
 

@@ -144,15 +144,16 @@ class Reporter:
             self._bar = None
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self, *, keeps: bool = True) -> Iterator[None]:
         """Let the first Ctrl-C end training with the best weights so far, and say so.
 
+        ``keeps``: whether the work goes on with them; if not, nothing is promised.
         Warnings are told like everything else, and how far the work inside gets.
         """
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            if self.training:
+            if self.training and keeps:
                 self.close()
                 self.console.print(
                     "Ctrl-C: training ends here, with the best weights so far. Another one stops "
