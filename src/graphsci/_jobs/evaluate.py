@@ -35,7 +35,13 @@ from graphsci.evaluation import PROTOCOLS, study
 from graphsci.evaluation.clustering import package_versions, require_packages
 from graphsci.io.files import check_writable
 from graphsci.io.sources import MemoryCounts, divide, to_csr
-from graphsci.preprocessing import CountData, extract_batch, extract_counts, fit_median_library_size
+from graphsci.preprocessing import (
+    CountData,
+    extract_batch,
+    extract_counts,
+    fit_median_library_size,
+    genes_without_a_batch,
+)
 from graphsci.preprocessing._opening import layers_present
 from graphsci.training.blocks import whole_molecules
 from graphsci.training.checkpoint import digest
@@ -240,6 +246,10 @@ def read_data(job: Job, *, copies: float = 0.0) -> Data:
             held = job.held_out is not None
             layers[name] = estimate_of_layer(adata, name, held_out=held)
     batch, _, notes = extract_batch(adata, job.batch_key)
+    if job.batch_key is not None:
+        column = adata.obs[job.batch_key]
+        lacking = genes_without_a_batch(MemoryCounts(data.counts), data.gene_names, column)
+        notes += [] if lacking is None else [lacking]
     if held_out is not None:
         refuse_whole_counts(layers, counts, held_out)
         notes += other_scales(layers, counts)

@@ -61,8 +61,8 @@ def train_control(
     """Train ``model``'s twin on the same cells with decoys: genes in an order of their own.
 
     A decoy has a real gene's distribution, with ``batch_key`` in each batch, grows with the depth
-    of the cells as its gene does, and follows no other gene, so whatever relations the twin gives
-    it are invented. Costs one more training.
+    of the cells as its gene does, and follows no other gene given that, so whatever relations the
+    twin gives it are invented. Costs one more training.
 
     Parameters
     ----------
