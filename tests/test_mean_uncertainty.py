@@ -176,20 +176,24 @@ def simulated_types(n_cells=400, n_genes=250, seed=0):
 
 
 def test_intervals_hold_as_many_true_rates_as_they_say():
-    """Where counts are few, intervals that take mu as known hold clearly fewer."""
-    adata, rate = simulated_types()
-    model = GraphSCI(check=False, likelihood="nb", graph="none").fit(adata)
-    out = model.impute(adata, estimates=["denoised", "mean"], interval=0.9, copy=True)
-    held = (out.layers["denoised_lower"] <= rate) & (rate <= out.layers["denoised_upper"])
-    kappa = model.certainty(adata)[:, None]
-    theta = kappa ** model.state_weights().to_numpy() * model.inverse_dispersion().to_numpy()
-    mu = out.layers["mean"]
-    known = stats.gamma(adata.X.toarray() + theta, scale=mu / (mu + theta))
-    held_if_known = (known.ppf(0.05) <= rate) & (rate <= known.ppf(0.95))
-    rare = rate.mean(0) < 0.3
-    assert 0.86 < held.mean() < 0.94
-    assert 0.86 < held[:, rare].mean() < 0.94
-    assert held_if_known[:, rare].mean() < held[:, rare].mean() - 0.03
+    """Where counts are few, intervals that take mu as known hold clearly fewer; three data sets."""
+    found = []
+    for seed in range(3):
+        adata, rate = simulated_types(seed=seed)
+        model = GraphSCI(check=False, likelihood="nb", graph="none").fit(adata)
+        out = model.impute(adata, estimates=["denoised", "mean"], interval=0.9, copy=True)
+        held = (out.layers["denoised_lower"] <= rate) & (rate <= out.layers["denoised_upper"])
+        kappa = model.certainty(adata)[:, None]
+        theta = kappa ** model.state_weights().to_numpy() * model.inverse_dispersion().to_numpy()
+        mu = out.layers["mean"]
+        known = stats.gamma(adata.X.toarray() + theta, scale=mu / (mu + theta))
+        held_if_known = (known.ppf(0.05) <= rate) & (rate <= known.ppf(0.95))
+        rare = rate.mean(0) < 0.3
+        found.append([held.mean(), held[:, rare].mean(), held_if_known[:, rare].mean()])
+    of_all, of_rare, of_rare_if_known = np.mean(found, 0)
+    assert 0.86 < of_all < 0.94
+    assert 0.86 < of_rare < 0.94
+    assert of_rare_if_known < of_rare - 0.03
 
 
 def test_paper_preset_takes_its_mean_as_known(trained):
