@@ -254,11 +254,12 @@ class GraphSCI:
     def gene_embedding(self) -> pd.DataFrame:
         """Gene embedding, (genes, latent), by gene name.
 
-        Preset ``default``: loadings, log expression per standard deviation of each latent
-        direction. Preset ``paper``: posterior mean of Z_N.
+        Preset ``default``: loadings, log expression per standard deviation of each axis of
+        :meth:`latent`; inner products are covariances of log expression over the cells trained
+        on. Preset ``paper``: posterior mean of Z_N.
         """
         with torch.inference_mode():
-            values = self.fitted.network.gene_embedding().numpy(force=True)
+            values = self.fitted.network.gene_coordinates().numpy(force=True)
         return pd.DataFrame(values, index=self.gene_names)
 
     def inverse_dispersion(self) -> pd.Series | None:
@@ -376,7 +377,7 @@ class GraphSCI:
           expressed there) ``imputed`` keeps the measured counts, and all estimates are 0
           for a gene unexpressed in training where it is unexpressed again, NaN otherwise. Cells
           without counts are 0 in all of them, the standard deviation too: nothing is said of them;
-        - ``obsm["X_" + key_added]``: cell embedding;
+        - ``obsm["X_" + key_added]``: cell embedding (:meth:`latent`);
         - ``obs[key_added + "_library"]``: counts of the cell in all genes of ``adata``;
         - ``obs[key_added + "_certainty"]``: how closely the cell keeps to its state
           (:meth:`certainty`);
@@ -505,6 +506,11 @@ class GraphSCI:
     ) -> NDArray[np.float32]:
         """Cell embedding of ``adata``, (cells, latent).
 
+        Preset ``default``: along axes in which cells are uncorrelated, the clearest first, in
+        standard errors: two cells at distance d differ by d times what the counts of a typical
+        cell leave open of its state (:class:`graphsci.nn.state_axes.StateAxes`). So distances
+        are meant for neighbours as they are, unscaled. Preset ``paper``: posterior mean of Z_M.
+
         Parameters
         ----------
         adata
@@ -515,7 +521,7 @@ class GraphSCI:
         cells = self.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )
-        return estimating.cell_states(self.fitted.network, cells).embedding
+        return estimating.cell_embedding(self.fitted.network, cells)
 
     def certainty(
         self,
@@ -545,8 +551,10 @@ class GraphSCI:
         network = self.count_network
         if network is None:
             return None
-        z = self.latent(adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional)
-        return estimating.cell_certainty(network, z)
+        embedding = self.latent(
+            adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
+        )
+        return estimating.cell_certainty(network, embedding)
 
     def match(self, adata: AnnData) -> GeneMatch:
         """How the genes of ``adata`` match those of the model, by name."""

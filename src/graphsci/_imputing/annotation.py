@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from graphsci.imputer import GraphSCI
+    from graphsci.nn.model import CountNetwork
 
 
 def annotate_cells(
@@ -72,6 +73,17 @@ def annotate_genes(model: GraphSCI, adata: AnnData, slots: Keys) -> None:
         _set_column(adata.var, name, placed)
 
 
+def _of_axes(network: CountNetwork) -> dict[str, list[float]]:
+    """What each axis of the cell embedding is for, (latent,) each.
+
+    Its standard deviation over the cells trained on, and its weight in the log certainty.
+    """
+    return {
+        "axis_sd": network.uncertainty.states.spread.tolist(),
+        "certainty_weights": network.certainty_weights().tolist(),
+    }
+
+
 def run_record(
     model: GraphSCI, request: Request, *, stored: Callable[[str], str] = str
 ) -> dict[str, Any]:
@@ -102,7 +114,7 @@ def run_record(
         "common_depth": depth,
         "copies": float(np.median(fitted.spec.copies)),
         "dropout_curve": model.dropout_curve() or {},
-        **({} if count is None else {"certainty_weights": count.to_certainty.tolist()}),
+        **({} if count is None else _of_axes(count)),
         "training": {
             "epochs": len(fitted.history),
             "best_epoch": fitted.best_epoch,

@@ -16,7 +16,7 @@ from graphsci._imputing.request import Request
 from graphsci.io.sources import CHUNK_CELLS, CountSource, divided, read_ahead
 from graphsci.nn import cell_blocks
 from graphsci.nn.misfit import limit_at, misfit
-from graphsci.nn.model import CountNetwork, Network
+from graphsci.nn.model import LARGEST_LOG_CERTAINTY, CountNetwork, Network
 from graphsci.nn.model_parts import CellBlock, CountDistribution
 from graphsci.preprocessing import (
     GeneMatch,
@@ -198,7 +198,7 @@ def copies_note(fitted: Fitted, cells: Cells) -> str | None:
 class CellStates(NamedTuple):
     """States of cells, and what the cells show of the model's genes."""
 
-    embedding: NDArray[np.float32]  #: (cells, latent)
+    states: NDArray[np.float32]  #: (cells, latent) z, as the network has them
     library: NDArray[np.float64]  #: (cells,) counts in the model's genes
     n_seen: NDArray[np.int64]  #: (genes,) cells with a count of each gene
     gene_totals: NDArray[np.float64]  #: (genes,) counts of each gene
@@ -215,15 +215,23 @@ def cell_states(network: Network, cells: Cells) -> CellStates:
             genes, counts = (x.numpy(force=True) for x in (rows.block.genes, rows.block.counts))
             n_seen += np.bincount(genes, minlength=n_genes)
             totals += np.bincount(genes, counts, minlength=n_genes)
-    embedding, library = zip(*parts, strict=True)
-    return CellStates(np.concatenate(embedding), np.concatenate(library), n_seen, totals)
+    states, library = zip(*parts, strict=True)
+    return CellStates(np.concatenate(states), np.concatenate(library), n_seen, totals)
+
+
+def cell_embedding(network: Network, cells: Cells) -> NDArray[np.float32]:
+    """Coordinates of all cells as they are reported, (cells, latent)."""
+    with torch.inference_mode():
+        blocks = (rows.block for rows in _row_blocks(network, cells))
+        parts = [network.cell_coordinates(network.latent(block)) for block in blocks]
+        return torch.cat(parts).numpy(force=True)
 
 
 def cell_certainty(network: CountNetwork, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
     """Certainty of cells by their ``embedding`` (cells, latent), (cells,)."""
-    with torch.inference_mode():
-        z = torch.from_numpy(embedding).to(network.to_certainty.device)
-        return network.certainty(z).numpy(force=True)
+    weights = network.certainty_weights().numpy(force=True)
+    log = np.clip(embedding @ weights, -LARGEST_LOG_CERTAINTY, LARGEST_LOG_CERTAINTY)
+    return np.exp(log, dtype=np.float32)
 
 
 def estimate_blocks(
@@ -266,7 +274,7 @@ def estimate_blocks(
         factors = library / cells.measured_share / spec.common_depth
         values = es.rescale(values, size_factors=factors, depth=request.depth, scale=request.scale)
         if latent is not None:
-            values[latent] = z.numpy(force=True)
+            values[latent] = network.cell_coordinates(z).numpy(force=True)
         relative = misfits.numpy(force=True) / limit_at(fitted.misfit_limits, factors)
         yield EstimateBlock(start, values, relative.astype(np.float32))
 

@@ -22,7 +22,7 @@ from graphsci.training.loop import EpochRecord
 from graphsci.verdict import Score, Verdict
 
 #: Raised whenever the layout of the files changes.
-SCHEMA_VERSION = 13
+SCHEMA_VERSION = 14
 WEIGHTS, RECORD = "model.safetensors", "model.json"
 _NETWORK, _GRAPH = "network.", "graph."
 

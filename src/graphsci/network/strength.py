@@ -98,7 +98,8 @@ def gene_coordinates(
     layer, batch_key, allow_fractional
         Where the counts are, as in ``GraphSCI.fit``.
     """
-    embedding, network = model.gene_embedding().to_numpy(dtype=np.float64), model.fitted.network
+    network = model.fitted.network
+    embedding = network.gene_embedding().double().numpy(force=True)
     if not isinstance(network, CountNetwork):
         return Coordinates(embedding.astype(np.float32), signed=False)
     weight = network.state_weight.numpy(force=True)

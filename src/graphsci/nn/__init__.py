@@ -5,7 +5,7 @@
 ``model_parts``, ``sparse_product``                 what both share
 ``likelihood``, ``fused_likelihood``                count likelihoods; the default's in one pass
 ``loading_prior``, ``dispersion_prior``             priors learned together with the weights
-``mean_uncertainty``, ``misfit``                    how well a mean is known; how far a cell is off
+``mean_uncertainty``, ``state_axes``, ``misfit``    how well means and states are known, counts fit
 ``cell_blocks``, ``cell_random``, ``devices``       cells to the device, their random numbers, where
 ==================================================  ==============================================
 """

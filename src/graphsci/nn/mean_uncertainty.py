@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from graphsci.nn.loading_prior import SMALLEST_SHARE, shared_axes
 from graphsci.nn.model_parts import CellBlock, CountDistribution
+from graphsci.nn.state_axes import StateAxes
 
 
 def log_mean_information(predicted: CountDistribution) -> Tensor:
@@ -56,7 +57,6 @@ class MeanUncertainty(nn.Module):
     by_level: Tensor
     loading_axes: Tensor
     by_loadings: Tensor
-    state_strength: Tensor
     by_state: Tensor
     library: Tensor
     saturation: Tensor
@@ -66,7 +66,7 @@ class MeanUncertainty(nn.Module):
         self.register_buffer("by_level", torch.zeros(n_batches, n_genes))
         self.register_buffer("loading_axes", torch.zeros(n_latent, n_latent))
         self.register_buffer("by_loadings", torch.zeros(n_genes, n_latent))
-        self.register_buffer("state_strength", torch.zeros(n_latent))
+        self.states = StateAxes(n_latent)
         self.register_buffer("by_state", torch.zeros(n_genes, n_latent))
         self.register_buffer("library", torch.ones(()))
         self.register_buffer("saturation", torch.zeros(()))
@@ -84,7 +84,7 @@ class MeanUncertainty(nn.Module):
         probability: Tensor,
         batch_scale: float,
     ) -> None:
-        """Find the three posteriors.
+        """Find the three posteriors, and the axes of the states.
 
         Parameters
         ----------
@@ -119,9 +119,8 @@ class MeanUncertainty(nn.Module):
         loadings = loadings - (molecules / molecules.sum()) @ loadings
         known = (loadings.T * (by_gene / n_cells)) @ loadings  # in a typical cell, of z
         least = SMALLEST_SHARE * moment.trace()  # of few cells M is singular
-        axes, strength = shared_axes(moment + least * torch.eye(len(moment)), known)
-        self.state_strength.copy_(strength)
-        self.by_state.copy_((loadings @ axes).square())
+        self.states.learn(moment + least * torch.eye(len(moment)), known, loadings)
+        self.by_state.copy_(self.states.of_genes(loadings.to(self.states.axes)).square())
         self.library.copy_(molecules.sum() / n_cells)
         self.saturation.copy_(_saturation(by_gene * loadings.square().sum(1), by_gene / molecules))
 
@@ -149,9 +148,8 @@ class MeanUncertainty(nn.Module):
         if genes is not None:
             of_levels, of_genes = of_levels[:, genes], of_genes.index_select(0, genes)
         of_loadings = (z @ self.loading_axes).square()
-        of_states = 1 / (
-            1 + self._relative_information(cells.library)[:, None] * self.state_strength
-        )
+        relative = self._relative_information(cells.library)
+        of_states = 1 / (1 + relative[:, None] * self.states.strength)
         variance = F.linear(torch.cat([of_loadings, of_states], 1), of_genes)
         return variance + of_levels.index_select(0, cells.batch)
 

@@ -150,7 +150,7 @@ class CountNetwork(nn.Module):
         return self.log_theta.clamp(math.log(SMALLEST_THETA), math.log(LARGEST_THETA)).exp()
 
     def gene_embedding(self) -> Tensor:
-        """V, (genes, latent): log expression per unit of each latent direction."""
+        """V, (genes, latent): log expression per unit of z."""
         return self.loadings if self.smoothing is None else self.smoothing(self.loadings)
 
     @torch.no_grad()
@@ -269,8 +269,26 @@ class CountNetwork(nn.Module):
         return variance
 
     def latent(self, cells: CellBlock) -> Tensor:
-        """Cell embedding, (cells, latent)."""
+        """State of every cell, (cells, latent)."""
         return self.encode(cells)
+
+    def cell_coordinates(self, z: Tensor) -> Tensor:
+        """Cell embedding as it is reported, (cells, latent), of states ``z``.
+
+        Along the axes of :class:`~graphsci.nn.state_axes.StateAxes`.
+        """
+        coordinates: Tensor = self.uncertainty.states.of_cells(z)
+        return coordinates
+
+    def gene_coordinates(self) -> Tensor:
+        """Loadings as they are reported, (genes, latent): per standard deviation of each axis."""
+        coordinates: Tensor = self.uncertainty.states.of_genes(self.gene_embedding())
+        return coordinates
+
+    def certainty_weights(self) -> Tensor:
+        """What the log certainty of a cell is of its coordinates, (latent,)."""
+        weights: Tensor = self.uncertainty.states.of_weights(self.to_certainty)
+        return weights
 
     def expression(
         self, cells: CellBlock, depth: float = 1.0, *, z: Tensor | None = None

@@ -255,6 +255,14 @@ class PaperNetwork(nn.Module):
         """Posterior mean of Z_N, (genes, latent)."""
         return self.gene_mean
 
+    def cell_coordinates(self, z: Tensor) -> Tensor:
+        """Cell embedding as it is reported: Z_M itself."""
+        return z
+
+    def gene_coordinates(self) -> Tensor:
+        """Gene embedding as it is reported: Z_N itself."""
+        return self.gene_embedding()
+
     @torch.no_grad()
     def freeze_genes(self, gene_mean: Tensor) -> None:
         """Keep the gene embeddings, and the graph they imply, for cells to come."""

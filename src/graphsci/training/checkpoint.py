@@ -24,7 +24,7 @@ from graphsci.io.files import atomic_path
 from graphsci.training.loop import TrainingState
 
 #: Raised whenever the layout of the file changes.
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 
 class Checkpoint:
