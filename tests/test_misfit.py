@@ -152,6 +152,18 @@ def test_unexpected_genes_of_cells_far_apart(model):
     np.testing.assert_allclose(three.observed, means[position], rtol=1e-5)
 
 
+def test_some_chunks_are_spread_over_all_or_over_those_of_cells(model, monkeypatch):
+    """By hand: 19 chunks of two cells, of which every second one is read."""
+    monkeypatch.setattr("graphsci._imputing.estimating.CHUNK_CELLS", 2)
+    prepared = model.prepare(cells(0, 37, 300, 7))
+    assert prepared.some_starts() == [*range(0, 37, 4)]
+    assert prepared.some_starts(np.array([3, 2, 36])) == [2, 36]
+    assert prepared.some_starts(np.array([], dtype=np.int64)) == []
+    np.testing.assert_array_equal(
+        prepared.chunk(36).toarray(), prepared.source.rows(36, 37).toarray()
+    )
+
+
 def test_cells_of_an_unknown_type_do_not(model, tmp_path):
     new = cells(2, 50, 300, 8)
     with pytest.warns(UserWarning, match=r"50 of 50 cells \(100%\) fit the model worse"):

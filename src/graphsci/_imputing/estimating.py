@@ -38,6 +38,8 @@ ALL = slice(None)
 #: Cells that can be compared with those of training, and how many times fewer counts a molecule
 #: they may have: divided counts have half a count of each, by zeros, and a fifth at least.
 _FEWEST_COMPARED, _UNLIKE_TRAINING = 30, 8.0
+#: Chunks that are read where a few of them tell enough.
+_SOME_CHUNKS = 10
 
 
 class Cells(NamedTuple):
@@ -79,7 +81,18 @@ class Cells(NamedTuple):
 
     def chunks(self, which: slice = ALL) -> Iterator[tuple[int, sparse.csr_matrix]]:
         """Yield the first cell and the counts of chunks, the next one read ahead."""
-        return read_ahead(lambda at: (at, self._rows(at)), self.starts()[which])
+        return read_ahead(lambda at: (at, self.chunk(at)), self.starts()[which])
+
+    def some_starts(self, of: NDArray[np.int64] | None = None) -> list[int]:
+        """First cells of at most ten chunks, evenly spread over all, or those with cells ``of``."""
+        starts = np.array(self.starts())
+        if of is not None:
+            starts = starts[np.unique(np.searchsorted(starts, of, "right") - 1)]
+        return [int(start) for start in evenly(starts, _SOME_CHUNKS)]
+
+    def chunk(self, start: int) -> sparse.csr_matrix:
+        """Counts of the chunk whose first cell is ``start``."""
+        return self.source.rows(start, min(start + CHUNK_CELLS, self.n_cells))
 
     def block(
         self, counts: sparse.csr_matrix, batch: NDArray[np.int64], device: torch.device
@@ -89,8 +102,11 @@ class Cells(NamedTuple):
         # genes that were not measured still have a share of the cell's molecules
         return block._replace(library=block.library / self.measured_share)
 
-    def _rows(self, start: int) -> sparse.csr_matrix:
-        return self.source.rows(start, min(start + CHUNK_CELLS, self.n_cells))
+
+def evenly(values: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+    """At most ``number`` of the values, evenly spread over their places."""
+    places = np.linspace(0, len(values) - 1, min(number, len(values)))
+    return values[places.astype(int)]
 
 
 class EstimateBlock(NamedTuple):

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsci._imputing.estimating import Cells
-from graphsci._imputing.misfits import spread
 from graphsci._words import few
 from graphsci.training.fitting import ModelSpec
 
@@ -14,8 +13,6 @@ from graphsci.training.fitting import ModelSpec
 _FEW_MEASURED = 0.9
 #: A larger share of the counts than this in genes that had none in training does.
 _TRACE = 0.001
-#: Chunks that are read for it.
-_CHUNKS = 10
 
 
 def gene_notes(spec: ModelSpec, cells: Cells, columns: NDArray[np.int64]) -> list[str]:
@@ -66,8 +63,8 @@ def _silent(spec: ModelSpec, cells: Cells, wanted: NDArray[np.str_]) -> list[str
     if not len(silent):
         return []
     totals, of_all = np.zeros(len(silent)), 0.0
-    for chunk in spread(np.arange(len(cells.starts())), _CHUNKS):
-        [(_, counts)] = cells.chunks(slice(chunk, chunk + 1))
+    for start in cells.some_starts():
+        counts = cells.chunk(start)
         totals += np.asarray(counts[:, silent].sum(0)).ravel()
         of_all += float(counts.sum())
     seen = totals > 0

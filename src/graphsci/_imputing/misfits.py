@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graphsci._imputing.estimating import Cells
+from graphsci._imputing.estimating import Cells, evenly
 from graphsci.nn.cell_blocks import row_blocks
 from graphsci.nn.misfit import gene_misfit
 from graphsci.preprocessing import align_counts
@@ -16,8 +16,8 @@ from graphsci.training.fitting import Fitted
 
 #: More cells beyond the limit than this share of all, and a few, deserve a warning.
 _MANY, _FEW = 0.1, 3
-#: Genes that the warning names, and the cells that are asked for them, of so many chunks.
-_NAMED, _ASKED, _CHUNKS = 5, 500, 10
+#: Genes that the warning names, and the cells that are asked for them.
+_NAMED, _ASKED = 5, 500
 
 
 class UnexpectedGenes(NamedTuple):
@@ -73,15 +73,12 @@ def unexpected_genes(fitted: Fitted, cells: Cells, which: NDArray[np.int64]) -> 
     network, n_genes = fitted.network, len(fitted.spec.gene_names)
     device = next(network.parameters()).device
     observed, expected, distance = np.zeros((3, n_genes))
-    starts = np.array(cells.starts())
-    places = np.searchsorted(starts, which, "right") - 1
-    chunks = np.unique(places)
-    chunks = spread(chunks, _CHUNKS)
-    n_cells = 0
-    for chunk in chunks:
-        rows = spread(which[places == chunk], _ASKED // len(chunks))
-        [(_, counts)] = cells.chunks(slice(chunk, chunk + 1))
-        aligned = align_counts(counts[rows - starts[chunk]], cells.match)
+    starts, n_cells = cells.some_starts(which), 0
+    for start in starts:
+        counts = cells.chunk(start)
+        inside = which[(which >= start) & (which < start + counts.shape[0])]
+        rows = evenly(inside, _ASKED // len(starts))
+        aligned = align_counts(counts[rows - start], cells.match)
         n_cells += len(rows)
         for _, part in row_blocks(len(rows)):
             block = cells.block(aligned[part], cells.batch[rows[part]], device)
@@ -98,9 +95,3 @@ def unexpected_genes(fitted: Fitted, cells: Cells, which: NDArray[np.int64]) -> 
     times = fitted.spec.copies[order] / max(n_cells, 1)
     names = np.asarray(fitted.spec.gene_names, dtype=str)[order]
     return UnexpectedGenes(names, observed[order] * times, expected[order] * times)
-
-
-def spread(values: NDArray[np.int64], number: int) -> NDArray[np.int64]:
-    """At most ``number`` of the values, evenly spread over their places."""
-    places = np.linspace(0, len(values) - 1, min(number, len(values)))
-    return values[places.astype(int)]
