@@ -18,6 +18,7 @@ from graphsci.estimates import ESTIMATES, MEANINGS
 from graphsci.gene_graph.graph import GeneGraph
 from graphsci.network import train_control
 from graphsci.nn.model_parts import CellBlock
+from graphsci.training import fitting
 
 ALL = ("mean", "denoised", "imputed")
 MODELS = ["nb", "zinb", "batches", "paper", "paper zinb"]
@@ -957,6 +958,29 @@ def test_a_fit_interrupted_in_its_first_epoch_leaves_the_model_as_it_was(toy, mo
     assert model.fitted is before
     with pytest.raises(RuntimeError, match="not trained"):
         new.impute(toy)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_where_half_a_model_is_of_no_use_nothing_is_done_with_it(toy, monkeypatch, whole):
+    """The test of variation takes longer than many an epoch."""
+    tested, test = [], fitting.variation_p_values
+
+    def interrupted(record, n_epochs):
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        fitting, "variation_p_values", lambda *a, **k: tested.append(1) or test(*a, **k)
+    )
+    model = GraphSCI(max_epochs=3)
+    if whole:
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(toy, progress=interrupted, whole=True)
+        with pytest.raises(RuntimeError, match="not trained"):
+            model.impute(toy)
+    else:
+        assert not model.fit(toy, progress=interrupted).fitted.is_whole
+    assert tested == ([] if whole else [1])
 
 
 def test_options_and_presets():

@@ -115,6 +115,7 @@ class GraphSCI:
         log: Log = say_nothing,
         checkpoint: Checkpoint | None = None,
         team: Team | None = None,
+        whole: bool = False,
     ) -> GraphSCI:
         """Train on raw counts. ``adata`` is not changed.
 
@@ -150,6 +151,9 @@ class GraphSCI:
         team
             The processes that train together, from :func:`graphsci.training.distributed.join`;
             each of them calls this with the same data.
+        whole
+            Half a model is of no use: an interrupt of training goes on to the caller whenever it
+            comes, and the model stays as it was.
 
         Raises
         ------
@@ -159,7 +163,8 @@ class GraphSCI:
         FloatingPointError
             If the loss is not finite: the learning rate is too large.
         KeyboardInterrupt
-            If interrupted before the first epoch ended; later, the best weights so far are kept.
+            If interrupted before the first epoch ended; later, the best weights so far are kept,
+            unless only a ``whole`` model is wanted.
 
         Warns
         -----
@@ -189,6 +194,7 @@ class GraphSCI:
                 log=log,
                 checkpoint=checkpoint,
                 team=team,
+                whole=whole,
             )
         for note in self.notes:
             if note.startswith(NO_VERDICT):

@@ -69,10 +69,12 @@ class Fits:
             adata.obs["batch"] = batch.astype(str)
         batch_key = None if batch is None else "batch"
         model = GraphSCI(chosen).fit(
-            adata, batch_key=batch_key, progress=self.progress, log=self.log
+            adata,
+            batch_key=batch_key,
+            progress=self.progress,
+            log=self.log,
+            whole=True,  # scores of half a model would stand for those of a whole one
         )
-        if not model.fitted.is_whole:
-            raise KeyboardInterrupt  # its scores would stand for those of a whole model
         self._found[key] = model.fitted, time.perf_counter() - started
         return model.fitted
 

@@ -183,7 +183,7 @@ def impute(
             team=team,
         )
     outcome = _finish_together(run, model, adata, team)
-    if first and checkpoint is not None and model.fitted.stopped != "interrupted":
+    if first and checkpoint is not None and model.fitted.is_whole:
         checkpoint.remove()
     left = job.checkpoint is not None and job.checkpoint.exists()
     return outcome._replace(checkpoint=job.checkpoint if left else None)

@@ -83,19 +83,14 @@ class Search:
         """
         heard: dict[str, Any] = {**self.where, "progress": progress, "log": log}
 
-        def train(config: Config) -> GraphSCI:
+        def train(config: Config, *, whole: bool = False) -> GraphSCI:
             assert adata is not None
-            return GraphSCI(config).fit(adata, gene_graph=gene_graph, **heard)
-
-        def train_whole(config: Config) -> GraphSCI:
-            further = train(config)
-            if not further.fitted.is_whole:
-                raise KeyboardInterrupt  # what it does not agree on would be no doubt
-            return further
+            return GraphSCI(config).fit(adata, gene_graph=gene_graph, whole=whole, **heard)
 
         model = train(config) if model is None else model
         seeds = (later_seed(config.seed, _SEED_STEP + n) for n in range(self.n_models - 1))
-        more = [train_whole(config.replace(seed=seed)) for seed in seeds]
+        # what half a model does not agree on would be no doubt
+        more = [train(config.replace(seed=seed), whole=True) for seed in seeds]
         control = None
         if self.control and adata is not None:
             control = train_control(model, adata, **heard)

@@ -138,9 +138,8 @@ def train_control(
         gene_graph=graph,
         progress=progress,
         log=log,
+        whole=True,  # decoys that are hardly fitted give no rate that holds
     )
-    if not trained.fitted.is_whole:
-        raise KeyboardInterrupt  # its decoys are hardly fitted, and no rate would hold
     return Control(trained, twin, frozenset(decoys), batch_key)
 
 

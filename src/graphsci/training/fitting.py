@@ -119,6 +119,7 @@ def fit(
     log: Log = say_nothing,
     checkpoint: Checkpoint | None = None,
     team: Team | None = None,
+    whole: bool = False,
 ) -> Fitted:
     """Train a model on checked counts.
 
@@ -137,6 +138,13 @@ def fit(
         Where the state of training is kept, and taken up again.
     team
         The processes that train together; all of them call this with the same data.
+    whole
+        Half a model is of no use: once training is interrupted nothing more is done.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If interrupted before the first epoch ended; later too if ``whole``.
     """
     if config.preset == "paper" and data.batch_names:
         raise ValueError(
@@ -176,6 +184,8 @@ def fit(
     network, result = _trained(
         spec, split, batch, device=device, progress=progress, checkpoint=checkpoint, team=team
     )
+    if whole and result.stopped == "interrupted":
+        raise KeyboardInterrupt
     notes += (*data.notes, reason, describe_graph(graph), *graph.notes)
     p_values = None
     if isinstance(network, CountNetwork):
