@@ -57,7 +57,6 @@ class Reporter:
     def __init__(self, quiet: bool) -> None:
         self.console = plain_console(stderr=True, quiet=quiet)
         self.said: set[str] = set()
-        self.training = False  #: there are weights worth keeping, and training goes on
         self._losses: tuple[str, ...] = ()  # of the last epoch that ended
         self._told: float | None = None  # seconds of the work at its last line in a log file
         self._bar: Bar | None = None
@@ -84,7 +83,6 @@ class Reporter:
 
     def progress(self, record: EpochRecord, n_epochs: int) -> None:
         """Tell of an epoch that has ended."""
-        self.training = True
         self._losses = (f"loss {record.training_loss:.2f}",)
         if record.validation_loss == record.validation_loss:
             self._losses += (f"validation {record.validation_loss:.2f}",)
@@ -135,7 +133,7 @@ class Reporter:
 
     def close(self) -> None:
         """End the bar: training is over."""
-        self.training, self._told, self._losses = False, None, ()
+        self._told, self._losses = None, ()
         self._end_bar()
 
     def _end_bar(self) -> None:
@@ -144,24 +142,15 @@ class Reporter:
             self._bar = None
 
     @contextlib.contextmanager
-    def listening(self, *, keeps: bool = True) -> Iterator[None]:
-        """Let the first Ctrl-C end training with the best weights so far, and say so.
+    def listening(self) -> Iterator[None]:
+        """Let the first Ctrl-C end training: whoever trains says what becomes of the model.
 
-        ``keeps``: whether the work goes on with them; if not, nothing is promised.
         Warnings are told like everything else, and how far the work inside gets.
         """
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            if self.training and keeps:
-                self.close()
-                self.console.print(
-                    "Ctrl-C: training ends here, with the best weights so far. Another one stops "
-                    "everything; once the check against held-out molecules has begun, it skips "
-                    "that.",
-                    style="bold yellow",
-                    soft_wrap=True,
-                )
+            self.close()
             raise KeyboardInterrupt
 
         with handling(signal.SIGINT, interrupt):

@@ -182,7 +182,7 @@ def evaluate(
         )
         return
     outputs.check(job.output)
-    with reporter.listening(keeps=False):
+    with reporter.listening():
         outcomes = work.evaluate(job, config, progress=reporter.progress, log=reporter.log)
     found = evaluate_report.summary(
         job,

@@ -175,7 +175,7 @@ def network(
     )
     use_threads(threads)
     reporter = Reporter(quiet)
-    with reporter.listening(keeps=not job.is_model):  # of a model only the control is trained
+    with reporter.listening():
         found = work.run(job, config, log=reporter.log, progress=reporter.progress)
     _tell(found, work.written(job, found), quiet=quiet)
 

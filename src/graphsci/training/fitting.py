@@ -184,8 +184,10 @@ def fit(
     network, result = _trained(
         spec, split, batch, device=device, progress=progress, checkpoint=checkpoint, team=team
     )
-    if whole and result.stopped == "interrupted":
-        raise KeyboardInterrupt
+    if result.stopped == "interrupted":
+        if whole:
+            raise KeyboardInterrupt
+        log(_kept_at_ctrl_c(config))
     notes += (*data.notes, reason, describe_graph(graph), *graph.notes)
     p_values = None
     if isinstance(network, CountNetwork):
@@ -213,6 +215,14 @@ def fit(
         limits,
         seen.left(copies),
     )
+
+
+def _kept_at_ctrl_c(config: Config) -> str:
+    """What follows where training was interrupted and the work goes on with its weights."""
+    said = "Ctrl-C: training ends here, with the best weights so far. Another one stops everything"
+    if config.check:
+        said += "; once the check against held-out molecules has begun, it skips that"
+    return f"{said}."
 
 
 def _specified(
