@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -93,3 +94,24 @@ def _trained(name: str):
 def trained():
     """Return ``trained(name)``: a model of MODELS fitted to the toy data; do not change it."""
     return _trained
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch) -> Callable[..., None]:
+    """Return a function that has Ctrl-C pressed when an epoch of a command's training has ended."""
+
+    def interrupt(epoch: int, *, training: int = 1) -> None:
+        """``training``: in which of the trainings of the command, the first is 1."""
+        from graphsci._terminal import Reporter
+
+        progress, begun = Reporter.progress, []
+
+        def press(self, record, n_epochs):
+            progress(self, record, n_epochs)
+            begun.extend([n_epochs] * (record.epoch == 1))
+            if record.epoch == epoch and len(begun) == training:
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(Reporter, "progress", press)
+
+    return interrupt

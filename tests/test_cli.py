@@ -506,20 +506,8 @@ def test_lengths_of_time():
 # --- Ctrl-C -----------------------------------------------------------------------------
 
 
-def interrupt_at(monkeypatch, epoch):
-    """Press Ctrl-C when an epoch has ended."""
-    progress = Reporter.progress
-
-    def press(self, record, n_epochs):
-        progress(self, record, n_epochs)
-        if record.epoch == epoch:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(Reporter, "progress", press)
-
-
-def test_ctrl_c_ends_training_and_keeps_what_was_learned(counts, tmp_path, monkeypatch):
-    interrupt_at(monkeypatch, 3)
+def test_ctrl_c_ends_training_and_keeps_what_was_learned(counts, tmp_path, interrupt_at):
+    interrupt_at(3)
     handler = signal.getsignal(signal.SIGINT)
     out = tmp_path / "out.h5ad"
     _, said = run("impute", counts, "-o", out, "--max-epochs", "1000", "--threads", "1")
@@ -529,8 +517,8 @@ def test_ctrl_c_ends_training_and_keeps_what_was_learned(counts, tmp_path, monke
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_a_second_ctrl_c_stops_everything(counts, tmp_path, monkeypatch):
-    interrupt_at(monkeypatch, 2)
+def test_a_second_ctrl_c_stops_everything(counts, tmp_path, interrupt_at, monkeypatch):
+    interrupt_at(2)
 
     def press(fitted, cells, request, **kwargs):
         signal.raise_signal(signal.SIGINT)

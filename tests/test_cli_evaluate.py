@@ -2,7 +2,6 @@
 
 import io
 import json
-import signal
 import sys
 
 import anndata
@@ -17,7 +16,6 @@ from typer.testing import CliRunner
 from graphsci import GraphSCI, _versions, cli
 from graphsci._jobs import evaluate as work
 from graphsci._jobs import evaluate_layers, evaluate_ours, evaluate_report
-from graphsci._terminal import Reporter
 from graphsci.config import Config
 from graphsci.evaluation import controls, study
 from graphsci.evaluation.count_loss import PairedDifference
@@ -329,19 +327,11 @@ def test_half_a_model_is_not_scored(draw):
         list(evaluate_ours.graphsci_method(fits, estimate="denoised")(case.task))
 
 
-def test_ctrl_c_leaves_no_run_of_half_a_model(source, tmp_path, monkeypatch):
+def test_ctrl_c_leaves_no_run_of_half_a_model(source, tmp_path, interrupt_at):
     """What was finished before stays; the next time the model is trained to its end."""
-    progress = Reporter.progress
-
-    def press(self, record, n_epochs):
-        progress(self, record, n_epochs)
-        if record.epoch == 2:
-            signal.raise_signal(signal.SIGINT)
-
+    interrupt_at(2)
     args = (source, "-o", tmp_path / "out", "--method", "nothing", "--method", "graphsci", *SHORT)
-    with monkeypatch.context() as patch:
-        patch.setattr(Reporter, "progress", press)
-        _, said = run(*args, exit_code=cli.STOPPED)
+    _, said = run(*args, exit_code=cli.STOPPED)
     assert "stopped by Ctrl-C" in said
     assert "best weights so far" not in said
     assert len(list((tmp_path / "out" / "runs").glob("*.json"))) == 1

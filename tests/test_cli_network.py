@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import sys
 
 import anndata
@@ -14,7 +13,6 @@ from scipy import sparse
 from typer.testing import CliRunner
 
 from graphsci import cli
-from graphsci._terminal import Reporter
 from graphsci.network import stored_network
 from test_network import draw_modules
 
@@ -139,21 +137,25 @@ def test_a_missing_package_is_known_before_training(folder, tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_in_the_control_leaves_no_network(folder, tmp_path, monkeypatch):
-    progress = Reporter.progress
-
-    def press(self, record, n_epochs):
-        progress(self, record, n_epochs)
-        if record.epoch == 2:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(Reporter, "progress", press)
-    args = (folder / "model", "--data", folder / "counts.h5ad", "-o", tmp_path / "edges.tsv")
-    said = run(*args, exit_code=cli.STOPPED)
+@pytest.mark.parametrize("source", ["model", "counts"])
+def test_ctrl_c_in_the_control_leaves_no_network(folder, tmp_path, interrupt_at, source):
+    """And promises no weights, in that of a model trained here neither."""
+    interrupt_at(2, training=1 if source == "model" else 2)
+    counts = folder / "counts.h5ad"
+    args = (folder / "model", "--data", counts) if source == "model" else (counts, *SHORT)
+    said = run(*args, "-o", tmp_path / "edges.tsv", exit_code=cli.STOPPED)
     assert "control: training with" in said
     assert "stopped by Ctrl-C" in said
     assert "best weights so far" not in said
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_in_the_first_training_goes_on_with_half_a_model(folder, tmp_path, interrupt_at):
+    interrupt_at(2)
+    args = (folder / "counts.h5ad", "-o", tmp_path / "edges.tsv", *SHORT, "--no-control")
+    said = run(*args)
+    assert "with the best weights so far. Another one stops everything. " in said  # no check
+    assert "interrupted after 2 epochs: its relations are half learned" in said
 
 
 def test_twice_the_same(folder, tmp_path):
