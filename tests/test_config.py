@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError, fields
 import numpy as np
 import pytest
 
+from graphsci import GraphSCI
 from graphsci.config import (
     PAPER,
     PRESETS,
@@ -188,6 +189,28 @@ def test_replace_changes_a_copy_and_checks_it():
         config.replace(n_latent=0)
     with pytest.raises(FrozenInstanceError):
         config.seed = 1
+
+
+@pytest.mark.parametrize("name", ["default", "paper"])
+@pytest.mark.parametrize(
+    ("graph", "option", "value"),
+    [
+        ("none", "graph_threshold", 0.5),
+        ("none", "graph_top_k", 5),
+        ("pidc", "graph_threshold", 0.5),
+    ],
+)
+def test_choices_of_edges_that_the_graph_does_not_use_are_refused(name, graph, option, value):
+    message = f"{option}: got {value} with graph '{graph}', which does not use it. Leave it out."
+    with pytest.raises(ValueError, match=message):
+        GraphSCI(preset=name, graph=graph, **{option: value})
+    with pytest.raises(ValueError, match=message):
+        preset(name, graph=graph).replace(**{option: value})
+    chosen = preset(name, **{option: value})
+    assert chosen.replace(graph=graph).graph == graph  # as a control does with a given graph
+    usual = preset(name, graph=graph)
+    assert usual.replace(**usual.to_dict()) == usual  # what a run record says of a run
+    assert GraphSCI(**Config(preset=name, graph=graph).changes()).config.graph == graph
 
 
 @pytest.mark.parametrize(("config", "other"), [(Config(), "paper"), (PAPER, "default")])

@@ -12,7 +12,7 @@ import difflib
 import math
 import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -229,7 +229,14 @@ class Config:
                 f"preset: this configuration is {self.preset!r}; start from "
                 f"graphsci.preset({changes['preset']!r}) to get that preset's sizes."
             )
-        return dataclasses.replace(self, **changes)
+        changed, usual = dataclasses.replace(self, **changes), (Config(), PRESETS[self.preset])
+        others = [
+            name
+            for name in changes
+            if all(getattr(changed, name) != getattr(config, name) for config in usual)
+        ]
+        refuse_unused(changed, others)
+        return changed
 
     def changes(self) -> dict[str, Any]:
         """Return what makes this configuration: ``GraphSCI(**changes).config`` is equal to it.
@@ -247,6 +254,20 @@ class Config:
 def later_seed(seed: int, steps: int) -> int:
     """Return the seed of another run: so many further, from 0 again after the largest."""
     return (seed + steps) % 2**32
+
+
+#: Of the options that choose edges, those that a graph does not use.
+_UNUSED_WITH = {"none": ("graph_threshold", "graph_top_k"), "pidc": ("graph_threshold",)}
+
+
+def refuse_unused(config: Config, given: Iterable[str]) -> None:
+    """Refuse options of the names ``given`` that do nothing with the graph of ``config``."""
+    for name in given:
+        if name in _UNUSED_WITH.get(config.graph, ()):
+            raise ValueError(
+                f"{name}: got {getattr(config, name)} with graph {config.graph!r}, which does not "
+                "use it. Leave it out."
+            )
 
 
 def _refuse_unknown(names: Mapping[str, Any]) -> None:

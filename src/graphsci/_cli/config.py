@@ -15,7 +15,14 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from graphsci._cli.command import Flags, flag
-from graphsci.config import Config, default_in_words, option_names, preset, read_config
+from graphsci.config import (
+    Config,
+    default_in_words,
+    option_names,
+    preset,
+    read_config,
+    refuse_unused,
+)
 
 _FILE = Annotated[
     Path | None,
@@ -25,8 +32,6 @@ _FILE = Annotated[
         help="Hyper-parameters, one 'name = value' a line; flags win over it.",
     ),
 ]
-#: Of the options that choose edges, those that a graph does not use.
-_UNUSED_WITH = {"none": ("graph_threshold", "graph_top_k"), "pidc": ("graph_threshold",)}
 
 
 def _hyper_parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
@@ -58,12 +63,7 @@ def build_config(options: Mapping[str, Any], file: Path | None) -> Config:
     given = {name: options[name] for name in option_names() if options.get(name) is not None}
     values = from_file | given
     config = preset(values.pop("preset", "default"), **values)
-    for name in _UNUSED_WITH.get(config.graph, ()):
-        if name in values:
-            raise ValueError(
-                f"{name}: got {values[name]} with graph {config.graph!r}, which does not use it. "
-                "Leave it out."
-            )
+    refuse_unused(config, values)
     return config
 
 
