@@ -1,6 +1,8 @@
 """Hyper-parameters: one home, bounds that are enforced, errors that name the field."""
 
+import copy
 import inspect
+import pickle
 import re
 from dataclasses import FrozenInstanceError, fields
 
@@ -177,8 +179,17 @@ def test_unknown_names_get_a_suggestion():
         Config().replace(learning_rte=0.1)
     with pytest.raises(ValueError, match=r"Unknown hyper-parameter 'zzz'\. Known: preset, "):
         preset("paper", zzz=1)
+    with pytest.raises(ValueError, match=r"'copy'\. Did you mean 'copies'\?"):
+        Config(copy=3)
     with pytest.raises(ValueError, match="preset: got 'papr', expected one of default, paper"):
         preset("papr")
+
+
+def test_a_configuration_says_what_it_takes_and_is_copied():
+    assert [*inspect.signature(Config).parameters] == [*FIELDS]
+    assert inspect.signature(Config).parameters["n_latent"].default == 32
+    config = Config(seed=3)
+    assert copy.deepcopy(config) == pickle.loads(pickle.dumps(config)) == config
 
 
 def test_replace_changes_a_copy_and_checks_it():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import math
 import textwrap
 import tomllib
@@ -181,6 +182,11 @@ class Config:
     )
     seed: int = _option(0, "Seed of every random choice.", low=0, high=2**32 - 1)
 
+    def __new__(cls, *values: Any, **options: Any) -> Config:
+        """Refuse unknown names, with the nearest known one."""
+        _refuse_unknown(options)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         """Refuse values out of bounds, naming the field."""
         hints = get_type_hints(type(self))
@@ -249,6 +255,11 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, for JSON."""
         return dataclasses.asdict(self)
+
+
+def option_names() -> tuple[str, ...]:
+    """Names of all hyper-parameters, in order."""
+    return tuple(field.name for field in fields(Config))
 
 
 def later_seed(seed: int, steps: int) -> int:
@@ -348,6 +359,10 @@ def _fields_in_words() -> Iterator[str]:
 Config.__doc__ = "\n".join(
     [f"{Config.__doc__}\n", "    Parameters", "    ----------", *_fields_in_words(), "    "]
 )
+#: Python would show that of ``__new__``, which takes any name to refuse it.
+Config.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [*inspect.signature(Config.__init__).parameters.values()][1:]
+)
 
 
 def preset(name: str, **changes: Any) -> Config:
@@ -390,8 +405,3 @@ def read_config(path: str | Path) -> dict[str, Any]:
         )
     _refuse_unknown(values)
     return values
-
-
-def option_names() -> tuple[str, ...]:
-    """Names of all hyper-parameters, in order."""
-    return tuple(field.name for field in fields(Config))
