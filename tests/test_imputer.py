@@ -710,6 +710,20 @@ def test_slots_of_others_are_not_replaced_silently(trained, toy, place, name):
     trained("nb").impute(toy)  # its own: no warning
 
 
+def test_estimates_whose_record_concat_left_out_are_told_once(trained, toy):
+    trained("nb").impute(toy)
+    both = anndata.concat([toy, toy[:40]], index_unique="-")
+    assert "graphsci" not in both.uns
+    message = (
+        r"layers\['denoised'\], layers\['denoised_sd'\], obs\['graphsci_library'\], .* be replaced"
+        r".* of an earlier run 'graphsci' whose record, uns\['graphsci'\], is gone: anndata.concat"
+    )
+    with pytest.warns(UserWarning, match=message) as said:
+        trained("nb").impute(both)
+    assert len(said) == 1
+    trained("nb").impute(both)  # with a record again: no warning
+
+
 def test_what_a_network_wrote_of_genes_is_no_ones_else(trained, toy):
     toy.uns["graphsci_network"], toy.varm["graphsci"] = {}, np.ones((toy.n_vars, 2))
     trained("nb").impute(toy)

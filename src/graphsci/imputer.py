@@ -20,7 +20,7 @@ from graphsci._imputing.gene_notes import gene_notes
 from graphsci._imputing.misfits import misfit_note
 from graphsci._imputing.model_io import load_model, save_model
 from graphsci._imputing.request import Request
-from graphsci._keys import DEFAULT_KEY, Keys, keys
+from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._log import Log, say_nothing
 from graphsci._terminal import shown
 from graphsci._versions import versions
@@ -412,14 +412,9 @@ class GraphSCI:
         request.refuse_no_room(adata, copy=copy)
         if genes is None:
             request.refuse_overwriting(layer, slots)
-            _warn_of_foreign_layers(adata, [stored(name) for name in names], slots)
-        if foreign := annotation.foreign_slots(adata, slots):
-            warnings.warn(
-                f"{', '.join(foreign)} will be replaced, and no record says that a run "
-                f"{slots.uns!r} wrote them. Keep them with another name for this run: "
-                "key_added='graphsci_2'.",
-                stacklevel=2,
-            )
+        layers = [stored(name) for name in names] if genes is None else []
+        for note in annotation.replaced_notes(adata, layers, slots):
+            warnings.warn(note, stacklevel=2)
         columns = request.columns
         with shown(progress):
             cells = self.prepare(
@@ -639,15 +634,3 @@ def _with_doubts_of_batches(
         if said is not None:
             return data._replace(doubts=(*data.doubts, said), notes=(*data.notes, said))
     return data
-
-
-def _warn_of_foreign_layers(adata: AnnData, layers: Sequence[str], slots: Keys) -> None:
-    """Say that layers are replaced which this run's key does not list as its own."""
-    own = annotation.earlier_estimates(adata, slots)
-    foreign = [name for name in layers if name in adata.layers and name not in own]
-    if foreign:
-        warnings.warn(
-            f"layers {', '.join(map(repr, foreign))} are replaced, which no run "
-            f"{slots.uns!r} wrote. Keep them with a prefix: prefix='graphsci_'.",
-            stacklevel=3,
-        )

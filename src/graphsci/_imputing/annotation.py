@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -172,7 +172,40 @@ def earlier_estimates(adata: AnnData, slots: Keys) -> Mapping[str, Any]:
     return earlier.get("estimates", {}) if isinstance(earlier, Mapping) else {}
 
 
-def foreign_slots(adata: AnnData, slots: Keys) -> list[str]:
+def replaced_notes(adata: AnnData, layers: Sequence[str], slots: Keys) -> list[str]:
+    """What to say of layers and other slots that a run replaces and that no record says are its."""
+    own = earlier_estimates(adata, slots)
+    layers = [name for name in layers if name in adata.layers and name not in own]
+    others = _foreign_slots(adata, slots)
+    if (layers or others) and _lacks_record(adata, slots):
+        return [
+            f"{', '.join([*(f'layers[{name!r}]' for name in layers), *others])} will be replaced. "
+            f"They look like those of an earlier run {slots.uns!r} whose record, "
+            f"uns[{slots.uns!r}], is gone: anndata.concat leaves it out, and its parts may have "
+            "been estimated by different models. Keep them with other names for this run: "
+            "key_added='graphsci_2', prefix='graphsci_2_'."
+        ]
+    notes = []
+    if layers:
+        notes.append(
+            f"layers {', '.join(map(repr, layers))} are replaced, which no run {slots.uns!r} "
+            "wrote. Keep them with a prefix: prefix='graphsci_'."
+        )
+    if others:
+        notes.append(
+            f"{', '.join(others)} will be replaced, and no record says that a run {slots.uns!r} "
+            "wrote them. Keep them with another name for this run: key_added='graphsci_2'."
+        )
+    return notes
+
+
+def _lacks_record(adata: AnnData, slots: Keys) -> bool:
+    """Whether what every run writes of cells is there, and nothing in its record's place."""
+    of_cells = slots.library in adata.obs and slots.misfit in adata.obs
+    return of_cells and slots.latent in adata.obsm and slots.uns not in adata.uns
+
+
+def _foreign_slots(adata: AnnData, slots: Keys) -> list[str]:
     """Slots beside estimates that are there, and that no record says a run of this key wrote."""
     if is_run_record(adata.uns.get(slots.uns)):
         return []
