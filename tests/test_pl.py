@@ -531,6 +531,12 @@ def test_module_heatmap_finds_the_modules_of_the_network(results):
     genes = [*range(0, 20, 2), *range(1, 20, 2)]
     values = np.log1p(Common.of(adata, None, None, "graphsci").counts(genes))
     assert image[1, 13] == pytest.approx(np.corrcoef(values[:, 1], values[:, 13])[0, 1])
+    only_network = adata.copy()  # as graphsci network --h5ad writes it
+    only_network.uns["graphsci_network"] = only_network.uns.pop("graphsci")
+    with pytest.raises(
+        ValueError, match=r"network 'graphsci' but no estimates.*graphsci\.tl\.impute"
+    ):
+        pl.module_heatmap(only_network)
     again = adata[:, ::-1].copy()  # the order of the genes is that of their relations
     strengths = np.zeros((60, 60))
     strengths[2, 4] = strengths[4, 2] = 1.0

@@ -127,7 +127,8 @@ def module_heatmap(
         Counts with results.
     modules
         From ``network.find_modules``; the hubs of each are drawn, 240 genes in all. If None those
-        that ``graphsci.tl.gene_network`` left in ``var[key + "_module"]``.
+        that ``graphsci.tl.gene_network`` left in ``var[key + "_module"]``; those that it left
+        under another key are ``network.stored_modules(adata, key)``.
     layer, counts_layer, library_key, key
         As in :func:`graphsci.pl.embedding`.
     figure
@@ -276,7 +277,8 @@ def _stored_modules(adata: AnnData, key: str) -> pd.DataFrame:
     if modules is None:
         raise ValueError(
             f"adata.var has no column {keys(key).module!r}, and no modules were given. Run "
-            "graphsci.tl.gene_network first, or give those of network.find_modules."
+            "graphsci.tl.gene_network first, or give those of network.find_modules, or of another "
+            "run: network.stored_modules(adata, its key)."
         )
     if keys(key).network in adata.varp:
         strengths = pd.Series(

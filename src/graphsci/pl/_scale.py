@@ -268,6 +268,13 @@ def variable_genes(common: Common, n_genes: int) -> NDArray[np.int64]:
 def run_record(adata: AnnData, key: str) -> Mapping[str, Any]:
     """Return what a run said of itself; refuse if there is no such run."""
     if key not in adata.uns:
+        if keys(key).network in adata.uns:
+            raise ValueError(
+                f"adata has a gene network {key!r} but no estimates of a run of that name, which "
+                "graphsci network and graphsci.tl.gene_network do not make. Run "
+                "graphsci.tl.impute (command line: graphsci impute), or name the run that made "
+                "estimates: key=..."
+            )
         raise ValueError(
             f"adata.uns has no run {key!r}; it has {', '.join(map(repr, adata.uns)) or 'nothing'}. "
             "Run graphsci.tl.impute first, or name the run: key=... (anndata.concat keeps it with "
