@@ -582,6 +582,7 @@ def test_help_lists_every_hyper_parameter_with_its_default():
     for field in dataclasses.fields(Config):
         assert f"--{field.name.replace('_', '-')}" in said
         assert field.metadata["help"].split()[0] in said
+    assert "L2 penalty on the encoders' weights. Only with preset 'paper'." in said
     assert "--check / --no-check" in said
     assert "(0.3); 0.0<=x<=1.0" in said
     assert "(128; paper: 16); x>=1" in said

@@ -30,7 +30,7 @@ def _option(
     preset: str | None = None,
 ) -> Any:
     """Declare a hyper-parameter: default, one line of help, inclusive bounds, its only preset."""
-    said = help if preset is None else f"{help} Preset {preset!r}."
+    said = help if preset is None else f"{help} Only with preset {preset!r}."
     metadata = {"help": said, "low": low, "high": high, "preset": preset}
     return dataclasses.field(default=default, metadata=metadata)
 
