@@ -376,6 +376,24 @@ def test_of_reads_molecules_are_held_out(source, tmp_path):
     assert whole == pytest.approx(anndata.read_h5ad(source).X.sum(), rel=0.4)
 
 
+def test_fractional_counts_are_rounded_at_random_for_all_methods(source, tmp_path):
+    """Kept and held-out molecules are whole, and sum to a neighbour of each count."""
+    adata = anndata.read_h5ad(source)
+    adata.X = 0.9 * adata.X  # as after a tenth was taken for ambient
+    adata.write_h5ad(tmp_path / "ambient.h5ad")
+    args = (tmp_path / "ambient.h5ad", "--allow-fractional")
+    _, said = run(*args, "--method", "nothing", "--method", "gene_mean")
+    assert said.count("were rounded at random for all methods: only whole molecules can be") == 1
+    _, said = run(*args, "--write-split", tmp_path / "split.h5ad")
+    assert "were rounded at random" in said
+    split = anndata.read_h5ad(tmp_path / "split.h5ad")
+    whole = (split.X + split.layers["held_out"]).toarray()
+    counts = adata[split.obs_names, split.var_names].X
+    assert (whole == np.rint(whole)).all()
+    assert (np.abs(whole - counts) < 1).all()
+    assert whole.sum() == pytest.approx(counts.sum(), rel=0.01)
+
+
 def test_doubts_of_the_counts_are_told(source, tmp_path):
     """Cells that are there twice would know what was held out of each other."""
     rng = np.random.default_rng(0)
@@ -562,6 +580,8 @@ def test_batches_are_told_to_the_method(source, design):
         ),
         (("--held-out", "rate", "--seeds", "2"), "leave out --seeds."),
         (("--held-out", "rate", "--fraction", "0.2"), "leave out --fraction."),
+        (("--held-out", "rate", "--allow-fractional"), "held out before are whole numbers"),
+        (("--layer", "rate"), "say so: `allow_fractional=True` (`--allow-fractional`)"),
         (
             ("--held-out", "rate", "--design", "depth", "--depth", "60"),
             "held out already, once; leave out --design, --depth.",

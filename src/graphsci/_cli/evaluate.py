@@ -12,11 +12,8 @@ from graphsci._cli.command import command
 from graphsci._cli.config import HyperParameters
 from graphsci._cli.options import (
     STANDARD_OUTPUT,
-    BatchKey,
-    GenesIn,
+    Counts,
     Json,
-    Layer,
-    MakeNamesUnique,
     Overwrite,
     Quiet,
     Source,
@@ -43,10 +40,7 @@ Methods = Annotated[
 def evaluate(
     source: Source,
     *,
-    layer: Layer = None,
-    batch_key: BatchKey = None,
-    genes_in: GenesIn = None,
-    make_names_unique: MakeNamesUnique = False,
+    counts: Counts,
     label_key: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="Column of obs; adds clustering scores."),
@@ -141,12 +135,9 @@ def evaluate(
 
     job = work.Job(
         source=source,
-        layer=layer,
-        batch_key=batch_key,
+        **vars(counts),
         held_out=held_out,
         label_key=label_key,
-        genes_in=genes_in,
-        make_names_unique=make_names_unique,
         methods=work.method_names(method),
         design=design,
         fraction=fraction,

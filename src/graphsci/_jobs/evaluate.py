@@ -62,6 +62,7 @@ class Job:
     label_key: str | None = None  #: column of obs; adds clustering scores
     genes_in: io.GenesIn | None = None
     make_names_unique: bool = False
+    allow_fractional: bool = False  #: round counts that are not whole, at random
     methods: tuple[str, ...] = ()  #: ours, controls, layers; all but layers if empty
     design: Designs = "molecules"
     fraction: float = HELD_OUT_FRACTION
@@ -304,33 +305,32 @@ def _read_counts(job: Job) -> tuple[AnnData, CountData[sparse.csr_matrix]]:
     adata = io.read_counts(
         job.source, genes_in=job.genes_in, make_names_unique=job.make_names_unique
     )
-    data = extract_counts(adata, layer=job.layer, allow_fractional=True)
-    counts = data.counts
-    if not np.array_equal(counts.data, np.trunc(counts.data)):
-        raise ValueError(
-            "the counts hold values that are not whole numbers, and only whole molecules can be "
-            "held out. Evaluate raw counts (--layer), or round them first."
-        )
-    return adata, data
+    return adata, extract_counts(adata, layer=job.layer, allow_fractional=job.allow_fractional)
 
 
 def _as_molecules(
     job: Job, data: CountData[sparse.csr_matrix], asked: float
 ) -> tuple[sparse.csr_matrix, tuple[str, ...]]:
-    """Divide reads by the copies of a molecule, for all methods, and say so.
+    """Divide reads by the copies of a molecule, and round, for all methods, and say so.
 
     Whoever repeats its kept reads would know the held-out ones. Where others held them out they
     stay, and it is only said.
     """
-    counts, seen = data.counts, find_copies(MemoryCounts(data.counts))
+    seen = find_copies(MemoryCounts(data.counts))
     copies = seen.divisors(asked if job.held_out is None else 1.0, doubted=data.altered)
     left, is_divided, notes = seen.left(copies), (copies != 1).any(), list[str]()
+    divided = divide(data.counts, copies) if is_divided else data.counts
+    counts = whole_molecules(divided, np.random.default_rng(0))
     if is_divided:
-        counts = whole_molecules(divide(counts, copies), np.random.default_rng(0))
         why = f"Counts: {seen}" if seen.seen else "Counts: divided as asked"
         notes.append(
             f"{why}. They were divided by {in_words(copies)} and rounded at random for all "
             "methods, so that molecules are held out and not their copies."
+        )
+    elif counts is not divided:
+        notes.append(
+            "Counts that are not whole numbers were rounded at random for all methods: only whole "
+            "molecules can be held out."
         )
     if left > 1:
         ask = "" if seen.unlike else f" For these: --copies {seen.divisor:.3g}."
@@ -353,6 +353,11 @@ def _check_request(job: Job) -> None:
         raise ValueError(
             f"held_out: the molecules in layers[{job.held_out!r}] are held out already, once; "
             f"leave out {', '.join(held_out_anew)}."
+        )
+    if job.held_out is not None and job.allow_fractional:
+        raise ValueError(
+            "allow_fractional (--allow-fractional): molecules that were held out before are whole "
+            "numbers, and so are those that were kept. Leave it out, or --held-out."
         )
     _check_depth(job)
     if job.label_key is not None and job.design == "cells":
