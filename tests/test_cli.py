@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import signal
 import subprocess
@@ -558,8 +559,21 @@ def test_sigterm_leaves_no_temporary_file(counts, tmp_path):
     """What a batch system sends at the end of a job's time."""
     args = ("impute", counts, "-o", tmp_path / "out.h5ad", *SHORT, "--no-check", "--quiet")
     command = (sys.executable, "-c", TERMINATED_WHILE_WRITING, *map(str, args))
-    assert subprocess.run(command, timeout=300).returncode == -signal.SIGTERM
+    ended = subprocess.run(command, timeout=300, capture_output=True, text=True)
+    assert ended.returncode == 143
+    assert ended.stderr == (
+        "graphsci: error: stopped by SIGTERM; unfinished outputs were removed.\n"
+    )
     assert files(tmp_path) == ["counts.h5ad"]
+
+
+def test_one_of_several_processes_ends_by_sigterm_without_a_word():
+    """Whoever started them tells, and looks at how they ended."""
+    terminated = "cli.app = lambda: signal.raise_signal(signal.SIGTERM); cli.main()"
+    command = (sys.executable, "-c", f"import signal; from graphsci import cli; {terminated}")
+    env = {**os.environ, "WORLD_SIZE": "2"}
+    ended = subprocess.run(command, timeout=300, capture_output=True, text=True, env=env)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGTERM, "")
 
 
 def test_main_leaves_the_handling_of_sigterm_as_it_was(monkeypatch):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 #: Longest silence of training, and of a pass over the data, in a log file.
 _LOG_SECONDS = 60
+_STDERR = 2
 #: Columns of a terminal that have room for a long bar beside all that is said.
 _WIDE = 120
 
@@ -34,6 +35,16 @@ _WIDE = 120
 def plain_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """Return a console that colours only what it is told to: names in data are no markup."""
     return Console(stderr=stderr, highlight=False, markup=False, quiet=quiet)
+
+
+def tell_at_once(line: str) -> None:
+    """Say one line on stderr past all buffers, for a process that a signal is about to end.
+
+    The signal may have come while another line was written; a bar is left, and its cursor shown.
+    """
+    end_of_bar = "\n\x1b[?25h" if os.isatty(_STDERR) else ""
+    with contextlib.suppress(OSError):
+        os.write(_STDERR, f"{end_of_bar}{line}\n".encode())
 
 
 def table_of_facts(facts: Iterable[tuple[str, str]]) -> Table:
@@ -49,6 +60,11 @@ def table_of_facts(facts: Iterable[tuple[str, str]]) -> Table:
 def rank() -> int:
     """Number of this process in its job, from 0, as torchrun says: the first one speaks."""
     return int(os.environ.get("RANK", "0"))
+
+
+def n_processes() -> int:
+    """Processes of the job that this one belongs to, as torchrun says; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class Reporter:

@@ -15,13 +15,15 @@ import typer
 
 from graphsci import __version__
 from graphsci._cli.demo import demo
-from graphsci._cli.errors import BAD_INPUT, OUR_BUG, STOPPED, end_without_hdf5
+from graphsci._cli.errors import BAD_INPUT, OUR_BUG, STOPPED, UNFINISHED, end_without_hdf5
 from graphsci._cli.evaluate import evaluate
 from graphsci._cli.impute import apply, impute
 from graphsci._cli.info import info
 from graphsci._cli.network import network
+from graphsci._cli.processes import OF_SIGNALS
 from graphsci._cli.simulate import simulate
 from graphsci._signals import handling
+from graphsci._terminal import n_processes, tell_at_once
 from graphsci.io.files import remove_unfinished
 
 if TYPE_CHECKING:
@@ -70,15 +72,19 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _cleaning_up_at_sigterm() -> Iterator[None]:
-    """Remove temporary files before SIGTERM, of a batch system, ends this process.
+    """Remove temporary files before SIGTERM, of a batch system, ends this process, and say so.
 
     An exception would not do: raised in a callback of a library, as often as not, it is ignored.
+    One of several processes ends without a word, by the signal: whoever started it speaks.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
         remove_unfinished()
-        signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(number)
+        if n_processes() > 1:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        tell_at_once(f"graphsci: error: stopped by SIGTERM; {UNFINISHED}")
+        os._exit(OF_SIGNALS + number)
 
     with handling(signal.SIGTERM, end):
         yield

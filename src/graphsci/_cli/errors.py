@@ -19,6 +19,8 @@ from graphsci.io.files import NoRoom
 #: What failing disks, diverging training and packages that are not installed raise.
 _EXPECTED = (OSError, FloatingPointError, ImportError)
 BAD_INPUT, OUR_BUG, STOPPED = 2, 1, 130
+#: What became of the files of a command that was stopped.
+UNFINISHED = "unfinished outputs were removed."
 
 #: What needs less memory, of commands that have such a flag; of two, that have both.
 _SAVING = (
@@ -45,8 +47,7 @@ def one_line_errors(
     try:
         yield
     except KeyboardInterrupt:
-        said = "stopped by Ctrl-C; unfinished outputs were removed."
-        raise failure(said, STOPPED, debug) from None
+        raise failure(f"stopped by Ctrl-C; {UNFINISHED}", STOPPED, debug) from None
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,14 +11,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from graphsci._cli.errors import BAD_INPUT, OUR_BUG, STOPPED, failure
+from graphsci._cli.errors import BAD_INPUT, OUR_BUG, STOPPED, UNFINISHED, failure
 from graphsci._signals import handling
+from graphsci._terminal import n_processes
 
 if TYPE_CHECKING:
     from types import FrameType
 
 #: What a shell adds to the number of the signal that ended a program: Ctrl-C is 130.
-_OF_SIGNALS = 128
+OF_SIGNALS = 128
 
 
 def launched(devices: int | None, checkpoint: Path | None = None) -> bool:
@@ -28,7 +28,7 @@ def launched(devices: int | None, checkpoint: Path | None = None) -> bool:
     A job that trains and fails, or is stopped, says whether ``checkpoint`` holds something to go
     on from.
     """
-    n_here = int(os.environ.get("WORLD_SIZE", "1"))
+    n_here = n_processes()
     if n_here > 1 and devices not in (None, n_here):
         raise ValueError(
             f"devices (--devices): got {devices}, but torchrun started {n_here} processes. "
@@ -46,8 +46,8 @@ def launched(devices: int | None, checkpoint: Path | None = None) -> bool:
         raise failure(f"{error}{_kept(checkpoint)}", OUR_BUG, debug=False) from None
     except distributed.JobStopped as error:
         how = "Ctrl-C" if error.signal == signal.SIGINT else error.signal.name
-        said = f"stopped by {how}; unfinished outputs were removed.{_kept(checkpoint)}"
-        raise failure(said, _OF_SIGNALS + error.signal, debug=False) from None
+        said = f"stopped by {how}; {UNFINISHED}{_kept(checkpoint)}"
+        raise failure(said, OF_SIGNALS + error.signal, debug=False) from None
     return True
 
 

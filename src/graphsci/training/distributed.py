@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from graphsci._optional import needed
+from graphsci._terminal import n_processes
 from graphsci.training.blocks import Minibatch
 from graphsci.training.loop import Objective, Pooled
 
@@ -36,11 +37,6 @@ T = TypeVar("T")
 _PATIENCE = datetime.timedelta(days=2)
 _PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 _FEWEST_CELLS = 2  # of a minibatch, per process
-
-
-def n_processes() -> int:
-    """Processes of the job that this one belongs to, as torchrun says; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class Team:
