@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,31 +22,29 @@ from graphsci._cli.options import (
     file_of,
 )
 from graphsci._cli.processes import use_threads
+from graphsci._log import Log
 from graphsci._terminal import Reporter
 
-Methods = Annotated[
-    list[str],
-    typer.Option(
-        "--method",
-        metavar="NAME",
-        help="graphsci, graphsci-mean (the kept count not used again), a control (nothing, "
-        "gene_mean, gene_mean_posterior, neighbour_pooling, neighbour_pooling_posterior, empty, "
-        "truth), or with --held-out a layer of the input with expected counts at each cell's own "
-        "depth; may be repeated. Without it: all but layers.",
-    ),
-]
+if TYPE_CHECKING:
+    from graphsci._jobs.evaluate_request import Job
+    from graphsci.config import Config
 
 
-@command
-def evaluate(
-    source: Source,
-    *,
-    counts: Counts,
-    label_key: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="Column of obs; adds clustering scores."),
-    ] = None,
-    method: Methods = [],  # noqa: B006 (typer copies it)
+@dataclass(frozen=True)
+class Study:
+    """Which methods are compared, on what, and how often."""
+
+    methods: Annotated[
+        list[str],
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="graphsci, graphsci-mean (the kept count not used again), a control (nothing, "
+            "gene_mean, gene_mean_posterior, neighbour_pooling, neighbour_pooling_posterior, "
+            "empty, truth), or with --held-out a layer of the input with expected counts at each "
+            "cell's own depth; may be repeated. Without it: all but layers.",
+        ),
+    ] = field(default_factory=list)
     design: Annotated[
         choices.Designs,
         typer.Option(
@@ -53,24 +52,75 @@ def evaluate(
             "molecules in a fifth of the cells (training on the others), all molecules above "
             "--depth; or all designs, one after the other.",
         ),
-    ] = "molecules",
+    ] = "molecules"
     fraction: Annotated[
         float, typer.Option(min=0.001, max=0.9, help="Share of molecules or entries held out.")
-    ] = choices.HELD_OUT_FRACTION,
+    ] = choices.HELD_OUT_FRACTION
     depth: Annotated[
         float | None,
         typer.Option(
             help="Median molecules per cell that '--design depth' keeps; half of what there is "
             "with '--design all'."
         ),
-    ] = None,
+    ] = None
     held_out: Annotated[
         str | None,
         typer.Option(
             metavar="LAYER",
             help="Layer with molecules that were held out before; the counts are what was kept.",
         ),
-    ] = None,
+    ] = None
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Repeat with this many seeds, from --seed on: each holds out, trains and clusters "
+            "anew.",
+        ),
+    ] = 1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What is scored beside the prediction of held-out molecules, and how."""
+
+    level: Annotated[
+        float,
+        typer.Option(
+            min=1e-6, max=1 - 1e-6, help="Level of the interval whose coverage is measured."
+        ),
+    ] = choices.INTERVAL_LEVEL
+    label_key: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of obs; adds clustering scores."),
+    ] = None
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="Clustering: tsne-kmeans (the paper), umap-kmeans, phate-kmeans, pca-kmeans, "
+            "pca-leiden.",
+        ),
+    ] = choices.PROTOCOL
+    clustering_seeds: Annotated[int, typer.Option(min=1, help="Seeds of the clustering.")] = (
+        choices.CLUSTERING_SEEDS
+    )
+    shuffled: Annotated[
+        int,
+        typer.Option(
+            "--shuffled-genes",
+            min=0,
+            help="Score false signal with this many shuffled genes, e.g. 100; trains once more.",
+        ),
+    ] = 0
+
+
+@command
+def evaluate(
+    source: Source,
+    *,
+    counts: Counts,
+    study: Study,
+    scores: Scores,
     write_split: Annotated[
         Path | None,
         typer.Option(
@@ -79,37 +129,6 @@ def evaluate(
             "(layer 'held_out').",
         ),
     ] = None,
-    seeds: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Repeat with this many seeds, from --seed on: each holds out, trains and clusters "
-            "anew.",
-        ),
-    ] = 1,
-    level: Annotated[
-        float,
-        typer.Option(
-            min=1e-6, max=1 - 1e-6, help="Level of the interval whose coverage is measured."
-        ),
-    ] = choices.INTERVAL_LEVEL,
-    protocol: Annotated[
-        str,
-        typer.Option(
-            help="Clustering: tsne-kmeans (the paper), umap-kmeans, phate-kmeans, pca-kmeans, "
-            "pca-leiden.",
-        ),
-    ] = choices.PROTOCOL,
-    clustering_seeds: Annotated[int, typer.Option(min=1, help="Seeds of the clustering.")] = (
-        choices.CLUSTERING_SEEDS
-    ),
-    shuffled_genes: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Score false signal with this many shuffled genes, e.g. 100; trains once more.",
-        ),
-    ] = 0,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -130,25 +149,12 @@ def evaluate(
 ) -> None:
     """Score graphsci and simple methods on molecules held out from your own counts."""
     from graphsci._jobs import evaluate as work
-    from graphsci._jobs import evaluate_report
+    from graphsci._jobs import evaluate_report, evaluate_request
     from graphsci._versions import source_digest, versions
 
-    job = work.Job(
-        source=source,
-        **vars(counts),
-        held_out=held_out,
-        label_key=label_key,
-        methods=work.method_names(method),
-        design=design,
-        fraction=fraction,
-        depth=depth,
-        seeds=seeds,
-        level=level,
-        protocol=protocol,
-        clustering_seeds=clustering_seeds,
-        shuffled=shuffled_genes,
-        output=output,
-    )
+    given = {**vars(counts), **vars(study), **vars(scores)}
+    given["methods"] = evaluate_request.method_names(given["methods"])
+    job = evaluate_request.Job(source=source, output=output, **given)
     outputs = evaluate_report.Outputs(
         csv=csv,
         json=file_of(json_to),
@@ -159,18 +165,7 @@ def evaluate(
     use_threads(threads)
     reporter = Reporter(quiet)
     if write_split is not None:
-        kept = work.write_split(
-            job,
-            write_split,
-            seed=config.seed,
-            copies=config.copies,
-            overwrite=overwrite,
-            log=reporter.log,
-        )
-        reporter.log(
-            f"written: {write_split}, {kept.n_obs:,} cells x {kept.n_vars:,} genes; X holds the "
-            f"kept counts, layers['{work.HELD_OUT_LAYER}'] the others"
-        )
+        _write_split(job, write_split, config, overwrite=overwrite, log=reporter.log)
         return
     outputs.check(job.output)
     with reporter.listening():
@@ -182,3 +177,16 @@ def evaluate(
         versions={**versions(), "source": source_digest()},
     )
     evaluate_report.deliver(outcomes, job, found, outputs)
+
+
+def _write_split(job: Job, path: Path, config: Config, *, overwrite: bool, log: Log) -> None:
+    """Hold out only, and say what was written."""
+    from graphsci._jobs import evaluate as work
+
+    kept = work.write_split(
+        job, path, seed=config.seed, copies=config.copies, overwrite=overwrite, log=log
+    )
+    log(
+        f"written: {path}, {kept.n_obs:,} cells x {kept.n_vars:,} genes; X holds the kept counts, "
+        f"layers['{work.HELD_OUT_LAYER}'] the others"
+    )

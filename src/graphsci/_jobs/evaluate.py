@@ -7,83 +7,31 @@ of a study are not seen by anything that learns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from anndata import AnnData
-from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci import io
-from graphsci._choices import CLUSTERING_SEEDS, HELD_OUT_FRACTION, INTERVAL_LEVEL, PROTOCOL, Designs
-from graphsci._jobs.evaluate_layers import (
-    BUILT_IN,
-    HELD_OUT_LAYER,
-    estimate_of_layer,
-    other_scales,
-    refuse_whole_counts,
-)
+from graphsci._jobs.evaluate_input import Data, as_molecules, read_counts, read_data
+from graphsci._jobs.evaluate_layers import BUILT_IN, HELD_OUT_LAYER
 from graphsci._jobs.evaluate_ours import OUR_MEAN, OURS, Fits, graphsci_method
-from graphsci._labels import known_labels
+from graphsci._jobs.evaluate_request import Job, check_request
 from graphsci._log import Log, say_nothing
 from graphsci._versions import source_digest, versions
-from graphsci._words import check_column
 from graphsci.config import Config, later_seed
-from graphsci.evaluation import PROTOCOLS, study
-from graphsci.evaluation.clustering import package_versions, require_packages
+from graphsci.evaluation import study
+from graphsci.evaluation.clustering import package_versions
 from graphsci.io.files import check_writable
-from graphsci.io.sources import MemoryCounts, divide, to_csr
-from graphsci.preprocessing import (
-    CountData,
-    extract_batch,
-    extract_counts,
-    fit_median_library_size,
-    genes_without_a_batch,
-)
-from graphsci.preprocessing._opening import layers_present
-from graphsci.training.blocks import whole_molecules
+from graphsci.io.sources import to_csr
+from graphsci.preprocessing import fit_median_library_size
 from graphsci.training.checkpoint import digest
-from graphsci.training.copies import find_copies, in_words
 
 if TYPE_CHECKING:
     from graphsci.training.loop import Progress
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to evaluate, on what, and where to keep the results."""
-
-    source: Path
-    layer: str | None = None
-    batch_key: str | None = None
-    held_out: str | None = None  #: layer of held-out molecules, if they were held out before
-    label_key: str | None = None  #: column of obs; adds clustering scores
-    genes_in: io.GenesIn | None = None
-    make_names_unique: bool = False
-    allow_fractional: bool = False  #: round counts that are not whole, at random
-    methods: tuple[str, ...] = ()  #: ours, controls, layers; all but layers if empty
-    design: Designs = "molecules"
-    fraction: float = HELD_OUT_FRACTION
-    depth: float | None = None
-    seeds: int = 1
-    level: float = INTERVAL_LEVEL
-    protocol: str = PROTOCOL
-    clustering_seeds: int = CLUSTERING_SEEDS
-    shuffled: int = 0  #: shuffled genes for the score of false signal; 0: no score
-    output: Path | None = None
-
-
-class Data(NamedTuple):
-    """The input, checked."""
-
-    counts: sparse.csr_matrix  #: (cells, genes) all of them, or what was kept
-    held_out: sparse.csr_matrix | None
-    labels: np.ndarray | None
-    batch: NDArray[np.int64] | None  #: (cells,)
-    notes: tuple[str, ...]  #: on the batches
-    layers: dict[str, Any]  #: estimates that somebody made from the kept counts
 
 
 class Judged(NamedTuple):
@@ -127,7 +75,7 @@ def evaluate(
     ValueError, TypeError, OSError
         Whatever is wrong with the request or the counts, before anything is trained.
     """
-    _check_request(job)
+    check_request(job)
     log(f"reading {job.source}")
     data = read_data(job, copies=config.copies)
     outcomes, parts = {}, _parts(job, data)
@@ -227,44 +175,6 @@ def _evaluate(
     return Outcome(runs, summaries, ours, said, n_new, notes, job.depth, fingerprint)
 
 
-def read_data(job: Job, *, copies: float = 0.0) -> Data:
-    """Read and check the input; reads become molecules, by ``copies`` as in ``Config``.
-
-    Raises
-    ------
-    ValueError, TypeError, OSError
-        If counts, labels, layers or methods are not what they must be.
-    """
-    adata, data = _read_counts(job)
-    counts, said = _as_molecules(job, data, copies)
-    held_out = None
-    if job.held_out is not None:
-        _check_held_out(job.held_out, adata)
-        held_out = extract_counts(adata, layer=job.held_out, min_cells=1).counts
-    layers = {}
-    for name in job.methods:
-        if name not in BUILT_IN:
-            held = job.held_out is not None
-            layers[name] = estimate_of_layer(adata, name, held_out=held)
-    batch, _, notes = extract_batch(adata, job.batch_key)
-    if job.batch_key is not None:
-        column = adata.obs[job.batch_key]
-        lacking = genes_without_a_batch(MemoryCounts(data.counts), data.gene_names, column)
-        notes += [] if lacking is None else [lacking]
-    if held_out is not None:
-        refuse_whole_counts(layers, counts, held_out)
-        notes += other_scales(layers, counts)
-    return Data(counts, held_out, _labels(job, adata), batch, (*data.doubts, *said, *notes), layers)
-
-
-def _check_held_out(layer: str, adata: AnnData) -> None:
-    if layer not in adata.layers:
-        raise ValueError(
-            f"held_out (--held-out): there is no layer {layer!r}; {layers_present(adata)} Name the "
-            "one with the molecules that were held out, as --write-split writes it."
-        )
-
-
 def write_split(
     job: Job,
     path: Path,
@@ -278,10 +188,10 @@ def write_split(
 
     They are those of :func:`evaluate` with that seed, and reads become molecules as there.
     """
-    _check_request(job)
+    check_request(job)
     check_writable(path, suffixes=io.ANNDATA_SUFFIXES, overwrite=overwrite)
-    adata, data = _read_counts(job)
-    counts, said = _as_molecules(job, data, copies)
+    adata, data = read_counts(job)
+    counts, said = as_molecules(job, data, copies)
     for line in (*data.doubts, *said):
         log(f"note: {line}")
     if job.design not in ("molecules", "depth"):
@@ -298,131 +208,6 @@ def write_split(
     )
     io.write_anndata(adata, path)
     return adata
-
-
-def _read_counts(job: Job) -> tuple[AnnData, CountData[sparse.csr_matrix]]:
-    """Read the input, and check its counts."""
-    adata = io.read_counts(
-        job.source, genes_in=job.genes_in, make_names_unique=job.make_names_unique
-    )
-    return adata, extract_counts(adata, layer=job.layer, allow_fractional=job.allow_fractional)
-
-
-def _as_molecules(
-    job: Job, data: CountData[sparse.csr_matrix], asked: float
-) -> tuple[sparse.csr_matrix, tuple[str, ...]]:
-    """Divide reads by the copies of a molecule, and round, for all methods, and say so.
-
-    Whoever repeats its kept reads would know the held-out ones. Where others held them out they
-    stay, and it is only said.
-    """
-    seen = find_copies(MemoryCounts(data.counts))
-    copies = seen.divisors(asked if job.held_out is None else 1.0, doubted=data.altered)
-    left, is_divided, notes = seen.left(copies), (copies != 1).any(), list[str]()
-    divided = divide(data.counts, copies) if is_divided else data.counts
-    counts = whole_molecules(divided, np.random.default_rng(0))
-    if is_divided:
-        why = f"Counts: {seen}" if seen.seen else "Counts: divided as asked"
-        notes.append(
-            f"{why}. They were divided by {in_words(copies)} and rounded at random for all "
-            "methods, so that molecules are held out and not their copies."
-        )
-    elif counts is not divided:
-        notes.append(
-            "Counts that are not whole numbers were rounded at random for all methods: only whole "
-            "molecules can be held out."
-        )
-    if left > 1:
-        ask = "" if seen.unlike else f" For these: --copies {seen.divisor:.3g}."
-        notes.append(
-            f"Counts: {seen}. Held-out reads are copies of kept ones, so that whoever repeats the "
-            f"counts scores well; the scores say little of molecules.{ask}"
-        )
-    return counts, tuple(notes)
-
-
-def _check_request(job: Job) -> None:
-    if job.design != "all" and job.design not in study.DESIGNS:
-        raise ValueError(
-            f"design: got {job.design!r}, expected 'all' or one of {', '.join(study.DESIGNS)}."
-        )
-    if job.seeds < 1:
-        raise ValueError(f"seeds: got {job.seeds}, expected at least 1.")
-    held_out_anew = _changed(job, "design", "fraction", "depth", "seeds")
-    if job.held_out is not None and held_out_anew:
-        raise ValueError(
-            f"held_out: the molecules in layers[{job.held_out!r}] are held out already, once; "
-            f"leave out {', '.join(held_out_anew)}."
-        )
-    if job.held_out is not None and job.allow_fractional:
-        raise ValueError(
-            "allow_fractional (--allow-fractional): molecules that were held out before are whole "
-            "numbers, and so are those that were kept. Leave it out, or --held-out."
-        )
-    _check_depth(job)
-    if job.label_key is not None and job.design == "cells":
-        raise ValueError(
-            "label_key: clustering is scored with the designs 'molecules', 'entries' and 'depth'."
-        )
-    if job.shuffled and job.design == "cells":
-        raise ValueError(
-            "shuffled: false signal needs the designs 'molecules', 'entries' or 'depth'."
-        )
-    if job.protocol not in PROTOCOLS:
-        raise ValueError(f"protocol: got {job.protocol!r}, expected one of {', '.join(PROTOCOLS)}.")
-    if job.label_key is not None:
-        require_packages(job.protocol)
-    of_clusters = _changed(job, "protocol", "clustering_seeds")
-    if job.label_key is None and of_clusters:
-        raise ValueError(
-            f"{', '.join(of_clusters)}: about clusters, which are scored against labels. Name "
-            "their column (--label-key), or leave this out."
-        )
-    if not 0 < job.level < 1:
-        raise ValueError(f"level: got {job.level}, expected a number between 0 and 1.")
-
-
-def _changed(job: Job, *names: str) -> list[str]:
-    """Flags of the fields that have another value than their default."""
-    usual = Job(job.source)
-    return [
-        f"--{name.replace('_', '-')}"
-        for name in names
-        if getattr(job, name) != getattr(usual, name)
-    ]
-
-
-def _check_depth(job: Job) -> None:
-    """Refuse a design without the depth that it needs, and a depth that no cell is thinned to."""
-    if job.design == "depth" and job.depth is None:
-        raise ValueError(
-            "depth: the design 'depth' thins cells to a median: give --depth N, in molecules per "
-            "cell."
-        )
-    if job.design not in ("depth", "all") and job.depth is not None:
-        raise ValueError(
-            f"depth: got {job.depth} with the design {job.design!r}, which does not thin cells. "
-            "Leave out --depth, or choose --design depth."
-        )
-    if job.design == "depth" and _changed(job, "fraction"):
-        raise ValueError(
-            f"fraction: got {job.fraction} with the design 'depth', whose depth says what is held "
-            "out. Leave out --fraction."
-        )
-
-
-def _labels(job: Job, adata: AnnData) -> np.ndarray | None:
-    if job.label_key is None:
-        return None
-    check_column(adata.obs, job.label_key, option="label_key")
-    labels = known_labels(adata.obs[job.label_key])
-    known = [label for label in labels if label is not None]
-    if len(set(known)) < 2:
-        raise ValueError(
-            f"label_key: obs[{job.label_key!r}] has {len(set(known))} kinds of label, expected at "
-            "least two."
-        )
-    return labels
 
 
 def _case(job: Job, data: Data, seed: int) -> study.Case:
@@ -525,8 +310,3 @@ def _notes(job: Job, data: Data) -> tuple[str, ...]:
     if job.shuffled and data.layers:
         notes.append("False signal is not scored for layers: it needs the method itself.")
     return tuple(notes)
-
-
-def method_names(methods: Sequence[str]) -> tuple[str, ...]:
-    """Return methods without repeats, in the order given."""
-    return tuple(dict.fromkeys(methods))

@@ -15,8 +15,9 @@ import pandas as pd
 from rich.cells import cell_len
 from rich.table import Table
 
-from graphsci._jobs.evaluate import Job, Outcome
+from graphsci._jobs.evaluate import Outcome
 from graphsci._jobs.evaluate_ours import OUR_MEAN, OURS
+from graphsci._jobs.evaluate_request import Job
 from graphsci._terminal import plain_console
 from graphsci.evaluation import study
 from graphsci.io.files import (
