@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci._log import Log, say_nothing
-from graphsci.config import later_seed
+from graphsci.config import Config, later_seed
 from graphsci.gene_graph._edges import blocks
 from graphsci.gene_graph.graph import GeneGraph, graph_from_edges
 from graphsci.imputer import GraphSCI
 from graphsci.network.strength import FEWEST_CELLS, GENE_BLOCK, Coordinates, largest, least_listed
-from graphsci.preprocessing import extract_counts
+from graphsci.preprocessing import CountData, extract_counts
 from graphsci.shuffled_genes import append_shuffled_genes, cells_of_one_depth
 
 if TYPE_CHECKING:
@@ -84,14 +84,39 @@ def train_control(
     KeyboardInterrupt
         If training was interrupted, after any number of epochs.
     """
-    from anndata import AnnData
-
     check_control(adata)
-    spec = model.fitted.spec
-    seed = later_seed(spec.config.seed, 1) if seed is None else seed
+    seed = later_seed(model.fitted.spec.config.seed, 1) if seed is None else seed
     data = extract_counts(
         adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
     )
+    batches = adata.obs[[] if batch_key is None else [batch_key]].copy()
+    twin, decoys = _with_decoys(model, data, batches, n_decoys=n_decoys, seed=seed)
+    log(f"control: training with {len(decoys)} shuffled genes among {twin.n_vars - len(decoys)}")
+    config, graph = _training_of_twin(model, twin, seed)
+    trained = GraphSCI(config).fit(
+        twin,
+        batch_key=batch_key,
+        allow_fractional=allow_fractional,
+        gene_graph=graph,
+        progress=progress,
+        log=log,
+        whole=True,  # decoys that are hardly fitted give no rate that holds
+    )
+    return Control(trained, twin, frozenset(decoys), batch_key)
+
+
+def _with_decoys(
+    model: GraphSCI,
+    data: CountData[sparse.csr_matrix],
+    obs: pd.DataFrame,
+    *,
+    n_decoys: int | None,
+    seed: int,
+) -> tuple[AnnData, list[str]]:
+    """Return counts of the model's genes and of decoys, and the decoys' names."""
+    from anndata import AnnData
+
+    spec = model.fitted.spec
     known = pd.Index(data.gene_names).get_indexer(pd.Index(spec.gene_names))
     counts = sparse.csr_matrix(data.counts[:, known[known >= 0]])
     names = spec.gene_names[known >= 0]
@@ -104,22 +129,25 @@ def train_control(
             f"control: {n_decoys} genes are seen in at least {FEWEST_CELLS} cells, expected 2 "
             f"or more to make decoys of. {_WITHOUT}"
         )
-    rng = np.random.default_rng(seed)
     mixed = append_shuffled_genes(
         counts,
         n_copies=n_decoys,
         min_cells=FEWEST_CELLS,
         groups=cells_of_one_depth(counts, data.batch),
-        rng=rng,
+        rng=np.random.default_rng(seed),
     )
     decoys = _unused_names(n_decoys, set(names))
     twin = AnnData(
         mixed.counts.astype(np.float32),
-        obs=adata.obs[[] if batch_key is None else [batch_key]].copy(),
+        obs=obs,
         var=pd.DataFrame(index=[*names, *decoys]),
     )
-    log(f"control: training with {n_decoys} shuffled genes among {len(names)}")
-    graph = None
+    return twin, decoys
+
+
+def _training_of_twin(model: GraphSCI, twin: AnnData, seed: int) -> tuple[Config, GeneGraph | None]:
+    """Return hyper-parameters and known network with which the twin is trained like the model."""
+    spec, graph = model.fitted.spec, None
     config = spec.config.replace(
         check=False,
         seed=seed,
@@ -131,16 +159,7 @@ def train_control(
         config = config.replace(validation_fraction=0.0)  # as closely as can be: the safe side
     if spec.graph_given:  # it comes as it was combined: nothing is to be computed beside it
         config, graph = config.replace(graph="none", network_weight=1.0), _padded(spec.graph, twin)
-    trained = GraphSCI(config).fit(
-        twin,
-        batch_key=batch_key,
-        allow_fractional=allow_fractional,
-        gene_graph=graph,
-        progress=progress,
-        log=log,
-        whole=True,  # decoys that are hardly fitted give no rate that holds
-    )
-    return Control(trained, twin, frozenset(decoys), batch_key)
+    return config, graph
 
 
 def _unused_names(count: int, taken: set[str]) -> list[str]:
