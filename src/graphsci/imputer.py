@@ -24,7 +24,6 @@ from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._log import Log, say_nothing
 from graphsci._terminal import shown
 from graphsci._versions import versions
-from graphsci.advance import Meter
 from graphsci.config import Config, preset
 from graphsci.gene_graph.graph import GeneGraph
 from graphsci.io.files import check_writable
@@ -426,26 +425,16 @@ class GraphSCI:
             if batch_key is not None and cells.batch_key is None:
                 warnings.warn(estimating.no_effect(batch_key), stacklevel=2)
             adata = adata.copy() if copy else adata
-            widths = dict.fromkeys(names, len(columns)) | {slots.latent: spec.config.n_latent}
-            values = {name: np.empty((adata.n_obs, n), np.float32) for name, n in widths.items()}
-            misfit = np.empty(adata.n_obs, np.float32)
-            blocks = estimating.estimate_blocks(self.fitted, cells, request, latent=slots.latent)
-            meter = Meter("estimating", adata.n_obs)
-            for block in blocks:
-                stop = block.start + len(block.misfit)
-                for name, part in block.values.items():
-                    values[name][block.start : stop] = part
-                misfit[block.start : stop] = block.misfit
-                meter.reach(stop)
+            found = estimating.estimate_all(self.fitted, cells, request, latent=slots.latent)
         for name in names:
             if genes is None:
-                adata.layers[stored(name)] = values[name]
+                adata.layers[stored(name)] = found.values[name]
             else:
                 adata.obsm[stored(name)] = pd.DataFrame(
-                    values[name], index=adata.obs_names, columns=adata.var_names[columns]
+                    found.values[name], index=adata.obs_names, columns=adata.var_names[columns]
                 )
-        embedding = values[slots.latent]
-        annotation.annotate_cells(self, adata, cells, slots, embedding, misfit)
+        embedding = found.values[slots.latent]
+        annotation.annotate_cells(self, adata, cells, slots, embedding, found.misfit)
         annotation.annotate_genes(self, adata, slots)
         written = [stored(name) for name in names]
         adata.uns.update(annotation.without_replaced(adata, written, slots))
@@ -454,7 +443,7 @@ class GraphSCI:
         )
         record["notes"] += told
         said = (
-            misfit_note(self.fitted, cells, misfit, slots.misfit),
+            misfit_note(self.fitted, cells, found.misfit, slots.misfit),
             estimating.copies_note(self.fitted, cells),
         )
         for note in filter(None, said):

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from graphsci import estimates as es
 from graphsci._imputing.request import Request
+from graphsci.advance import Meter
 from graphsci.io.sources import CHUNK_CELLS, CountSource, divided, read_ahead
 from graphsci.nn import cell_blocks
 from graphsci.nn.misfit import limit_at, misfit
@@ -293,6 +294,23 @@ def estimate_blocks(
             values[latent] = network.cell_coordinates(z).numpy(force=True)
         relative = misfits.numpy(force=True) / limit_at(fitted.misfit_limits, factors)
         yield EstimateBlock(start, values, relative.astype(np.float32))
+
+
+def estimate_all(fitted: Fitted, cells: Cells, request: Request, *, latent: str) -> EstimateBlock:
+    """Return what is requested for all cells, in memory, as one block with the embedding."""
+    n_cells = cells.n_cells
+    widths = dict.fromkeys(request.names, len(request.columns))
+    widths[latent] = fitted.spec.config.n_latent
+    values = {name: np.empty((n_cells, n), np.float32) for name, n in widths.items()}
+    found = EstimateBlock(0, values, np.empty(n_cells, np.float32))
+    meter = Meter("estimating", n_cells)
+    for block in estimate_blocks(fitted, cells, request, latent=latent):
+        stop = block.start + len(block.misfit)
+        for name, part in block.values.items():
+            values[name][block.start : stop] = part
+        found.misfit[block.start : stop] = block.misfit
+        meter.reach(stop)
+    return found
 
 
 def _row_blocks(network: Network, cells: Cells, chunks: slice = ALL) -> Iterator[_Rows]:
