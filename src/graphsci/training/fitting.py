@@ -155,19 +155,9 @@ def fit(
     once = _here if team is None else team.once
     if checkpoint is not None:
         checkpoint.expect(**_run_identity(config, device))
-    cells, genes = np.flatnonzero(~data.empty_cells), np.flatnonzero(~data.undetected_genes)
-    source = MemoryCounts(data.counts) if sparse.issparse(data.counts) else data.counts
-    seen = find_copies(source, batch=data.batch, seed=config.seed)
-    copies = seen.divisors(config.copies, doubted=data.altered)
-    counts = TrainingBlocks(divided(source, copies), cells, genes, seed=config.seed)
-    copies = copies[genes]
-    if (copies != 1).any():
-        log(f"counts are divided by {in_words(copies)}: so many left a molecule")
-    batch = np.zeros(len(cells), np.int64) if data.batch is None else data.batch[cells]
-    split = split_counts(counts, config)
+    genes = np.flatnonzero(~data.undetected_genes)
+    split, batch, copies, copies_left, notes = _molecules(data, config, log)
     sample_batch = batch[split.sample.cells]
-    notes = _notes_on(counts, split, seen, copies)
-
     likelihood, reason = once(lambda: _likelihood(split.sample_kept, config))
     log(reason)
     names = data.gene_names[genes]
@@ -200,7 +190,7 @@ def fit(
     if config.check:
         log("checking against held-out molecules")
         verdict, missing = once(
-            lambda: check(network, config, split, sample_batch, device, copies=seen.left(copies))
+            lambda: check(network, config, split, sample_batch, device, copies=copies_left)
         )
     notes += missing
     return Fitted(
@@ -213,8 +203,36 @@ def fit(
         notes,
         p_values,
         limits,
-        seen.left(copies),
+        copies_left,
     )
+
+
+class _Molecules(NamedTuple):
+    """What is trained on: molecules of the cells and genes that have any."""
+
+    split: Split
+    batch: NDArray[np.int64]  # (cells,)
+    copies: NDArray[np.float32]  # (genes,) counts that a molecule left, divided by
+    copies_left: float  # counts that are taken for one molecule all the same
+    notes: tuple[str, ...]
+
+
+def _molecules(
+    data: CountData[sparse.csr_matrix] | CountData[CountSource], config: Config, log: Log
+) -> _Molecules:
+    """Divide reads by their copies, leave out what is empty, and hold out."""
+    cells, genes = np.flatnonzero(~data.empty_cells), np.flatnonzero(~data.undetected_genes)
+    source = MemoryCounts(data.counts) if sparse.issparse(data.counts) else data.counts
+    seen = find_copies(source, batch=data.batch, seed=config.seed)
+    copies = seen.divisors(config.copies, doubted=data.altered)
+    counts = TrainingBlocks(divided(source, copies), cells, genes, seed=config.seed)
+    copies = copies[genes]
+    if (copies != 1).any():
+        log(f"counts are divided by {in_words(copies)}: so many left a molecule")
+    batch = np.zeros(len(cells), np.int64) if data.batch is None else data.batch[cells]
+    split = split_counts(counts, config)
+    notes = _notes_on(counts, split, seen, copies)
+    return _Molecules(split, batch, copies, seen.left(copies), notes)
 
 
 def _kept_at_ctrl_c(config: Config) -> str:
