@@ -184,6 +184,20 @@ def test_paired_difference_by_hand():
     assert got.z == pytest.approx(stats.ttest_rel([2, 3, 4], [3, 5, 4]).statistic)
 
 
+def test_rounding_is_no_difference():
+    """However alike it is in all cells."""
+    rng = np.random.default_rng(0)
+    held_out = rng.poisson(2.0, (50, 8))
+    predicted = rng.gamma(2.0, 1.0, (50, 8))
+    one, other, more = (
+        count_loss.poisson_deviance_sums(predicted=values, held_out=held_out)
+        for values in (predicted, predicted * (1 + 1e-9), predicted * (1 + 1e-3))
+    )
+    assert one.total != other.total
+    assert count_loss.paired_difference(candidate=other, reference=one) == (0.0, 0.0, 0.0, 50)
+    assert count_loss.paired_difference(candidate=more, reference=one)[0] != 0
+
+
 def test_paired_difference_of_one_prediction_with_itself_is_nothing():
     sums = count_loss.DevianceSums(5.0, np.array([2.0, 3.0]), np.ones(1))
     assert count_loss.paired_difference(candidate=sums, reference=sums) == (0.0, 0.0, 0.0, 2)

@@ -113,7 +113,6 @@ def test_neighbours_are_of_a_kind(three_types):
     states, found = model.count_network.uncertainty.states, model.latent(adata)
     z = found / states.spread.numpy() @ states.axes.T.numpy()
     ours, before = (share_of_own_type(points, types) for points in (found, z))
-    print(ours, before)
     assert ours > 0.95
     assert ours - before > 0.02
 
@@ -124,7 +123,8 @@ def test_output_says_what_axes_are(three_types):
     out = model.impute(adata, estimates=["mean"], copy=True)
     points, sd = out.obsm["X_graphsci"], np.asarray(out.uns["graphsci"]["axis_sd"])
     np.testing.assert_allclose(points.std(0)[:2], sd[:2], rtol=0.1)
-    following = out.var["graphsci_state_weight"].to_numpy() > 0.99999  # the others keep a trace of their mean
+    # the others keep a trace of their mean share
+    following = out.var["graphsci_state_weight"].to_numpy() > 0.99999
     assert following.sum() > 5
     log = np.log(out.layers["mean"][:, following])
     rebuilt = (points / sd) @ out.varm["graphsci"][following].T

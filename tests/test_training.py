@@ -552,6 +552,22 @@ def test_validation_does_not_learn_and_does_not_depend_on_the_block(monkeypatch,
     assert thinning(full).validation_loss() is None
 
 
+def test_validation_moves_the_dropout_curve_to_its_depth():
+    """As estimates do; the curve was learned where cells had half as many molecules."""
+    full, batch = toy_counts(), np.zeros(30, np.int64)
+    withheld = full.minimum(1.0).tocsr()
+
+    def loss(log_depth, moved=0.0):
+        held_out = objectives.HeldOut(full - withheld, withheld, batch, 0.5, log_depth)
+        objective = thinning(full, held_out, zero_inflated=True)
+        with torch.no_grad():
+            objective.network.move_dropout_curve(moved)
+        return objective.validation_loss()
+
+    assert loss(np.log(2)) == pytest.approx(loss(0.0, moved=np.log(2)), rel=1e-6)
+    assert loss(np.log(2)) != pytest.approx(loss(0.0), rel=1e-3)
+
+
 @pytest.mark.parametrize(("kept", "least"), [(0.3, 0.0), (0.8, 0.0), (0.8, 0.4)])
 def test_the_optimiser_adds_the_gradient_of_the_prior(kept, least):
     """An epoch equals steps on the loss plus the scored share / cells x sum v^T S^-1 v / 2.

@@ -215,6 +215,35 @@ def test_similar_cells_where_there_are_none():
     assert found.details().endswith("higher than gene means with own counts.")
 
 
+def test_a_better_theta_alone_is_nothing_learned_of_cells():
+    """Cells of one type; ours are gene means with own counts and the true theta.
+
+    It is better than that of moments, and with it gene means with own counts are ours.
+    """
+    rng = np.random.default_rng(4)
+    theta = np.full(80, 0.5)
+    rate = rng.gamma(0.5, 0.3, 80) * rng.gamma(0.5, 2.0, (100, 80))
+    counts = rng.poisson(rate)
+    held_out = rng.binomial(counts, 0.1)
+    kept, held_out = (sparse.csr_matrix(x, dtype=np.float32) for x in (counts - held_out, held_out))
+    ours = controls.gene_mean_posterior(kept, ratio=1 / 9, theta=theta)
+    options = {
+        "kept": kept,
+        "held_out": held_out,
+        "ours": lambda: ours,
+        "cells": np.arange(100),
+        "fraction": 0.1,
+        "seed": 0,
+    }
+    alone = judge(**options)
+    assert alone.of(MEANS_POSTERIOR).z < -2
+    told = judge(**options, theta=theta)
+    assert told.of(MEANS_POSTERIOR).z == 0
+    assert not told.passed
+    worse = judge(**options, theta=theta * 1e-3)  # then that of moments stands
+    assert worse.of(MEANS_POSTERIOR) == alone.of(MEANS_POSTERIOR)
+
+
 def test_gene_means_are_those_of_a_batch_where_there_are_batches():
     """A gene is expressed in one batch alone; nothing else differs."""
     rng = np.random.default_rng(3)

@@ -39,6 +39,9 @@ FLOOR = 1e-6
 #: that is two standard errors.
 CHANCE = 0.0228
 
+#: Share of a loss that single precision leaves open.
+_ROUNDING = 1e-6
+
 
 class DevianceSums(NamedTuple):
     """A count loss summed over all entries, over genes, and over cells."""
@@ -238,7 +241,7 @@ def paired_difference(*, candidate: DevianceSums, reference: DevianceSums) -> Pa
 
     The cells are the sample: with ``d_i`` the difference of cell i's mean loss, the difference
     is ``mean(d)`` and its standard error ``sd(d) / sqrt(cells)``. Pairing removes what makes a
-    cell hard for both.
+    cell hard for both. A millionth of a cell's loss is rounding, and taken as no difference.
 
     Raises
     ------
@@ -251,7 +254,10 @@ def paired_difference(*, candidate: DevianceSums, reference: DevianceSums) -> Pa
             f"got losses of {shapes[0]} and {shapes[1]} (cells, genes), expected the same two or "
             "more cells; score both predictions on the same held-out counts."
         )
-    return mean_difference((candidate.per_cell - reference.per_cell) / candidate.per_gene.size)
+    difference = candidate.per_cell - reference.per_cell
+    rounding = _ROUNDING * np.abs(reference.per_cell)
+    difference = np.where(np.abs(difference) > rounding, difference, 0.0)
+    return mean_difference(difference / candidate.per_gene.size)
 
 
 def mean_difference(per_cell: Floats) -> PairedDifference:

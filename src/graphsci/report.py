@@ -245,7 +245,8 @@ _CAPTIONS = {
     "and predicted the rest. A shorter bar is a better prediction; 'doing nothing' takes each "
     "count itself as the prediction, 'neighbour pooling' the profile of the cell and its 29 most "
     "similar ones; 'with own counts' says that the cell's own counts correct these, as they do in "
-    "'denoised'. What lies below both 'with own counts' was learned of the cells' states.",
+    "'denoised', with a dispersion of their own or graphsci's, whichever is better. What lies "
+    "below both 'with own counts' was learned of the cells' states.",
     "embedding": "Both maps were made in the same way, from the counts and from the denoised "
     "expression (common depth, log1p, the same variable genes, principal components, UMAP). A "
     "tidier map is no evidence that it is truer: that is what the verdict is for.",

@@ -80,17 +80,22 @@ def gene_mean(
 
 
 def gene_mean_posterior(
-    kept: Matrix, *, ratio: float, batch: Codes | None = None, seed: int = 0
+    kept: Matrix,
+    *,
+    ratio: float,
+    batch: Codes | None = None,
+    theta: Floats | None = None,
+    seed: int = 0,
 ) -> Prediction:
     """Predict by :func:`gene_mean` combined with the cell's own counts.
 
     ``ratio * (x + theta_j) * mu / (mu + theta_j)`` as :func:`neighbour_pooling_posterior`, with the
     gene's mean share as ``mu``: nothing is borrowed from other cells but the mean and theta. What a
-    method explains beyond it, it has learned of cells.
+    method with the same ``theta`` (genes,) explains beyond it, it has learned of cells.
     """
     del seed
     counts, ratio = as_csr(kept, name="kept"), checked_ratio(ratio)
-    return _with_own_counts(counts, _gene_means(counts, batch), ratio)
+    return _with_own_counts(counts, _gene_means(counts, batch), ratio, theta)
 
 
 def neighbour_pooling(
@@ -163,9 +168,14 @@ def neighbour_pooling_posterior(
     return pooled_posterior(pools, ratio=ratio)
 
 
-def pooled_posterior(pools: PooledNeighbours, *, ratio: float) -> Prediction:
-    """Predict as :func:`neighbour_pooling_posterior` from pools that are there already."""
-    return _with_own_counts(pools.kept, pools.expected_kept, checked_ratio(ratio))
+def pooled_posterior(
+    pools: PooledNeighbours, *, ratio: float, theta: Floats | None = None
+) -> Prediction:
+    """Predict as :func:`neighbour_pooling_posterior` from pools that are there already.
+
+    ``theta`` (genes,): instead of that by moments.
+    """
+    return _with_own_counts(pools.kept, pools.expected_kept, checked_ratio(ratio), theta)
 
 
 def pool_neighbours(
@@ -193,7 +203,7 @@ def principal_components(counts: Matrix, *, n_components: int = 30, seed: int = 
     """
     matrix = as_csr(counts)
     n_components = min(_at_least_one(n_components, "n_components"), min(matrix.shape) - 1)
-    # a cell without molecules has no place of its own: it is normalised as if it had one
+    # a cell without molecules has no depth: its row stays 0
     median = fit_median_library_size(matrix[np.asarray(matrix.sum(1)).ravel() > 0])
     logs = log_normalize(matrix, median_library_size=median)
     pca = PCA(n_components, svd_solver="arpack", random_state=seed)
@@ -236,9 +246,12 @@ def theta_by_moments(*, counts: Matrix, expected: Prediction) -> Floats:
     return np.clip(theta, low, high)
 
 
-def _with_own_counts(counts: sp.csr_matrix, expected: Rows, ratio: float) -> Prediction:
+def _with_own_counts(
+    counts: sp.csr_matrix, expected: Rows, ratio: float, theta: Floats | None = None
+) -> Prediction:
     """Return the posterior mean of Poisson rates with a Gamma prior around the expected counts."""
-    theta = theta_by_moments(counts=counts, expected=Prediction(counts.shape, expected))
+    if theta is None:
+        theta = theta_by_moments(counts=counts, expected=Prediction(counts.shape, expected))
 
     def rows(start: int, stop: int) -> Floats:
         mu = expected(start, stop)

@@ -178,7 +178,14 @@ class CountNetwork(nn.Module):
         What was dropped stays dropped at any depth, so a + c log mu keeps its value while mu
         changes: a becomes a - c ``log_depth``, the logarithm of new / old depth.
         """
-        self.dropout_curve[0] -= self.dropout_curve[1] * log_depth
+        self.dropout_curve.copy_(self._dropout_curve_at(log_depth))
+
+    def _dropout_curve_at(self, log_depth: float) -> Tensor:
+        """(a, c) for means at another depth, of a logarithm beyond that of training."""
+        if log_depth == 0:
+            return self.dropout_curve
+        intercept, slope = self.dropout_curve
+        return torch.stack([intercept - slope * log_depth, slope])
 
     def encode(self, cells: CellBlock, *, hidden_share: Tensor | None = None) -> Tensor:
         """Encode the molecules given, (cells, latent), standardised over the training cells.
@@ -241,13 +248,20 @@ class CountNetwork(nn.Module):
         return torch.softmax(logits + self.state_weight.log(), 1) * left + constant
 
     def thinned_loss(
-        self, kept: CellBlock, library: Tensor, thinned: ThinnedBlock, *, z: Tensor | None = None
+        self,
+        kept: CellBlock,
+        library: Tensor,
+        thinned: ThinnedBlock,
+        *,
+        z: Tensor | None = None,
+        log_depth: float = 0.0,
     ) -> Tensor:
         """Loss of predicting the target molecules at depth ``library`` (cells,) from the kept.
 
         The thinned loss of ``decode(encode(kept), library, batch)``, summed, in nats, without
         that distribution ever being made. All genes follow the cell's state in full: evidence is
-        looked for at the end of training. ``z`` is the embedding of ``kept``, if it is known.
+        looked for at the end of training. ``z`` is the embedding of ``kept``, if it is known. Cells
+        are deeper than those trained on by ``log_depth``, which the dropout curve has to know.
         """
         z = self.encode(kept) if z is None else z
         loadings, curve = self.gene_embedding(), None
@@ -256,7 +270,7 @@ class CountNetwork(nn.Module):
             z = torch.cat([z, self._batches(kept)], 1)
             loadings = torch.cat([loadings, self.batch_offset.T], 1)
         if self.zero_inflated:
-            library, curve = library * self.log_scale.exp(), self.dropout_curve
+            library, curve = library * self.log_scale.exp(), self._dropout_curve_at(log_depth)
         mean = SoftmaxMean(z, loadings, self.bias, library)
         return softmax_loss(mean, theta, curve, thinned, bfloat16=self.use_bfloat16)
 

@@ -12,7 +12,7 @@ from scipy import sparse
 from graphsci.config import Config
 from graphsci.estimates import expected_measured, posterior
 from graphsci.nn import cell_blocks
-from graphsci.nn.model import Network
+from graphsci.nn.model import CountNetwork, Network
 from graphsci.training.holding_out import Split
 from graphsci.verdict import Verdict, judge
 
@@ -72,10 +72,18 @@ def check(
             fraction=fraction,
             seed=config.seed,
             batch=batch if batch.any() else None,
+            theta=_theta(network),
         )
     except KeyboardInterrupt:
         return None, (f"{NO_VERDICT}: the check was interrupted; the trained model is kept",)
     return verdict._replace(copies=copies), ()
+
+
+def _theta(network: Network) -> NDArray[np.float64] | None:
+    """Of each gene, (genes,); None for the preset `paper`, whose theta is each entry's own."""
+    if not isinstance(network, CountNetwork):
+        return None
+    return network.inverse_dispersion.double().numpy(force=True)
 
 
 def predict_held_out(

@@ -479,6 +479,7 @@ def _objective(
             split.held_out[deciding],
             batch[sample.cells[deciding]],
             config.held_out_fraction,
+            math.log(split.median_all / split.median_kept),
         )
     return objectives.ThinningObjective(
         network,

@@ -58,6 +58,7 @@ class HeldOut(NamedTuple):
     counts: sparse.csr_matrix  #: (cells, genes) their withheld molecules
     batch: Indices  #: (cells,)
     fraction: float  #: chance of each molecule to be withheld
+    log_depth: float = 0.0  #: of all molecules over those trained on, where depth decides
 
 
 class _Hiding(NamedTuple):
@@ -271,8 +272,9 @@ class ThinningObjective:
             return None
         if self.validation is None:
             self.validation = list(_validation_blocks(self.held_out, self.device))
-        loss = sum(float(self.network.thinned_loss(*block)) for block in self.validation)
-        return loss / len(self.held_out.batch)
+        deeper = self.held_out.log_depth
+        losses = (self.network.thinned_loss(*block, log_depth=deeper) for block in self.validation)
+        return sum(float(loss) for loss in losses) / len(self.held_out.batch)
 
 
 def _validation_blocks(held: HeldOut, device: torch.device) -> Iterator[_ValidationBlock]:
