@@ -365,6 +365,29 @@ def test_mean_is_a_softmax_of_the_factor_model():
 
 
 @pytest.mark.parametrize("zero_inflated", [False, True])
+def test_expected_counts_are_those_after_dropout(zero_inflated):
+    """Genes of which nothing, a part or all follows the state; the rest was measured as it is."""
+    network = count_network(zero_inflated=zero_inflated)
+    if zero_inflated:
+        nn.init.constant_(network.log_scale, 0.4)
+    weight = torch.tensor([0.0001, 0.5, 1.0]).repeat(3)
+    share = torch.tensor([[0.02, 0.03, 0.05, 0.1, 0.1, 0.1, 0.2, 0.2, 0.2]])
+    network.weigh_state(weight, share)
+    block = block_for(network, counts_of())
+    mean, _, logits = network.expression(block)
+    found = network.expected_counts(block)
+    if not zero_inflated:
+        torch.testing.assert_close(found, mean)
+        return
+    library = block.library[:, None]
+    constant = (1 - weight) * share * library  # measured
+    varying = mean - constant * np.exp(0.4)  # before dropout
+    truth = varying / (1 + logits.exp()) + constant
+    torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found[:, 0], 0.02 * library[:, 0], rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize("zero_inflated", [False, True])
 def test_doubling_the_library_doubles_means(zero_inflated):
     network = count_network(zero_inflated=zero_inflated)
     block = block_for(network, counts_of())

@@ -240,6 +240,17 @@ def test_counts_rounded_at_the_median_depth_are_told():
     assert not pp.extract_counts(AnnData(alike)).doubts
 
 
+def test_presence_is_doubted():
+    """Which genes were seen, of 390 in the mean; not that of shallow cells."""
+    counts = np.random.default_rng(0).poisson(0.5, (50, 1000))
+    data = pp.extract_counts(AnnData(csr(np.minimum(counts, 1))))
+    (doubt,) = data.doubts
+    assert "No count is larger than 1" in doubt
+    assert data.altered
+    assert not pp.extract_counts(AnnData(csr(counts))).doubts
+    assert not pp.extract_counts(AnnData(csr(np.minimum(counts[:, :300], 1)))).doubts
+
+
 def test_fractional_counts_on_request():
     data = pp.extract_counts(make_adata(COUNTS * 0.75), allow_fractional=True)
     np.testing.assert_array_equal(data.counts.toarray(), COUNTS * 0.75)

@@ -33,11 +33,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy import special
 from torch import Tensor
 
 from graphsci._choices import ESTIMATES as ESTIMATES
 from graphsci._choices import Depth, Estimate, Scale
+from graphsci._gamma import gamma_quantile
 from graphsci.nn.likelihood import nb_log_zero
 from graphsci.nn.model_parts import CellBlock, CountDistribution
 
@@ -130,12 +130,6 @@ def expected_measured(rate: Posterior) -> Tensor:
     return value if rate.dropped is None else (1 - rate.dropped) * value
 
 
-def expected_unmeasured(predicted: CountDistribution) -> Tensor:
-    """Expected molecules of an entry that was not measured, (1 - pi) mu: no count updates it."""
-    mean, _, logits = predicted
-    return mean if logits is None else mean * torch.sigmoid(-logits)
-
-
 def imputed(rate: Posterior) -> Tensor:
     """X where x > 0; at a zero, P(dropped | x = 0) mu. Equal to x without dropout."""
     if rate.dropped is None:
@@ -171,7 +165,7 @@ def interval(rate: Posterior, level: float) -> tuple[np.ndarray, np.ndarray]:
     Quantiles of the Gamma that has the mean and variance of lambda: exact if mu is known and the
     count was not dropped, or surely was; else an approximation to a mixture.
 
-    Costs an inverse incomplete gamma function per entry and bound, about a microsecond each.
+    Costs some 30 nanoseconds per entry and bound (:mod:`graphsci._gamma`).
     """
     rate = _in_float64(rate)
     centre, variance = denoised(rate), denoised_sd(rate).square()
@@ -180,7 +174,7 @@ def interval(rate: Posterior, level: float) -> tuple[np.ndarray, np.ndarray]:
     shape = (centre.square() / variance).masked_fill(empty, 1.0)
     tail = (1 - level) / 2
     lower, upper = (
-        special.gammaincinv(shape.numpy(force=True), q) * scale.numpy(force=True)
+        gamma_quantile(shape.numpy(force=True), q) * scale.numpy(force=True)
         for q in (tail, 1 - tail)
     )
     return lower, upper

@@ -112,8 +112,7 @@ def expected_counts(
         empty = np.asarray(kept[rows].sum(1)).ravel() == 0
         with torch.inference_mode():
             if estimate == "mean":
-                predicted = network.expression(block)
-                counts = es.expected_unmeasured(predicted).numpy(force=True) * ratio
+                counts = network.expected_counts(block).numpy(force=True) * ratio
                 counts[empty] = 0.0
                 yield study.Expected(start, counts)
                 continue

@@ -36,10 +36,12 @@ class GeneNetwork(NamedTuple):
 
     - ``gene_a``, ``gene_b``, ``sign`` (1 or -1);
     - ``initial_correlation``: weight in the model's gene graph, NaN for a new edge;
-    - ``raw_correlation``: Pearson, of the log-normalised counts;
+    - ``raw_correlation``: Pearson, of the log-normalised counts, over
+      ``parameters["n_cells_correlated"]`` cells, 2,000 at most;
     - ``refined``: strength of the relation, from the gene embedding;
     - ``probability``: sigmoid(z_a . z_b), preset ``paper`` (eq. 18); NaN otherwise;
-    - ``denoised_correlation``: of the posterior rates, their uncertainty counted as variance;
+    - ``denoised_correlation``: of the posterior rates, their uncertainty counted as variance,
+      over the same cells;
     - ``prior_weight``: in the prior network, 0 if it has no such edge;
     - ``stability``: share of the models that rank the pair as highly, with this sign;
     - ``q_value``: expected share of chance edges (of a gene that follows no other) among this

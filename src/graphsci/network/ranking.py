@@ -112,8 +112,10 @@ def refine_network(
     initial = model.gene_graph.adjacency
     edges["initial_correlation"] = lookup(initial, rows, columns, absent=np.nan)
     edges["raw_correlation"] = edges["denoised_correlation"] = np.nan
+    n_correlated = 0
     if chosen is not None and denoised:
         sample = SampledCells.of(model, chosen, DENOISED_CELLS, seed, where)
+        n_correlated = sample.adata.n_obs
         edges["raw_correlation"] = sample.raw_correlation(rows, columns)
         edges["denoised_correlation"] = sample.denoised_correlation(rows, columns)
     edges["sign"] = _signs(edges, coordinates)
@@ -136,6 +138,7 @@ def refine_network(
         "preset": model.config.preset,
         "initial_graph": model.gene_graph.source,
         "n_cells": 0 if chosen is None else chosen.n_obs,
+        "n_cells_correlated": n_correlated,
     }
     ranked = np.argsort(-size, kind="stable")
     table = edges.iloc[ranked][list(EDGE_COLUMNS)].reset_index(drop=True)

@@ -241,9 +241,13 @@ class CountNetwork(nn.Module):
         log = z @ self.to_certainty
         return log.clamp(-LARGEST_LOG_CERTAINTY, LARGEST_LOG_CERTAINTY).exp()
 
+    def _constant_shares(self, batch: Tensor) -> Tensor:
+        """The part of every gene's share that follows no state, (cells, genes)."""
+        return ((1 - self.state_weight) * self.mean_share).index_select(0, batch)
+
     def _shares(self, logits: Tensor, batch: Tensor) -> Tensor:
         """Share of every gene, (cells, genes): its constant part first, the rest by softmax."""
-        constant = ((1 - self.state_weight) * self.mean_share).index_select(0, batch)
+        constant = self._constant_shares(batch)
         left = 1 - constant.sum(1, keepdim=True)
         return torch.softmax(logits + self.state_weight.log(), 1) * left + constant
 
@@ -313,6 +317,18 @@ class CountNetwork(nn.Module):
         """
         z = self.latent(cells) if z is None else z
         return self.decode(z, cells.library * depth, cells.batch)
+
+    def expected_counts(self, cells: CellBlock) -> Tensor:
+        """Expected counts of entries that were not measured, (cells, genes), after dropout.
+
+        (1 - pi) mu; but the share that follows no state is one of what was measured
+        (:func:`graphsci.training.variation.mean_shares`), so that dropout has been at it already.
+        """
+        mean, _, logits = self.expression(cells)
+        if logits is None:
+            return mean
+        constant = self._constant_shares(cells.batch) * cells.library[:, None]
+        return (mean - constant * self.log_scale.exp()) * torch.sigmoid(-logits) + constant
 
 
 def split_block(

@@ -248,6 +248,11 @@ class PaperNetwork(nn.Module):
         z = self.latent(cells) if z is None else z
         return self.decode(z, self.gene_mean, cells.library * depth)
 
+    def expected_counts(self, cells: CellBlock) -> Tensor:
+        """Expected counts of entries that were not measured, (cells, genes): (1 - pi) mu."""
+        mean, _, logits = self.expression(cells)
+        return mean if logits is None else mean * torch.sigmoid(-logits)
+
     def log_mean_variance(self, z: Tensor, cells: CellBlock, genes: Tensor | None = None) -> None:
         """Not known: the published decoder is a point estimate."""
 

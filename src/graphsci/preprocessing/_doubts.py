@@ -29,6 +29,8 @@ _MIN_GENES_AMONG_CELLS = 3
 #: A barcode with fewer molecules holds hardly a cell where some have so many times the median: in
 #: droplets that were not filtered most are of the ambient solution.
 _EMPTY_DROPLET, _TIMES_MEDIAN, _SOME_CELLS = 20, 20, 20
+#: In cells of so many molecules some gene has more than one.
+_MOLECULES_OF_MORE_THAN_ONE = 200
 #: Names of antibodies, as 10x files of protein and RNA have them.
 _ANTIBODY = re.compile(r".*[_-]TotalSeq-?[A-D]?|(ADT|HTO)[_-].+", re.IGNORECASE)
 _FEWEST_ANTIBODIES = 3
@@ -55,7 +57,11 @@ def doubts_of(
     cell_names, gene_names
         (cells,), (genes,)
     """
-    altered = [*_one_depth(totals, rows), *_doubles(rows.fingerprints, cell_names)]
+    altered = [
+        *_one_depth(totals, rows),
+        *_presence(totals, rows),
+        *_doubles(rows.fingerprints, cell_names),
+    ]
     others = [
         *_droplets(totals),
         *_transposed(cell_names, gene_names),
@@ -89,6 +95,20 @@ def _one_depth(totals: NDArray[np.float64], rows: Rows) -> list[str]:
         "counts; expected a library size of its own for each cell. Estimates, intervals and the "
         "verdict take every unit for a molecule: bring the counts as they were before any "
         "normalisation. Only cells that were down-sampled to one depth are right as they are."
+    ]
+
+
+def _presence(totals: NDArray[np.float64], rows: Rows) -> list[str]:
+    """Return a warning if no count exceeds 1 in cells that have many."""
+    filled = totals > 0
+    if not filled.any() or (totals != rows.n_ones).any():
+        return []
+    if (median := np.median(totals[filled])) < _MOLECULES_OF_MORE_THAN_ONE:
+        return []
+    return [
+        f"No count is larger than 1, in cells with {median:,.0f} of them (median): these seem to "
+        "say which genes were seen, not how often. Estimates, intervals and the verdict take each "
+        "for a molecule: bring the counts."
     ]
 
 
