@@ -91,6 +91,26 @@ def test_it_is_one_file(render):
     assert "<script" not in page
 
 
+def test_departures_of_groups_are_told(trained, toy):
+    """Those of four standard errors; gene 5 of one group is made too high."""
+    model = trained("nb")
+    summary = make_summary(model, {})
+    toy.obs["group"] = np.repeat(["first", "second"], 60)
+    small = report.sketch(model, toy, label_key="group")
+    gene = small.var_names[5]
+    small.layers["denoised"][60:, 5] += 3
+    table = report.group_departures(small, "group")
+    assert (table.group[0], table.gene[0]) == ("second", gene)
+    assert (table.z.abs() > 4).all()
+    page = report.render(summary, model.history, [], departures=table)
+    assert "Where groups and their counts disagree" in page
+    assert f"<td>second</td><td>{gene}</td>" in page
+    none = report.render(summary, model.history, [], departures=table[:0])
+    assert "No gene of any group is 4 or more standard errors away" in none
+    assert "disagree" not in report.render(summary, model.history, [])
+    assert report.group_departures(small, None) is None
+
+
 def test_names_are_escaped(render):
     page = render({}, input="<b>&.h5ad", notes=["<script>"])
     assert "&lt;b&gt;&amp;.h5ad" in page

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from graphsci import pl
+from graphsci import pl, tl
 from graphsci._imputing.annotation import run_record
 from graphsci._imputing.request import Request
 from graphsci._keys import keys
@@ -240,6 +240,8 @@ def figures(
 
 
 _SIZE = (5.2, 3.8)
+#: Standard errors from which a departure is told, and how many are.
+_DEPARTURE, _DEPARTURES = 4.0, 12
 _CAPTIONS = {
     "verdict": "Each method saw nine tenths of the molecules (or the share given in the settings) "
     "and predicted the rest. A shorter bar is a better prediction; 'doing nothing' takes each "
@@ -291,6 +293,18 @@ def _most_variable(small: AnnData, n_genes: int) -> list[str]:
     return small.var_names[np.argsort(-values.var(0), kind="stable")[:n_genes]].tolist()
 
 
+def group_departures(small: AnnData, label_key: str | None) -> pd.DataFrame | None:
+    """Where `denoised` of a group departs most from its counts, a few rows; of :func:`sketch`.
+
+    None where no groups were named.
+    """
+    if label_key is None or pl.is_numeric(small.obs[label_key]):
+        return None
+    found = tl.group_departures(small, label_key)
+    told = (found["z"].abs() > _DEPARTURE) & (found["group"] != _NO_LABEL)
+    return found[told].head(_DEPARTURES)
+
+
 # --- the page ---------------------------------------------------------------------------
 
 
@@ -299,6 +313,7 @@ def render(
     history: pd.DataFrame,
     pictures: Sequence[Picture],
     *,
+    departures: pd.DataFrame | None = None,
     title: str = "graphsci report",
 ) -> str:
     """Return the report as HTML.
@@ -311,6 +326,8 @@ def render(
         Of the model.
     pictures
         From :func:`figures`.
+    departures
+        From :func:`group_departures`.
     title
         Of the page.
     """
@@ -335,6 +352,7 @@ def render(
         stopped=_stopped_words(record["training"]),
         loading=loading_lines(summary),
         pictures=pictures,
+        departures=None if departures is None else departures.to_dict("records"),
         n_epochs=len(history),
     )
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from scipy import sparse
 
@@ -14,6 +15,7 @@ from graphsci._imputing.request import Request
 from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._log import Log, say_nothing
 from graphsci._terminal import shown
+from graphsci._words import check_column
 from graphsci.config import Config
 from graphsci.estimates import Depth, Estimate, Scale
 from graphsci.gene_graph.graph import GeneGraph
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from graphsci.network import GeneNetwork
     from graphsci.training.loop import Progress
 
-__all__ = ["gene_network", "impute"]
+__all__ = ["gene_network", "group_departures", "impute"]
 
 
 def impute(
@@ -117,6 +119,81 @@ def impute(
         prefix=prefix,
         copy=copy,
         progress=None if callable(progress) else progress,
+    )
+
+
+def group_departures(
+    adata: AnnData,
+    label_key: str,
+    *,
+    estimate: str = "denoised",
+    layer: str | None = None,
+    key_added: str = DEFAULT_KEY,
+) -> pd.DataFrame:
+    """Where an estimate of a group of cells departs from what was counted in it.
+
+    An estimate borrows from similar cells: of a small type that is like a large one it has the
+    markers of the large one too high and its own too low. Summed over the cells of a group the
+    counts say how high they are; where the two differ by many standard errors, believe the counts.
+
+    Costs memory of groups x genes.
+
+    Parameters
+    ----------
+    adata
+        With an estimate in ``layers[estimate]``, on the scale of counts at own depth, as
+        :meth:`graphsci.GraphSCI.impute` writes it.
+    label_key
+        Column of ``obs`` with the groups, e.g. clusters. Cells without one are left out.
+    estimate
+        Name of the layer.
+    layer
+        Layer of the counts; ``X`` if None.
+    key_added
+        Name of the run that wrote the estimate.
+
+    Returns
+    -------
+    The largest departure first: ``group``, ``gene``, ``cells``, ``measured`` and ``estimated``
+    (sums over the group), their ``ratio``, and ``z``, estimated minus measured in standard errors
+    of a Poisson count. Of a group's thousands of genes some are at 4 by chance.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column or layer, or the run's record says that it is on another scale
+        or at another depth.
+
+    Examples
+    --------
+    >>> table = graphsci.tl.group_departures(adata, "leiden")
+    >>> table[table["ratio"] > 1.5].head(20)
+    """
+    from graphsci._imputing.departures import departures
+    from graphsci._labels import known_labels
+
+    check_column(adata.obs, label_key, option="label_key")
+    if estimate not in adata.layers:
+        raise ValueError(
+            f"layers has no {estimate!r} (it has {', '.join(adata.layers) or 'none'}): expected an "
+            "estimate of all genes. Run impute first, or name another layer (estimate=)."
+        )
+    record = adata.uns.get(key_added, {})
+    said = dict(record.get("estimates", {})).get(estimate, {})
+    if said.get("scale", "counts") != "counts" or said.get("depth", "own") != "own":
+        raise ValueError(
+            f"layers[{estimate!r}] is on the scale {said['scale']!r} at {said['depth']!r} depth, "
+            "expected counts at the cells' own depth, as the counts are. Run impute without scale "
+            "and depth."
+        )
+    counts = adata.X if layer is None else adata.layers[layer]
+    copies = adata.var.get(keys(key_added).copies)
+    return departures(
+        sparse.csr_matrix(counts),
+        adata.layers[estimate],
+        known_labels(adata.obs[label_key]),
+        np.asarray(adata.var_names),
+        copies=1.0 if copies is None else copies.fillna(1.0).to_numpy(),
     )
 
 

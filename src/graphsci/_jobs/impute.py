@@ -285,8 +285,10 @@ def _finish(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None
         log(f"drawing figures, writing {job.report}")
         with clock.stage("figures"):
             pictures = report.figures(model, small, label_key=job.label_key, genes=job.markers)
+            apart = report.group_departures(small, job.label_key)
         summary |= cost(clock)
-        write_text(job.report, report.render(summary, model.history, pictures, title=job.title))
+        page = report.render(summary, model.history, pictures, departures=apart, title=job.title)
+        write_text(job.report, page)
     summary |= cost(clock)
     if job.json is not None:
         write_json(job.json, summary)
