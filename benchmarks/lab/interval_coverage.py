@@ -1,6 +1,6 @@
 """How often 90 % intervals hold the true rate, on simulated counts whose rates are known.
 
-    python benchmarks/lab/coverage.py [--seeds 0 1]
+    python benchmarks/lab/interval_coverage.py [--seeds 0 1]
 
 NB counts around the states of three types of cells and a fourth with a dozen of 800; 900 genes, a
 fifth of them with another level in each type, theta alike or of its own for every gene; in one
