@@ -334,7 +334,7 @@ def test_quiet_prints_nothing(counts, tmp_path):
         (("--layer", "nothing"), "no layer 'nothing'; layers present: 'rate'"),
         (("--layer", "rate"), "whole numbers|integ|not raw counts|not counts"),
         (("--batch-key", "nothing"), "no batch column 'nothing'"),
-        (("--genes", "gene3,GENE4"), "1 of 2 are not in var_names: GENE4"),
+        (("--genes", "gene3,GENE4"), "1 of 2 are not in var_names: GENE4 .similar: gene4"),
         (("--genes", "lists/genes"), "case. There is no file lists/genes either"),
         (("--genes", "genes.txt"), "There is no file genes.txt either"),
         (("--genes", ","), "names none"),

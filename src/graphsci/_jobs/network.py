@@ -17,7 +17,7 @@ from graphsci._jobs.files import Endings, FileJob
 from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._log import Log, say_nothing
 from graphsci._optional import networkx
-from graphsci._words import no_such_file
+from graphsci._words import few, no_such_file, similar_names
 from graphsci.config import Config
 from graphsci.imputer import GraphSCI
 from graphsci.io.files import atomic_path
@@ -235,8 +235,9 @@ def _check_genes(job: NetworkJob, names: pd.Index) -> None:
     known = set(names)
     unknown = [gene for gene in job.genes or () if gene not in known]
     if unknown:
+        told = [f"{gene}{similar_names(gene, names)}" for gene in unknown[:5]]
         raise ValueError(
-            f"genes: {', '.join(unknown[:5])} not among the {len(known)} genes of the network: "
+            f"genes: {', '.join(told)} not among the {len(known)} genes of the network: "
             f"those {'of the model' if job.is_model else 'with counts'}. Check spelling and case."
             f"{no_such_file(job.genes or ())}"
         )
@@ -256,9 +257,16 @@ def _read_counts(job: NetworkJob, log: Log) -> AnnData | None:
 
 
 def _shown(job: NetworkJob, network: nw.GeneNetwork) -> nw.GeneNetwork:
-    """Edges around the genes asked for."""
+    """Edges around the genes asked for, with a note of what is still of all genes."""
+    if job.genes is None:
+        return network
     most = N_SHOWN_GENES if job.max_genes is None else job.max_genes
-    return network if job.genes is None else network.around(job.genes, max_genes=most)
+    shown = network.around(job.genes, max_genes=most)
+    note = (
+        f"{shown.n_edges:,} of {network.n_edges:,} edges are around {few(job.genes)}, and are "
+        "written; modules with their hubs, enrichment and --h5ad are of the whole network"
+    )
+    return shown._replace(notes=(*shown.notes, note))
 
 
 def _write(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from graphsci._words import few, no_such_file
+from graphsci._words import few, no_such_file, similar_names
 from graphsci.preprocessing._types import Names
 
 
@@ -62,8 +62,11 @@ def positions_of(
     positions = index.get_indexer(pd.Index(names))
     missing = [name for name, position in zip(names, positions, strict=True) if position < 0]
     if missing:
+        told = missing[:5]
+        if kind == "gene":  # of cells there may be millions
+            told = [f"{name}{similar_names(name, index)}" for name in told]
         raise ValueError(
             f"{option}: {len(missing)} of {len(names)} are not in {slot}: "
-            f"{', '.join(missing[:5])}. Check spelling and {hint}.{no_such_file(names)}"
+            f"{', '.join(told)}. Check spelling and {hint}.{no_such_file(names)}"
         )
     return np.asarray(positions, dtype=np.int64)
