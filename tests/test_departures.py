@@ -11,7 +11,7 @@ from graphsci import tl
 
 @pytest.fixture
 def adata():
-    """Three groups of 30 cells and one cell without; what is estimated of a gene is wrong in one."""
+    """Three groups of 30 cells, one cell without; a gene is estimated wrongly in one of them."""
     rng = np.random.default_rng(0)
     counts = rng.poisson(2.0, (91, 5)).astype(np.float32)
     groups = np.array([*np.repeat(["a", "b", "c"], 30), None], dtype=object)
