@@ -192,6 +192,30 @@ def test_some_cells_of_many_are_read():
     assert asked == [(0, 400), (925, 1325), (1850, 2250), (2775, 3175), (3700, 4100)]
 
 
+def only_at(cells, counts, n_cells=12_000):
+    """``counts`` (cells, genes) in some of many cells, the others empty."""
+    placed = sparse.lil_matrix((n_cells, counts.shape[1]), dtype=np.float32)
+    placed[cells] = counts
+    return placed.tocsr()
+
+
+def test_where_all_places_are_empty_the_first_cells_with_counts_tell():
+    counts = reads(molecules(100), 40)
+    cells = np.arange(3_950, 4_050)  # between two of the five places, over the end of a chunk
+    seen = find_copies(MemoryCounts(only_at(cells, counts)), batch=np.arange(12_000) // 6_000)
+    alone = found(counts[:50])
+    assert seen[:4] == alone[:4]
+    assert seen.n_cells == 50
+    np.testing.assert_array_equal(seen.relative, alone.relative)
+
+
+def test_no_cell_with_counts_tells_nothing():
+    seen = find_copies(MemoryCounts(sparse.csr_matrix((3_000, 7), dtype=np.float32)))
+    assert seen[:4] == (1.0, 1.0, 1, 0)
+    assert not seen.seen
+    np.testing.assert_array_equal(seen.divisors(0), 1)
+
+
 # --- what is made of it ---------------------------------------------------------------
 
 
@@ -397,3 +421,13 @@ def test_a_saved_model_divides_as_before(divided, tmp_path):
     again.impute(second)
     np.testing.assert_array_equal(first.layers["denoised"], second.layers["denoised"])
     assert again.fitted.copies_left == model.fitted.copies_left
+
+
+def test_a_model_of_cells_among_many_that_are_empty():
+    """Five places of the data are looked at for reads; none of them has a count."""
+    counts = only_at(np.arange(1_000, 1_100), molecules(100, 30))
+    adata = AnnData(counts)
+    model = GraphSCI(max_epochs=1, check=False, graph="none").fit(adata)
+    model.impute(adata)
+    assert adata.layers["denoised"][1_000:1_100].sum() > 0
+    assert not adata.layers["denoised"][:1_000].any()

@@ -150,8 +150,9 @@ def find_copies(
     The log of a gene's c, by its zeros, is taken against the median as far as genes differ by
     more than they would for molecules.
 
-    Costs one read of at most 2,000 cells, and their grouping where they look like copies.
-    Multiplied counts give multiplied numbers.
+    Costs one read of at most 2,000 cells, and their grouping where they look like copies; of the
+    data up to the first cell with counts if all of those are empty. Multiplied counts give
+    multiplied numbers.
 
     Parameters
     ----------
@@ -163,6 +164,8 @@ def find_copies(
         Of the grouping.
     """
     counts, cells = _some_cells(source)
+    if not len(cells):
+        return Copies(1.0, 1.0, 1, 0, np.ones(source.shape[1]))
     common = _common_divisor(counts)
     codes = np.zeros(len(cells), np.int64) if batch is None else batch[cells]
     batches = [np.flatnonzero(codes == code) for code in np.unique(codes)]
@@ -255,16 +258,30 @@ def _common_divisor(counts: sparse.csr_matrix) -> int:
 
 
 def _some_cells(source: CountSource) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
-    """Cells with counts, from places spread evenly over the data, and which."""
+    """Cells with counts, from places spread evenly over the data, and which.
+
+    If all of those are empty, the first cells of the data that are not.
+    """
     n_cells = source.shape[0]
     if n_cells <= CELLS:
-        cells, counts = np.arange(n_cells), source.rows(0, n_cells)
-    else:
-        width = CELLS // _PLACES
-        starts = np.linspace(0, n_cells - width, _PLACES).astype(int)
-        cells = (starts[:, None] + np.arange(width)).ravel()
-        parts = [source.rows(int(at), int(at) + width) for at in starts]
-        counts = sparse.vstack(parts, format="csr")
+        return _filled(source.rows(0, n_cells), np.arange(n_cells))
+    width = CELLS // _PLACES
+    starts = np.linspace(0, n_cells - width, _PLACES).astype(int)
+    cells = (starts[:, None] + np.arange(width)).ravel()
+    parts = [source.rows(int(at), int(at) + width) for at in starts]
+    found = _filled(sparse.vstack(parts, format="csr"), cells)
+    for start in range(0, n_cells, CELLS):
+        if len(found[1]):
+            break
+        stop = min(start + CELLS, n_cells)
+        found = _filled(source.rows(start, stop), np.arange(start, stop))
+    return found
+
+
+def _filled(
+    counts: sparse.csr_matrix, cells: NDArray[np.int64]
+) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
+    """Those of some cells that have counts."""
     filled = np.flatnonzero(counts.getnnz(axis=1))
     return sparse.csr_matrix(counts[filled]), cells[filled]
 
