@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from graphsci.training.loop import Progress
 
-#: Genes that are shown around chosen ones.
+#: Endings of tables.
 _TABLES = (".tsv", ".csv")
-#: Those that show modules, and those that networkx makes.
+#: Outputs that show modules, and those that networkx makes.
 _WITH_MODULES = frozenset({"modules", "enrichment", "h5ad", "graphml", "cx2", "cyjs", "picture"})
 _BY_NETWORKX = frozenset({"graphml", "cyjs", "picture"})
 

@@ -98,17 +98,12 @@ def _pairs(edges: ArrayLike) -> pd.DataFrame:
     return pd.DataFrame({"gene_a": pairs[:, 0], "gene_b": pairs[:, 1]})
 
 
-def no_overlap_message(
-    gene_a: NDArray[np.str_],
-    gene_b: NDArray[np.str_],
-    unknown: NDArray[np.str_],
-    names: NDArray[np.str_],
-) -> str:
+def no_overlap_message(n_edges: int, unknown: NDArray[np.str_], names: NDArray[np.str_]) -> str:
     """Say why no edge of a network joins two genes of the data."""
-    if len(gene_a) == 0:
+    if n_edges == 0:
         return "The edge list is empty. Pass at least one pair of gene names."
     return (
-        f"None of the {len(gene_a)} edges joins two of the {len(names)} genes of the data "
+        f"None of the {n_edges} edges joins two of the {len(names)} genes of the data "
         f"(network: {examples(unknown)}; data: {examples(names)}). "
         "Check that both are of the same species and use the same identifiers; "
         "gene_symbols.match_symbols tells what differs."

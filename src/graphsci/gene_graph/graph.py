@@ -115,7 +115,7 @@ def graph_from_edges(
     known = (row >= 0) & (column >= 0)
     unknown = pd.unique(np.concatenate([gene_a[row < 0], gene_b[column < 0]]))
     if not known.any():
-        raise ValueError(no_overlap_message(gene_a, gene_b, unknown, names))
+        raise ValueError(no_overlap_message(len(gene_a), unknown, names))
     notes: list[str] = []
     if not known.all():
         notes.append(

@@ -133,8 +133,9 @@ def open_counts(
     first_rows = as_float32(canonical_csr(matrix.rows(0, min(SAMPLE_ROWS, matrix.shape[0]))))
     check_values(scan.found, opened, adata, layer, first_rows, allow_fractional, scan.n_entries)
     counts = DiskCounts(matrix, n_entries=scan.n_entries, totals=scan.totals)
-    seen = ~scan.detected
-    return _count_data(opened, counts, scan.found, scan.totals, seen, scan.rows, min_cells)
+    return _count_data(
+        opened, counts, scan.found, scan.totals, ~scan.detected, scan.rows, min_cells
+    )
 
 
 def _count_data(

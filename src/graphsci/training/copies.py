@@ -175,8 +175,7 @@ def find_copies(
         return _found(parts, counts, 0.25, common)
     parts = []
     for part in batches:
-        library = library_sizes(counts[part])
-        groups = similar_cells(counts[part], library / np.median(library), seed)
+        groups = similar_cells(counts[part], seed)
         parts += [_tell(counts[part[group]]) for group in groups]
     quantile = 0.25 if counts.shape[0] < FEWEST_CELLS else 0.5
     return _found(parts, counts, quantile, common)

@@ -112,7 +112,7 @@ def detect_zero_inflation(counts: sparse.csr_matrix, *, seed: int = 0) -> ZeroIn
     size_factor = library[cells] / np.median(library[cells])
     fits = [
         _fit_dropout(counts[group], size_factor[group], rng)
-        for group in similar_cells(counts, size_factor, seed)
+        for group in similar_cells(counts, seed)
     ]
     n_genes = len(np.unique(np.concatenate([fit.genes for fit in fits]))) if fits else 0
     if n_genes == 0:
@@ -135,9 +135,7 @@ class _Dropout(NamedTuple):
     gain: NDArray[np.float64]  # its log-likelihood less that of the best NB, >= 0
 
 
-def similar_cells(
-    counts: sparse.csr_matrix, size_factor: NDArray[np.float64], seed: int
-) -> list[NDArray[np.int64]]:
+def similar_cells(counts: sparse.csr_matrix, seed: int) -> list[NDArray[np.int64]]:
     """Group cells by K-means on principal components."""
     n_groups = min(_MOST_GROUPS, counts.shape[0] // _CELLS_PER_GROUP)
     if n_groups < 2:
