@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 
 from graphsci.nn.loading_prior import (
-    information,
     loading_scale_for,
+    log_mean_information,
     scored_share,
     updated_covariance,
 )
@@ -26,7 +26,7 @@ def test_width_at_the_start(n_cells, asked, chosen):
 def test_information_by_hand():
     """100 molecules in 50 cells, half of them scored: mean 1; theta 1 halves what 50 cells say."""
     scored = 0.5 * torch.tensor([100.0, 100.0, 0.0]) / 50
-    known = information(scored, torch.tensor([1.0, 1e12, 1.0]), n_cells=50)
+    known = 50 * log_mean_information(scored, torch.tensor([1.0, 1e12, 1.0]))
     torch.testing.assert_close(known, torch.tensor([25.0, 50.0, 0.0]))
 
 
@@ -38,7 +38,7 @@ def test_information_is_that_of_all_counts(mean, theta):
     share = theta / (theta + mean)
     score = counts - (counts + theta) * mean / (mean + theta)
     exact = (stats.nbinom.pmf(counts, theta, share) * score**2).sum()
-    found = information(*(torch.tensor([x]).double() for x in (mean, theta)))
+    found = log_mean_information(*(torch.tensor([x]).double() for x in (mean, theta)))
     assert float(found) == pytest.approx(exact, rel=1e-6)
 
 
@@ -58,10 +58,10 @@ def test_what_a_step_scores_is_the_information_of_one_part_given_the_other(mean)
     )
     score = (log_p(mean * math.exp(1e-5)) - log_p(mean * math.exp(-1e-5))) / 2e-5
     m, t = (torch.tensor([x]).double() for x in (mean, theta))
-    divided = scored_share(m, t, kept=kept, hidden_share=0.0) * information(m, t)
+    divided = scored_share(m, t, kept=kept, hidden_share=0.0) * log_mean_information(m, t)
     assert float(divided) == pytest.approx((joint * score**2).sum(), rel=1e-4)
-    mixed = scored_share(m, t, kept=[kept, kept], hidden_share=0.25) * information(m, t)
-    assert float(mixed) == pytest.approx(float(0.75 * divided + 0.25 * information(m, t)))
+    mixed = scored_share(m, t, kept=[kept, kept], hidden_share=0.25) * log_mean_information(m, t)
+    assert float(mixed) == pytest.approx(float(0.75 * divided + 0.25 * log_mean_information(m, t)))
 
 
 def random_problem(n_genes=40, n_latent=4, seed=0):

@@ -7,7 +7,7 @@ from anndata import AnnData
 from scipy import sparse, stats
 
 from graphsci import GraphSCI
-from graphsci.nn.mean_uncertainty import MeanUncertainty, level_variance, log_mean_information
+from graphsci.nn.mean_uncertainty import MeanUncertainty, information_of_entries, level_variance
 from graphsci.nn.model_parts import CellBlock, CountDistribution
 
 N_BATCHES, N_GENES, N_LATENT, N_CELLS = 2, 12, 4, 5
@@ -153,13 +153,13 @@ def test_information_is_the_expected_curvature(mu, theta):
     curvature = at(np.log(mu) + step) - 2 * middle + at(np.log(mu) - step)
     expected = -(np.exp(middle) * curvature).sum() / step**2
     tensors = (torch.tensor([[value]]).double() for value in (mu, theta))
-    found = log_mean_information(CountDistribution(*tensors, None))
+    found = information_of_entries(CountDistribution(*tensors, None))
     assert found.item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_information_of_an_entry_that_may_be_dropped_is_that_of_those_which_are_not():
     predicted = CountDistribution(*(torch.tensor([[v]]) for v in (2.0, 2.0, np.log(3.0))))
-    assert log_mean_information(predicted).item() == pytest.approx(0.25)  # 1 kept in 4
+    assert information_of_entries(predicted).item() == pytest.approx(0.25)  # 1 kept in 4
 
 
 def simulated_types(n_cells=400, n_genes=250, seed=0):

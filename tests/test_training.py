@@ -13,7 +13,7 @@ from graphsci.config import PAPER, Config
 from graphsci.gene_graph.graph import normalized_adjacency
 from graphsci.nn import cell_blocks, loading_prior
 from graphsci.nn.cell_random import CELLS, GENES, PAIRS, row_keys, step_key
-from graphsci.nn.dispersion_prior import DispersionPrior, information, updated_trend
+from graphsci.nn.dispersion_prior import DispersionPrior, log_theta_information, updated_trend
 from graphsci.nn.fused_likelihood import RankOneTheta, SoftmaxMean, softmax_loss
 from graphsci.nn.loading_prior import updated_covariance
 from graphsci.nn.model import CountNetwork
@@ -708,7 +708,7 @@ def test_the_trend_of_theta_is_learned_from_what_the_steps_score(least):
     molecules = np.maximum(counts.toarray().sum(0), 0.5)
     mean = torch.as_tensor(molecules / counts.shape[0]).double()
     log_theta = objective.network.log_theta.detach().double()
-    of_all, of_kept = (information(m, log_theta.exp()) for m in (mean, mean / 2))
+    of_all, of_kept = (log_theta_information(m, log_theta.exp()) for m in (mean, mean / 2))
     known = counts.shape[0] * (of_all - (1 - hidden) * of_kept)
     expected = updated_trend(DispersionPrior(), log_theta, mean.log(), known)
     found = objective.network.dispersion_prior.tolist()

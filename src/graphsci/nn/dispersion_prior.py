@@ -35,7 +35,7 @@ class DispersionPrior(NamedTuple):
         return self.intercept + self.slope * log_mean
 
 
-def information(mean: Tensor, theta: Tensor) -> Tensor:
+def log_theta_information(mean: Tensor, theta: Tensor) -> Tensor:
     """Fisher information of one NB count on log theta: m^2 / (2 (m + theta) (m + theta + 1)).
 
     The limit for small means, and for large means and theta. In between within 36 % from theta .2
@@ -57,8 +57,8 @@ def scored_information(
     The molecules set aside, given those kept, say what all say less what the kept ones do; the
     share kept is each of ``kept`` equally often. Hidden counts are scored as a whole.
     """
-    of_kept = sum(information(share * mean, theta) for share in kept) / len(kept)
-    return information(mean, theta) - (1 - hidden_share) * of_kept
+    of_kept = sum(log_theta_information(share * mean, theta) for share in kept) / len(kept)
+    return log_theta_information(mean, theta) - (1 - hidden_share) * of_kept
 
 
 def updated_trend(

@@ -31,15 +31,15 @@ def loading_scale_for(n_cells: int, loading_scale: float = 0.0) -> float:
     return loading_scale or float(np.clip(0.1 * math.sqrt(n_cells / 1000), 0.07, 0.1))
 
 
-def information(mean: Tensor, theta: Tensor, n_cells: int = 1) -> Tensor:
-    """Fisher information of NB counts on their log mean, m / (1 + m / theta) a cell.
+def log_mean_information(mean: Tensor, theta: Tensor) -> Tensor:
+    """Fisher information of one NB count on its log mean, m / (1 + m / theta).
 
     Parameters
     ----------
     mean, theta
-        (genes,) m and inverse dispersion, > 0.
+        Of one shape, m and inverse dispersion, > 0.
     """
-    return n_cells * mean / (1 + mean / theta)
+    return mean / (1 + mean / theta)
 
 
 def scored_share(

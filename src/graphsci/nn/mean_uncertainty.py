@@ -13,19 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphsci.nn.loading_prior import SMALLEST_SHARE, shared_axes
+from graphsci.nn.loading_prior import SMALLEST_SHARE, log_mean_information, shared_axes
 from graphsci.nn.model_parts import CellBlock, CountDistribution
 from graphsci.nn.state_axes import StateAxes
 
 
-def log_mean_information(predicted: CountDistribution) -> Tensor:
-    """What a count says of log mu, (cells, genes): m / (1 + m / theta).
+def information_of_entries(predicted: CountDistribution) -> Tensor:
+    """What a count says of log mu, (cells, genes).
 
-    Fisher information of an NB count of mean m. Under ZINB times the probability that the entry
+    :func:`.log_mean_information` of an NB count. Under ZINB times the probability that the entry
     was not dropped, as if that were seen: more than the count says.
     """
     mean, theta, logits = predicted
-    known = mean / (1 + mean / theta)
+    known = log_mean_information(mean, theta)
     return known if logits is None else known * torch.sigmoid(-logits)
 
 
@@ -90,7 +90,7 @@ class MeanUncertainty(nn.Module):
         ----------
         information
             (batches, genes) what the cells of each batch say of a gene's log mean, > 0
-            (:func:`log_mean_information`).
+            (:func:`information_of_entries`).
         molecules
             (genes,) of each gene in all cells, > 0.
         n_cells

@@ -28,8 +28,8 @@ from graphsci.nn.dispersion_prior import DispersionPrior, scored_information, up
 from graphsci.nn.likelihood import ThinnedBlock, block_nll, edge_cross_entropy, gaussian_kl
 from graphsci.nn.loading_prior import (
     hidden_share_for,
-    information,
     loading_scale_for,
+    log_mean_information,
     scored_share,
     updated_covariance,
 )
@@ -200,7 +200,8 @@ class ThinningObjective:
         mean, theta = self._log_mean.cpu().double().exp(), network.inverse_dispersion.cpu().double()
         hidden = self.hiding.share.cpu().double()
         steps: dict[str, Any] = {"kept": self._kept_shares(), "hidden_share": hidden}
-        known = self.n_cells * scored_share(mean, theta, **steps) * information(mean, theta)
+        scored = scored_share(mean, theta, **steps)
+        known = self.n_cells * scored * log_mean_information(mean, theta)
         known[self.molecules == 0] = 0
         before = network.loading_covariance
         covariance = updated_covariance(

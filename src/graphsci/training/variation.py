@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci.nn import cell_blocks
-from graphsci.nn.mean_uncertainty import log_mean_information
+from graphsci.nn.mean_uncertainty import information_of_entries
 from graphsci.nn.model import CountNetwork
 from graphsci.training import predictability
 from graphsci.training.objectives import BATCH_SCALE
@@ -123,7 +123,7 @@ def learn_uncertainty(
         z = network.encode(block)
         states = z.to(moment)
         moment += states.T @ states
-        here = log_mean_information(network.expression(block, z=z)).double()
+        here = information_of_entries(network.expression(block, z=z)).double()
         known += F.one_hot(block.batch, len(known)).double().T @ here
     network.uncertainty.learn(
         information=known * (n_cells / counts.shape[0]),
