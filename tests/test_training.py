@@ -886,6 +886,8 @@ def test_every_parameter_of_both_objectives_learns():
     ):
         before = {n: p.detach().clone() for n, p in objective.network.named_parameters()}
         training.train(objective, Config(max_epochs=2, batch_size=10))
-        for name, parameter in objective.network.named_parameters():
-            if "batch" not in name:  # there is one batch: nothing to learn
-                assert not torch.equal(parameter, before[name]), name
+        after = dict(objective.network.named_parameters())
+        unchanged = {name for name in before if torch.equal(after[name], before[name])}
+        # there is one batch: nothing to learn of it
+        assert unchanged == {"input_batch", "batch_offset"} & before.keys()
+        assert len(before) >= 10
