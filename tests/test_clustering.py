@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from sklearn.metrics import adjusted_rand_score
@@ -101,10 +102,11 @@ def test_bad_protocols_and_labels_are_refused(log_values):
         evaluate_clustering(log_values=log_values, labels=LABELS, n_seeds=0)
     with pytest.raises(ValueError, match="at least two kinds"):
         evaluate_clustering(log_values=log_values, labels=["a"] * 120)
-    labels = LABELS.astype(object)
-    labels[0] = np.nan
-    with pytest.raises(ValueError, match="1 missing for 120 cells"):
-        evaluate_clustering(log_values=log_values, labels=labels)
+    for missing in (np.nan, None, pd.NA):
+        labels = LABELS.astype(object)
+        labels[0] = missing
+        with pytest.raises(ValueError, match="1 missing for 120 cells"):
+            evaluate_clustering(log_values=log_values, labels=labels)
     with pytest.raises(ValueError, match="got embedding 'som'"):
         c.embed_cells(log_values=log_values, method="som", seed=0)
     with pytest.raises(ValueError, match="got clustering 'som'"):

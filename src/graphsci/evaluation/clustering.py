@@ -326,7 +326,7 @@ def _checked_protocol(protocol: str, n_seeds: int) -> Protocol:
 def _checked_labels(labels: label_scores.Labels, *, n_cells: int) -> NDArray:
     """Return labels as text, or refuse them."""
     known = np.asarray(labels)
-    missing = known != known if known.dtype.kind in "fO" else np.zeros(known.shape, dtype=bool)
+    missing = np.asarray(pd.isna(known))
     if known.shape != (n_cells,) or missing.any() or len(np.unique(known.astype(str))) < 2:
         raise ValueError(
             f"labels have shape {known.shape} with {int(missing.sum())} missing for {n_cells} "
