@@ -501,6 +501,15 @@ def test_genes_that_no_one_studied_do_not_count():
     )
 
 
+def test_a_gene_that_is_known_to_itself_alone_is_not_studied():
+    known, weights = np.zeros((4, 4)), np.ones((4, 4))
+    known[0, 1] = known[1, 0] = 1
+    plain = det.edge_scores(weights=weights, known=known)
+    assert plain == det.edge_scores(weights=weights, known=known + np.eye(4))
+    assert plain == det.edge_scores(weights=weights + np.eye(4), known=sp.csr_array(known))
+    assert (plain.auprc_by_chance, plain.n_known) == (1.0, 1)
+
+
 def test_no_predicted_edge_scores_chance():
     known = np.ones((3, 3))
     got = det.edge_scores(weights=sp.csr_matrix((3, 3)), known=known)

@@ -69,10 +69,12 @@ def edge_scores(
 
 
 def _checked_graphs(weights: Matrix, known: Matrix) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-    """Return both networks as CSR, or refuse them."""
+    """Return both networks as CSR without a diagonal, or refuse them."""
     graphs = [sp.csr_matrix(graph, dtype=np.float64, copy=True) for graph in (weights, known)]
     for graph in graphs:
         graph.sum_duplicates()
+        rows = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
+        graph.data[graph.indices == rows] = 0
         graph.eliminate_zeros()
     n_genes = graphs[0].shape[0]
     for name, graph in zip(("weights", "known"), graphs, strict=True):
