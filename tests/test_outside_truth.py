@@ -208,5 +208,9 @@ def test_bad_deep_input_is_refused():
         depth.score_against_deep(estimate=ones, deep=ones, observed=ones, min_cells=9)
     with pytest.raises(ValueError, match="estimate has shape"):
         depth.log_error_per_gene(estimate=ones[:2], truth=ones)
-    with pytest.raises(ValueError, match="1 of 2 wanted groups are among them"):
+    with pytest.raises(ValueError, match="1 of 2 wanted cells are of a group that has counts"):
         depth.profiles_of_groups(counts=ones, groups=[1, 2, 3], wanted=[1, 4])
+    with pytest.raises(ValueError, match="1 of 2 wanted cells are of a group that has counts"):
+        depth.profiles_of_groups(counts=[[1, 2], [0, 0]], groups=["x", "y"], wanted=["x", "y"])
+    with pytest.raises(ValueError, match="groups: got 2 groups for 3 cells"):
+        depth.profiles_of_groups(counts=ones, groups=[1, 2], wanted=[1])

@@ -129,15 +129,21 @@ def profiles_of_groups(*, counts: Matrix, groups: ArrayLike, wanted: ArrayLike) 
         If lengths differ or a wanted group has no cell with counts.
     """
     matrix, known, asked = as_dense(counts), np.asarray(groups), np.asarray(wanted)
-    if known.shape != (len(matrix),) or not np.isin(asked, known).all():
+    if known.shape != (len(matrix),):
         raise ValueError(
-            f"{known.size} groups for {len(matrix)} cells, and {np.isin(asked, known).sum()} of "
-            f"{asked.size} wanted groups are among them, expected one per cell and all of them."
+            f"groups: got {known.size} groups for {len(matrix)} cells, expected one per cell."
         )
     totals = matrix.sum(1)
-    share = matrix / np.where(totals > 0, totals, 1.0)[:, None]
+    filled = totals > 0
+    told = np.isin(asked, known[filled])
+    if not told.all():
+        raise ValueError(
+            f"wanted: {told.sum()} of {asked.size} wanted cells are of a group that has counts, "
+            "expected all of them; leave the others out."
+        )
+    share = matrix[filled] / totals[filled, None]
     names, place = np.unique(asked, return_inverse=True)
-    means = np.stack([share[(known == name) & (totals > 0)].mean(0) for name in names])
+    means = np.stack([share[known[filled] == name].mean(0) for name in names])
     return means[place]
 
 
