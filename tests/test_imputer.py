@@ -798,6 +798,7 @@ def test_gene_graphs_of_a_user(toy):
     graphs = (
         sparse.csr_matrix(matrix),
         sparse.coo_array(matrix),
+        matrix,
         table,
         GeneGraph(sparse.csr_matrix(matrix), names, "mine", {}),
     )
@@ -815,6 +816,8 @@ def test_wrong_gene_graphs_are_refused(toy):
         GraphSCI().fit(toy, gene_graph=other)
     with pytest.raises(TypeError, match="gene_graph: got list, expected a GeneGraph"):
         GraphSCI().fit(toy, gene_graph=[("gene0", "gene1")])
+    with pytest.raises(TypeError, match=r"got ndarray, expected .*a DataFrame of edges"):
+        GraphSCI().fit(toy, gene_graph=np.array([("gene0", "gene1")]))
     with pytest.raises(ValueError, match="5 x 5 matrix; expected 60 x 60"):
         GraphSCI().fit(toy, gene_graph=sparse.csr_matrix(np.eye(5)))
 

@@ -109,7 +109,7 @@ class GraphSCI:
         layer: str | None = None,
         batch_key: str | None = None,
         allow_fractional: bool = False,
-        gene_graph: GeneGraph | sparse.spmatrix | pd.DataFrame | None = None,
+        gene_graph: GeneGraph | sparse.spmatrix | NDArray | pd.DataFrame | None = None,
         progress: bool | training.Progress | None = None,
         log: Log = say_nothing,
         checkpoint: Checkpoint | None = None,
@@ -135,8 +135,8 @@ class GraphSCI:
         gene_graph
             A known network to use instead of one computed from the counts, or beside it with
             ``network_weight`` below 1: a
-            :class:`~graphsci.gene_graph.GeneGraph`, a (genes, genes) sparse matrix in the
-            order of ``adata.var_names``, or a table of edges with the columns ``gene_a``,
+            :class:`~graphsci.gene_graph.GeneGraph`, a (genes, genes) matrix, sparse or dense,
+            in the order of ``adata.var_names``, or a table of edges with the columns ``gene_a``,
             ``gene_b`` and, if there are weights, ``weight``.
         progress
             None shows a bar with the time left on a terminal and in a notebook; True also writes

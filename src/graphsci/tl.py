@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci._choices import N_NEIGHBORS
@@ -40,7 +41,7 @@ def impute(
     depth: Depth = "own",
     scale: Scale = "counts",
     interval: float | None = None,
-    gene_graph: GeneGraph | sparse.spmatrix | pd.DataFrame | None = None,
+    gene_graph: GeneGraph | sparse.spmatrix | NDArray | pd.DataFrame | None = None,
     allow_fractional: bool = False,
     key_added: str = DEFAULT_KEY,
     prefix: str = "",
@@ -204,7 +205,7 @@ def gene_network(
     layer: str | None = None,
     batch_key: str | None = None,
     allow_fractional: bool = False,
-    gene_graph: GeneGraph | sparse.spmatrix | pd.DataFrame | None = None,
+    gene_graph: GeneGraph | sparse.spmatrix | NDArray | pd.DataFrame | None = None,
     prior: pd.DataFrame | GeneGraph | None = None,
     n_neighbors: int = N_NEIGHBORS,
     control: bool = True,

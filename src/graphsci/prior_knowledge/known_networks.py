@@ -87,8 +87,8 @@ def user_graph(graph: Any, gene_names: NDArray[np.str_]) -> GeneGraph:
     Parameters
     ----------
     graph
-        A :class:`~graphsci.gene_graph.GeneGraph` over just these genes, a sparse (genes, genes)
-        matrix, or a table of edges, which is matched by name.
+        A :class:`~graphsci.gene_graph.GeneGraph` over just these genes, a (genes, genes) matrix,
+        sparse or dense, or a table of edges, which is matched by name.
     gene_names
         (genes,): the genes of the data.
 
@@ -111,11 +111,12 @@ def user_graph(graph: Any, gene_names: NDArray[np.str_]) -> GeneGraph:
         matched = match_symbols(graph, gene_names)
         found = graph_from_edges(matched.edges, gene_names=gene_names)
         return found._replace(notes=(*matched.notes, *found.notes))
-    if sparse.issparse(graph):
+    is_dense = isinstance(graph, np.ndarray) and graph.ndim == 2 and graph.dtype.kind in "biuf"
+    if is_dense or sparse.issparse(graph):
         return graph_from_matrix(graph, gene_names=gene_names)
     raise TypeError(
-        f"gene_graph: got {type(graph).__name__}, expected a GeneGraph, a sparse (genes, genes) "
-        "matrix, or a DataFrame of edges."
+        f"gene_graph: got {type(graph).__name__}, expected a GeneGraph, a (genes, genes) matrix "
+        "of numbers, sparse or dense, or a DataFrame of edges."
     )
 
 
