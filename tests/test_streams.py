@@ -342,6 +342,17 @@ def test_a_copy_leaves_out_what_it_is_told(tmp_path, data):
         assert same(copy.X, data.X)
 
 
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("name", ["obs/label", "raw/X", "uns/about/who", "layers/sparse/data"])
+def test_a_copy_leaves_out_no_part_of_an_element(tmp_path, data, name, ending):
+    """A table without one of the columns that it lists is not read again."""
+    source, target = tmp_path / "in.h5ad", tmp_path / f"copy{ending}"
+    io.write_anndata(data, source)
+    with pytest.raises(ValueError, match=f"without: got '{name}', a part of an element"):
+        streams.copy_anndata(source, target, without={"layers/dense", name})
+    assert not target.exists()
+
+
 @pytest.mark.parametrize(
     ("before", "after"), [(".h5ad", ".h5ad"), (".h5ad", ".zarr"), (".zarr", ".h5ad")]
 )

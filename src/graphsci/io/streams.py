@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Rows of a table that are held back and written together: few, large pieces.
 _TABLE_ROWS = 2**16
+#: Elements that hold others, each of which is whole in itself.
+_OF_ELEMENTS = ("layers", "obsm", "varm", "obsp", "varp", "uns")
 #: What is small beside the matrices, and read and written as a whole.
 _SMALL = ("obs", "var", "obsm", "varm", "obsp", "varp", "uns")
 
@@ -53,7 +55,21 @@ def copy_anndata(
         Files or folders; ``target`` must not exist.
     without
         Elements to leave out, e.g. ``{"layers/denoised", "uns/graphsci"}``.
+
+    Raises
+    ------
+    ValueError
+        If ``without`` has a part of an element, such as a column of ``obs``: the rest could not
+        be read.
     """
+    for name in without:
+        element, *inner = name.split("/")
+        if len(inner) > (element in _OF_ELEMENTS):
+            raise ValueError(
+                f"without: got {name!r}, a part of an element, expected one that is whole, such as "
+                "'obs' or 'layers/denoised'. Leave it out and write what is left of it "
+                "(add_elements)."
+            )
     source, target = Path(source), Path(target)
     if is_store(source) and is_store(target):
         dropped = {str(source / name) for name in without}
