@@ -832,6 +832,31 @@ def test_of_several_batches_that_lack_genes_the_worst_is_described(monkeypatch):
     assert batches.genes_without_a_batch(source, names, adata.obs["sample"]) is None
 
 
+def test_all_columns_that_look_like_batches_are_judged_in_one_pass(monkeypatch):
+    """The first that lacks genes is told; of more batches than fit there is one pass more."""
+    asked = []
+
+    class Source(MemoryCounts):
+        def rows(self, start, stop):
+            asked.append((start, stop))
+            return super().rows(start, stop)
+
+    adata, n_cells = joined(60), joined(60).n_obs
+    names = np.asarray(adata.var_names, dtype=str)
+    in_turn = pd.Series(np.arange(n_cells) // 2 % 3, name="plate")
+    some = adata.obs["sample"].where(np.arange(n_cells) > 9)  # cells without a batch
+    columns = in_turn, in_turn.rename("lane"), some.rename("donor"), adata.obs["sample"]
+    said = batches.genes_without_a_batch(Source(adata.X), names, *columns)
+    assert said == batches.genes_without_a_batch(MemoryCounts(adata.X), names, columns[2])
+    assert "of 'donor'" in said
+    assert asked == [(0, n_cells)]
+    monkeypatch.setattr(batches, "_MOST_BATCHES", 5)
+    assert batches.genes_without_a_batch(Source(adata.X), names, *columns) == said
+    assert len(asked) == 3
+    assert batches.genes_without_a_batch(Source(adata.X), names) is None
+    assert len(asked) == 3
+
+
 def test_only_some_doubts_are_of_what_a_molecule_is():
     adata = joined(0)
     names = [f"CD{i}_TotalSeqB" for i in range(3)]

@@ -618,8 +618,8 @@ def _with_doubts_of_batches(
     Once: several columns may tell the same batches apart.
     """
     columns = [*usual_batches(adata)] if batch_key is None else [batch_key]
-    for column in columns:
-        said = genes_without_a_batch(data.counts, data.gene_names, adata.obs[column])
-        if said is not None:
-            return data._replace(doubts=(*data.doubts, said), notes=(*data.notes, said))
-    return data
+    batches = [adata.obs[column] for column in columns]
+    said = genes_without_a_batch(data.counts, data.gene_names, *batches)
+    if said is None:
+        return data
+    return data._replace(doubts=(*data.doubts, said), notes=(*data.notes, said))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -89,13 +90,14 @@ def unused_batches(adata: AnnData) -> list[str]:
 
 
 def genes_without_a_batch(
-    counts: CountSource, gene_names: NDArray[np.str_], batch: pd.Series
+    counts: CountSource, gene_names: NDArray[np.str_], *batches: pd.Series
 ) -> str | None:
     """Return a warning if a batch has not a single count of genes that the others have.
 
     An outer join fills genes that a batch did not measure with zeros, which look like measured
-    ones. Of several such batches the one that lacks most is described. One pass over the counts;
-    memory of batches x genes, so that more than 200 batches are not looked at.
+    ones. Of several such batches the one that lacks most is described, of several columns the
+    first that has one. One pass over the counts for as many columns as have 200 batches together;
+    memory of these x genes, so that a column with more of them is not looked at.
 
     Parameters
     ----------
@@ -103,16 +105,68 @@ def genes_without_a_batch(
         (cells, genes)
     gene_names
         (genes,)
-    batch
-        (cells,) any values; a cell without one is left out.
+    *batches
+        Columns of (cells,) any values; a cell without one is left out.
     """
-    codes, names = pd.factorize(batch)
-    if not 1 < len(names) <= _MOST_BATCHES:
-        return None
-    totals = _totals_of_batches(counts, codes, len(names))
+    for columns in _passes(batches):
+        totals = _totals_of_batches(counts, columns)
+        for column, part in zip(columns, totals, strict=True):
+            said = _lacking(column, part, gene_names)
+            if said is not None:
+                return said
+    return None
+
+
+class _Column(NamedTuple):
+    """Batches of the cells."""
+
+    name: str
+    codes: NDArray[np.int64]  # (cells,), -1 for none
+    batches: pd.Index
+
+
+def _passes(batches: Sequence[pd.Series]) -> list[list[_Column]]:
+    """Columns that are looked at, in groups that one pass over the counts can do."""
+    found: list[list[_Column]] = []
+    for batch in batches:
+        codes, names = pd.factorize(batch)
+        if not 1 < len(names) <= _MOST_BATCHES:
+            continue
+        if not found or sum(len(c.batches) for c in found[-1]) + len(names) > _MOST_BATCHES:
+            found.append([])
+        found[-1].append(_Column(str(batch.name), codes, names))
+    return found
+
+
+def _totals_of_batches(
+    counts: CountSource, columns: Sequence[_Column]
+) -> list[NDArray[np.float64]]:
+    """Counts of each gene in each batch of each column, (batches, genes)."""
+    sizes = [len(column.batches) for column in columns]
+    totals = np.zeros((sum(sizes), counts.shape[1]))
+    for start in range(0, counts.shape[0], CHUNK_CELLS):
+        parts = [column.codes[start : start + CHUNK_CELLS] for column in columns]
+        indicators = [_indicator(part, size) for part, size in zip(parts, sizes, strict=True)]
+        rows = counts.rows(start, start + len(parts[0]))
+        totals += (sparse.vstack(indicators, format="csr") @ rows).toarray()
+    return np.split(totals, np.cumsum(sizes)[:-1])
+
+
+def _indicator(codes: NDArray[np.int64], n_batches: int) -> sparse.csr_matrix:
+    """1 where a cell is in a batch, (batches, cells)."""
+    known = np.flatnonzero(codes >= 0)
+    return sparse.csr_matrix(
+        (np.ones(len(known)), (codes[known], known)), shape=(n_batches, len(codes))
+    )
+
+
+def _lacking(
+    column: _Column, totals: NDArray[np.float64], gene_names: NDArray[np.str_]
+) -> str | None:
+    """Warn of the batch that lacks most genes, by the ``totals`` (batches, genes) of a column."""
     whole = totals.sum(0)
     found = dict[str, tuple[float, NDArray[np.int64]]]()
-    for name, own in zip(names, totals, strict=True):
+    for name, own in zip(column.batches, totals, strict=True):
         share = (whole - own) / max((whole - own).sum(), 1)
         lacking = np.flatnonzero((own == 0) & (share * own.sum() >= _SURELY_SEEN))
         if len(lacking) >= _FEWEST_LACKING and share[lacking].sum() >= _SMALLEST_SHARE:
@@ -123,27 +177,12 @@ def genes_without_a_batch(
     share_elsewhere, lacking = found.pop(worst)
     others = f" Other batches lack genes too: {few([*found])}." if found else ""
     return (
-        f"{len(lacking):,} genes have no count in batch {worst!r} of {batch.name!r}, and "
+        f"{len(lacking):,} genes have no count in batch {worst!r} of {column.name!r}, and "
         f"{share_elsewhere:.2g} of all counts elsewhere ({few(gene_names[lacking])}): were they "
         f"not measured there, as after an outer join?{others} They are taken for measured zeros: "
         "the cells' states then tell the batches apart, and estimates of these genes are next to 0 "
         "there. Join by the genes that all have (join='inner'), or leave these out."
     )
-
-
-def _totals_of_batches(
-    counts: CountSource, codes: NDArray[np.int64], n_batches: int
-) -> NDArray[np.float64]:
-    """Counts of each gene in each batch, (batches, genes); ``codes`` (cells,), -1 for none."""
-    totals = np.zeros((n_batches, counts.shape[1]))
-    for start in range(0, counts.shape[0], CHUNK_CELLS):
-        part = codes[start : start + CHUNK_CELLS]
-        known = np.flatnonzero(part >= 0)
-        indicator = sparse.csr_matrix(
-            (np.ones(len(known)), (part[known], known)), shape=(n_batches, len(part))
-        )
-        totals += (indicator @ counts.rows(start, start + len(part))).toarray()
-    return totals
 
 
 def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
