@@ -111,11 +111,14 @@ def test_a_run_keeps_its_promises(finished):
     assert list(after.var_names) == list(before.var_names)
     np.testing.assert_array_equal(after.X, before.X)
     np.testing.assert_array_equal(after.layers["rate"], before.layers["rate"])
-    certainty, misfit = (after.obs.pop(f"graphsci_{name}") for name in ("certainty", "misfit"))
+    names = ("certainty", "misfit", "size_factor")
+    certainty, misfit, factors = (after.obs.pop(f"graphsci_{name}") for name in names)
     np.testing.assert_array_equal(
         after.obs.pop("graphsci_library"), np.asarray(before.X.sum(1)).ravel()
     )
     pd.testing.assert_frame_equal(after.obs, before.obs)
+    depth = after.uns["graphsci"]["common_depth"]
+    np.testing.assert_allclose(factors, before.X.sum(1) / depth, rtol=1e-6)
     assert certainty.between(np.exp(-3), np.exp(3)).all()
     assert misfit.isna().tolist() == (before.X.sum(1) == 0).tolist()
     assert (misfit > 1).mean() <= 0.05
@@ -413,8 +416,8 @@ def test_an_output_is_replaced_only_on_request(counts, tmp_path):
     run("impute", counts, "-o", out, *SHORT, "--overwrite", "--no-check")
     _, said = run("impute", out, "-o", tmp_path / "b.h5ad", *SHORT, exit_code=cli.BAD_INPUT)
     assert (
-        'the input has uns["graphsci"], obs["graphsci_library"], obs["graphsci_certainty"], '
-        'obs["graphsci_misfit"], obsm["X_graphsci"], varm["graphsci"], '
+        'the input has uns["graphsci"], obs["graphsci_library"], obs["graphsci_size_factor"], '
+        'obs["graphsci_certainty"], obs["graphsci_misfit"], obsm["X_graphsci"], varm["graphsci"], '
         'varp["graphsci_graph"], var["graphsci_inverse_dispersion"], var["graphsci_variation_p"], '
         'var["graphsci_state_weight"], '
         'layers["denoised"], layers["denoised_sd"] already'

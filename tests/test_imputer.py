@@ -74,7 +74,8 @@ def test_nothing_of_the_users_is_changed(trained, toy):
     assert np.array_equal(toy.raw.X, before.X)
     assert np.array_equal(toy.layers["rate"], before.layers["rate"])
     np.testing.assert_array_equal(toy.obs.pop("graphsci_library"), toy.X.sum(1))
-    assert toy.obs.drop(columns=["graphsci_certainty", "graphsci_misfit"]).equals(before.obs)
+    columns = [f"graphsci_{name}" for name in ("size_factor", "certainty", "misfit")]
+    assert toy.obs.drop(columns=columns).equals(before.obs)
     assert toy.uns["mine"] == 1
 
 

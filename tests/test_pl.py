@@ -7,7 +7,7 @@ import pytest
 from anndata import AnnData
 from matplotlib.figure import Figure
 
-from graphsci import pl, tl
+from graphsci import GraphSCI, pl, tl
 from graphsci.pl import _cells, _genes
 from graphsci.pl._scale import Common
 
@@ -51,6 +51,33 @@ def test_counts_are_drawn_at_the_depth_of_the_estimates(draw, trained):
     common = Common.of(shallow, None, None, "graphsci")
     totals = [np.median(values.sum(1)) for values in (common.counts(), common.estimate("denoised"))]
     assert totals[0] == pytest.approx(totals[1], rel=0.05)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of genes that are not the model's
+@pytest.mark.parametrize("depth", ["own", "common"])
+@pytest.mark.parametrize("measured", [60, 30, 20])
+def test_counts_and_estimates_are_at_one_depth_whatever_genes_were_measured(draw, depth, measured):
+    """A model of 30 genes on data with 30 others, or without some: its genes count alone."""
+    whole = draw()
+    model = GraphSCI(max_epochs=5, check=False, likelihood="nb", seed=1).fit(whole[:, :30].copy())
+    adata = whole[:, :measured].copy()
+    model.impute(adata, depth=depth)
+    genes = np.intersect1d(model.gene_names, adata.var_names)
+    own = adata[:, genes].X.sum(1)
+    place = np.isin(model.gene_names, genes)
+    share = model.fitted.spec.gene_proportions[place].sum()
+    expected = own / share / model.fitted.spec.common_depth
+    np.testing.assert_allclose(adata.obs["graphsci_size_factor"], expected, rtol=1e-5)
+    common = Common.of(adata, None, None, "graphsci")
+    columns = adata.var_names.get_indexer(pd.Index(genes))
+    counts, estimate = common.counts(columns), common.estimate("denoised", columns)
+    assert counts.mean() == pytest.approx(estimate.mean(), rel=0.05)
+    assert estimate[own > 0].sum(1).mean() == pytest.approx(
+        share * model.fitted.spec.common_depth, rel=0.05
+    )
+    chosen = Common.of(adata, None, "graphsci_library", "graphsci")
+    by_all = adata.X.sum(1) / adata.uns["graphsci"]["common_depth"]
+    np.testing.assert_allclose(chosen.size_factors[own > 0], by_all[own > 0], rtol=1e-6)
 
 
 def test_training_curve_marks_the_epoch_that_was_kept(trained, ax):

@@ -161,7 +161,9 @@ def test_a_sketch_holds_the_same_numbers_for_fewer_cells_and_genes(draw, trained
     part = whole[small.obs_names, small.var_names]
     np.testing.assert_array_equal(small.X.toarray(), part.X)
     np.testing.assert_allclose(small.layers["denoised"], part.layers["denoised"], rtol=1e-5)
-    np.testing.assert_allclose(small.obs[report.LIBRARY], toy[small.obs_names].X.sum(1))
+    np.testing.assert_allclose(small.obs["graphsci_library"], toy[small.obs_names].X.sum(1))
+    factors = small.obs["graphsci_size_factor"]
+    np.testing.assert_array_equal(factors, part.obs["graphsci_size_factor"])
     np.testing.assert_array_equal(toy.X, before.X)
     assert list(toy.layers) == list(before.layers)
 

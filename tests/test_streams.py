@@ -428,7 +428,7 @@ def test_only_what_a_run_says_of_cells_is_new_in_obs(tmp_path, data, preset):
     run("impute", source, "-o", out, "--backed", "--overwrite", "--preset", preset, *OPTIONS)
     before, after = read(source).obs, read(out).obs
     np.testing.assert_array_equal(after.pop("graphsci_library"), np.asarray(data.X.sum(1)).ravel())
-    assert after.pop("graphsci_misfit").dtype == np.float32
+    assert after.pop("graphsci_misfit").dtype == after.pop("graphsci_size_factor").dtype == "f4"
     if preset == "default":
         certainty = after.pop("graphsci_certainty")
         assert certainty.dtype == np.float32
@@ -443,9 +443,10 @@ def test_obs_stays_as_it_is_stored(tmp_path, data):
     run("impute", source, "-o", out, "--backed", *OPTIONS)
     with h5py.File(out) as file:
         assert file["obs/depth"].compression == "gzip"
-        added = ["graphsci_library", "graphsci_certainty", "graphsci_misfit"]
-        assert list(file["obs"].attrs["column-order"])[-4:] == ["depth", *added]
-        assert "graphsci_misfit" not in file["obsm"]
+        columns = ["library", "size_factor", "certainty", "misfit"]
+        added = [f"graphsci_{name}" for name in columns]
+        assert list(file["obs"].attrs["column-order"])[-5:] == ["depth", *added]
+        assert list(file["obsm"]) == ["X_graphsci", "X_pca"]
 
 
 def test_impute_writes_chosen_genes_into_a_backed_object(tmp_path, data):

@@ -77,6 +77,11 @@ class Keys(NamedTuple):
         return f"{self.key_added}_library"
 
     @property
+    def size_factor(self) -> str:
+        """``obs``: depth of each cell by its counts in the model's genes, 1 the common depth."""
+        return f"{self.key_added}_size_factor"
+
+    @property
     def certainty(self) -> str:
         """``obs``: how closely each cell keeps to its state; multiplies theta."""
         return f"{self.key_added}_certainty"
@@ -89,7 +94,7 @@ class Keys(NamedTuple):
     @property
     def columns_of_cells(self) -> tuple[str, ...]:
         """Columns of ``obs`` that a run writes."""
-        return (self.library, self.certainty, self.misfit)
+        return (self.library, self.size_factor, self.certainty, self.misfit)
 
     @property
     def beside_estimates(self) -> tuple[tuple[str, str], ...]:

@@ -384,6 +384,9 @@ class GraphSCI:
           without counts are 0 in all of them, the standard deviation too: nothing is said of them;
         - ``obsm["X_" + key_added]``: cell embedding (:meth:`latent`);
         - ``obs[key_added + "_library"]``: counts of the cell in all genes of ``adata``;
+        - ``obs[key_added + "_size_factor"]``: its depth by its counts in the model's genes, 1 the
+          common depth: an estimate at own depth divided by it is that at common depth; 0 of a cell
+          without counts there;
         - ``obs[key_added + "_certainty"]``: how closely the cell keeps to its state
           (:meth:`certainty`);
         - ``obs[key_added + "_misfit"]``: how far its counts are from what the model predicts for
@@ -433,8 +436,7 @@ class GraphSCI:
                 adata.obsm[stored(name)] = pd.DataFrame(
                     found.values[name], index=adata.obs_names, columns=adata.var_names[columns]
                 )
-        embedding = found.values[slots.latent]
-        annotation.annotate_cells(self, adata, cells, slots, embedding, found.misfit)
+        annotation.annotate_cells(self, adata, cells, slots, found)
         annotation.annotate_genes(self, adata, slots)
         written = [stored(name) for name in names]
         adata.uns.update(annotation.without_replaced(adata, written, slots))

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from graphsci.imputer import GraphSCI
 
-#: Column of ``obs`` of a sketch with each cell's library size in all genes.
-LIBRARY = "graphsci_library"
 #: A sketch has at most so many cells, and so many cells x genes.
 _SKETCH_CELLS, _SKETCH_ENTRIES = 2_000, 3_000_000
 _VARIABLE_GENES = 1_000
@@ -97,7 +95,8 @@ def sketch(
     AnnData
         At most 2,000 cells and 3 million entries: the most variable genes and a random choice
         of the others. ``X`` are counts, ``layers`` ``denoised`` and ``denoised_sd`` at own
-        depth, ``obs["graphsci_library"]`` the library sizes in all genes.
+        depth, ``obs`` library sizes in all genes of the model and the size factors of the
+        estimates.
     """
     rng = np.random.default_rng(0)
     n_cells = min(adata.n_obs, _SKETCH_CELLS)
@@ -116,7 +115,13 @@ def sketch(
 
     small = AnnData(
         counts[:, columns],
-        obs=pd.DataFrame({LIBRARY: library_sizes(counts)}, index=part.obs_names),
+        obs=pd.DataFrame(
+            {
+                keys().library: library_sizes(counts),
+                keys().size_factor: np.concatenate([block.size_factors for block in blocks]),
+            },
+            index=part.obs_names,
+        ),
         var=pd.DataFrame(index=names),
         layers={
             name: np.concatenate([block.values[name] for block in blocks])
@@ -203,13 +208,13 @@ def figures(
         add("verdict", "Held-out molecules", _CAPTIONS["verdict"], figure)
     if small.n_obs >= pl.FEWEST_MAPPED:
         figure = Figure(figsize=(10.5, 4.4), layout="constrained")
-        pl.embedding(small, color=label_key, library_key=LIBRARY, figure=figure)
+        pl.embedding(small, color=label_key, figure=figure)
         add("embedding", "Cells before and after", _caption("embedding", small, model), figure)
     if label_key is not None and not pl.is_numeric(small.obs[label_key]):
         chosen = [gene for gene in genes if gene in small.var_names] or _most_variable(small, 3)
         size = (10.5, 1.5 * len(chosen) + 1.6)
         figure = Figure(figsize=size, layout="constrained")
-        pl.expression(small, chosen, label_key, library_key=LIBRARY, figure=figure)
+        pl.expression(small, chosen, label_key, figure=figure)
         add("expression", "Genes by group", _CAPTIONS["expression"], figure)
     by_gene: dict[str, Callable[..., Any]] = {
         "mean_variance": pl.mean_variance,
@@ -230,7 +235,7 @@ def figures(
     )
     for name, function in by_gene.items():
         figure = Figure(figsize=_SIZE, layout="constrained")
-        function(small, library_key=LIBRARY, ax=figure.add_subplot())
+        function(small, ax=figure.add_subplot())
         add(name, titles[name], _caption(name, small, model), figure)
     figure = _draw(_SIZE, lambda ax: pl.uncertainty(small, ax=ax))
     add("uncertainty", "Uncertainty", _CAPTIONS["uncertainty"], figure)

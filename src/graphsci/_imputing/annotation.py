@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from graphsci import estimates as es
 from graphsci._imputing import estimating
-from graphsci._imputing.estimating import Cells
+from graphsci._imputing.estimating import Cells, EstimateBlock
 from graphsci._imputing.request import Request
 from graphsci._keys import Keys, is_run_record
 from graphsci._versions import versions
@@ -30,16 +30,16 @@ def annotate_cells(
     adata: AnnData,
     cells: Cells,
     slots: Keys,
-    embedding: NDArray[np.float32],
-    misfit: NDArray[np.float32],
+    found: EstimateBlock,
 ) -> None:
-    """Write ``embedding`` (cells, latent) and what follows from it, misfit and library sizes."""
-    adata.obsm[slots.latent] = embedding
+    """Write the embedding of all cells and what follows from it, misfit and library sizes."""
+    adata.obsm[slots.latent] = embedding = found.values[slots.latent]
     _set_column(adata.obs, slots.library, cells.totals)
+    _set_column(adata.obs, slots.size_factor, found.size_factors)
     count = model.count_network
     certainty = None if count is None else estimating.cell_certainty(count, embedding)
     _set_column(adata.obs, slots.certainty, certainty)
-    _set_column(adata.obs, slots.misfit, misfit)
+    _set_column(adata.obs, slots.misfit, found.misfit)
 
 
 def _set_column(table: pd.DataFrame, name: str, values: NDArray[np.floating] | None) -> None:

@@ -116,6 +116,7 @@ class EstimateBlock(NamedTuple):
     start: int  #: position of the first cell
     values: dict[str, NDArray[np.floating]]  #: name -> (cells, genes)
     misfit: NDArray[np.float32]  #: (cells,) 1 is what 99 of 100 known cells stay within
+    size_factors: NDArray[np.float32]  #: (cells,) own depth / common depth; 0 of an empty cell
 
 
 class _Rows(NamedTuple):
@@ -293,7 +294,7 @@ def estimate_blocks(
         if latent is not None:
             values[latent] = network.cell_coordinates(z).numpy(force=True)
         relative = misfits.numpy(force=True) / limit_at(fitted.misfit_limits, factors)
-        yield EstimateBlock(start, values, relative.astype(np.float32))
+        yield EstimateBlock(start, values, *(x.astype(np.float32) for x in (relative, factors)))
 
 
 def estimate_all(fitted: Fitted, cells: Cells, request: Request, *, latent: str) -> EstimateBlock:
@@ -302,13 +303,14 @@ def estimate_all(fitted: Fitted, cells: Cells, request: Request, *, latent: str)
     widths = dict.fromkeys(request.names, len(request.columns))
     widths[latent] = fitted.spec.config.n_latent
     values = {name: np.empty((n_cells, n), np.float32) for name, n in widths.items()}
-    found = EstimateBlock(0, values, np.empty(n_cells, np.float32))
+    found = EstimateBlock(0, values, *(np.empty(n_cells, np.float32) for _ in range(2)))
     meter = Meter("estimating", n_cells)
     for block in estimate_blocks(fitted, cells, request, latent=latent):
         stop = block.start + len(block.misfit)
         for name, part in block.values.items():
             values[name][block.start : stop] = part
         found.misfit[block.start : stop] = block.misfit
+        found.size_factors[block.start : stop] = block.size_factors
         meter.reach(stop)
     return found
 

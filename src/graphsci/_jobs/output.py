@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from graphsci._jobs.impute import Job
     from graphsci.training.distributed import Team
 
-#: Where in ``obsm`` the misfit of cells is streamed to, by one process or by several, until all of
-#: it is there and becomes a column of ``obs``.
-_MISFIT = "graphsci misfit, being written"
+#: Where in ``obsm`` misfit and size factor of cells are streamed to, by one process or by several,
+#: until all are there and become columns of ``obs``.
+_OF_CELLS = "graphsci columns of cells, being written"
 #: What float16 holds at most; a larger value would be stored as infinite.
 LARGEST_HALF = 65_504
 
@@ -228,7 +228,7 @@ class _Stream:
             _dense_layers(job),
             dtype=job.dtype,
             compression=job.compression,
-            embeddings={job.slots.latent: self.model.fitted.spec.config.n_latent, _MISFIT: 1},
+            embeddings={job.slots.latent: self.model.fitted.spec.config.n_latent, _OF_CELLS: 2},
             rows=None if self.team is None else self.rows,
             begun=self.team is not None and self.team.rank > 0,
         )
@@ -259,7 +259,7 @@ class _Stream:
             if self.job.dtype == "float16":
                 n_clipped += _clip(block.values[name] for name in layers)
             values = {layers.get(name, name): part for name, part in block.values.items()}
-            values[_MISFIT] = block.misfit[:, None]
+            values[_OF_CELLS] = np.stack([block.misfit, block.size_factors], 1)
             writer.write(block.start, {name: values[name] for name in writer.slots})
             if sink is not None:
                 sink.append({name: values[layer] for name, layer in layers.items()})
@@ -267,16 +267,18 @@ class _Stream:
         return n_clipped
 
     def _add_columns(self, path: Path) -> NDArray[np.float32]:
-        """Write into ``obs`` what is known of cells; return their misfit, which was streamed."""
+        """Write into ``obs`` what is known of cells, some of it streamed; return their misfit."""
         slots, network = self.job.slots, self.model.count_network
         add_column(path, "obs", slots.library, self.cells.totals)
         with open_store(path, "r+") as root:
-            embedding, misfit = root["obsm"][slots.latent][:], root["obsm"][_MISFIT][:, 0]
-            del root["obsm"][_MISFIT]
+            embedding = root["obsm"][slots.latent][:]
+            misfit, size_factors = np.ascontiguousarray(root["obsm"][_OF_CELLS][:].T)
+            del root["obsm"][_OF_CELLS]
+        add_column(path, "obs", slots.size_factor, size_factors)
         if network is not None:
             add_column(path, "obs", slots.certainty, cell_certainty(network, embedding))
         add_column(path, "obs", slots.misfit, misfit)
-        return np.asarray(misfit)
+        return misfit
 
 
 def _clip(blocks: Iterable[NDArray[np.floating]]) -> int:

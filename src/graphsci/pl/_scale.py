@@ -34,7 +34,7 @@ class Common(NamedTuple):
 
     adata: AnnData
     counts_layer: str | None
-    size_factors: Values  # (cells,) library size / common depth of the run; else / median
+    size_factors: Values  # (cells,) of the run; else library size / its common depth, or median
     key: str
 
     @classmethod
@@ -45,10 +45,8 @@ class Common(NamedTuple):
             counts_layer = _layer_of_counts(adata, key)
         library = _library(adata, counts_layer, library_key, key)
         _refuse_changed_counts(layer_of(adata, counts_layer), library, counts_layer)
-        median = float(np.median(library[library > 0])) if (library > 0).any() else 1.0
-        if isinstance(adata.uns.get(key), Mapping):  # the depth of its estimates
-            median = float(adata.uns[key].get("common_depth", median))
-        return cls(adata, counts_layer, np.where(library > 0, library / median, 1.0), key)
+        factors = _size_factors(adata, library, key, chosen=library_key is not None)
+        return cls(adata, counts_layer, np.where(factors > 0, factors, 1.0), key)
 
     def counts(self, genes: Any = slice(None)) -> Values:
         values = dense_values(layer_of(self.adata, self.counts_layer), genes)
@@ -241,9 +239,8 @@ def refuse_changed(adata: AnnData, found: Stored) -> None:
     try:
         common = Common.of(adata, None, None, found.key)
     except ValueError:  # the counts have been normalised
-        depth = float(run_record(adata, found.key).get("common_depth", 1.0))
         sizes = library.to_numpy(dtype=np.float64)
-        found.refuse_changed(sizes / depth, library=sizes)
+        found.refuse_changed(_size_factors(adata, sizes, found.key), library=sizes)
     else:
         found.refuse_changed(common.size_factors, layer_of(adata, common.counts_layer))
 
@@ -336,6 +333,21 @@ def _library(adata: AnnData, counts_layer: str | None, library_key: str | None, 
         return np.asarray(layer_of(adata, counts_layer).sum(1), dtype=np.float64).ravel()
     check_column(adata.obs, library_key, option="library_key")
     return adata.obs[library_key].to_numpy(dtype=np.float64)
+
+
+def _size_factors(adata: AnnData, library: Values, key: str, *, chosen: bool = False) -> Values:
+    """Depth of each cell, 1 the common depth of the run, without one that of the median cell.
+
+    As the run left it: of the model's genes alone, as its estimates are; by the ``library`` if
+    that was ``chosen``, or nothing was left.
+    """
+    record, column = adata.uns.get(key), keys(key).size_factor
+    depth = float(np.median(library[library > 0])) if (library > 0).any() else 1.0
+    if isinstance(record, Mapping):  # the depth of its estimates
+        if column in adata.obs and not chosen:
+            return adata.obs[column].to_numpy(dtype=np.float64)
+        depth = float(record.get("common_depth", depth))
+    return library / depth
 
 
 def _refuse_changed_counts(counts: Any, library: Values, layer: str | None) -> None:
