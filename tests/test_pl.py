@@ -1,14 +1,17 @@
 """Plots: what they draw is what the data say, and nothing global changes."""
 
+import tracemalloc
+
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
 from matplotlib.figure import Figure
+from scipy import sparse
 
 from graphsci import GraphSCI, pl, tl
-from graphsci.pl import _cells, _genes
+from graphsci.pl import _cells, _genes, _scale
 from graphsci.pl._scale import Common
 
 
@@ -411,6 +414,63 @@ def test_mean_variance_draws_counts_estimate_and_the_poisson_line(results, ax):
     counts, estimate, line = ax.get_lines()
     assert len(counts.get_xdata()) == len(estimate.get_xdata()) == results.n_vars - 1
     np.testing.assert_array_equal(line.get_xdata(), line.get_ydata())
+
+
+def drawn_moments(ax):
+    return [np.transpose(line.get_data()) for line in ax.lines[:2]]
+
+
+@pytest.mark.parametrize("entries", [1, 1000, 2**21])
+@pytest.mark.parametrize("how", ["dense", "csc", "log1p common", "sparse layer", "table"])
+def test_moments_are_those_of_all_cells_at_once(draw, trained, ax, monkeypatch, how, entries):
+    """Whatever the counts and the estimate are stored as, and however many cells are a block."""
+    monkeypatch.setattr(_scale, "_BLOCK_ENTRIES", entries)
+    toy = draw()
+    options = {"scale": "log1p", "depth": "common"} if how == "log1p common" else {}
+    genes = [f"gene{n}" for n in (7, 3, 11)] if how == "table" else None
+    trained("nb").impute(toy, genes=genes, **options)
+    columns = [3, 7, 11] if how == "table" else slice(None)
+    common = Common.of(toy, None, None, "graphsci")
+    counts, estimate = common.counts(columns), common.estimate("denoised", columns)
+    logged = np.log1p(common.counts())
+    if how in ("csc", "sparse layer"):
+        toy.X = sparse.csc_matrix(toy.X)
+        toy.layers["denoised"] = sparse.csc_matrix(np.nan_to_num(toy.layers["denoised"]))
+    pl.mean_variance(toy, ax=ax)
+    for drawn, values in zip(drawn_moments(ax), (counts, estimate), strict=True):
+        expected = np.stack([values.mean(0), values.var(0)], 1)
+        np.testing.assert_allclose(drawn, expected[(expected > 0).all(1)], rtol=1e-6)
+    chosen = np.sort(np.argsort(-logged.var(0), kind="stable")[:13])
+    found = _scale.variable_genes(Common.of(toy, None, None, "graphsci"), 13)
+    np.testing.assert_array_equal(found, chosen)
+
+
+def test_moments_lose_no_digits_of_a_large_mean():
+    values = 1e8 + np.random.default_rng(0).normal(size=(40, 3))
+    blocks = [values[:7], sparse.csr_matrix(values[7:20]), values[20:]]
+    found = _scale.moments(iter(blocks))
+    np.testing.assert_allclose(found.variance, values.var(0), rtol=1e-6)
+    np.testing.assert_allclose(found.mean, values.mean(0), rtol=1e-14)
+
+
+def test_pictures_of_genes_hold_no_dense_array_of_all_cells(ax, monkeypatch):
+    """At most a fifth of what cells x genes take as float64; 200 cells are looked at as a whole."""
+    monkeypatch.setattr(_scale, "_BLOCK_ENTRIES", 2**16)
+    shape = 12_000, 500
+    counts = sparse.random(*shape, 0.03, "csr", np.float32, rng=np.random.default_rng(0))
+    counts.data[:] = np.ceil(9 * counts.data)
+    said = {"depth": "own", "scale": "counts"}
+    record = {"estimates": {"denoised": said}, "common_depth": 150.0}
+    layers = {"denoised": counts.toarray() + np.float32(0.1)}
+    adata = AnnData(counts, layers=layers, uns={"graphsci": record})
+    common = Common.of(adata, None, None, "graphsci")
+    pl.mean_variance(adata, ax=ax)  # what is loaded once
+    for use in (lambda: pl.mean_variance(adata, ax=ax), lambda: _scale.variable_genes(common, 50)):
+        tracemalloc.start()
+        use()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 8 * shape[0] * shape[1] / 5, peak
 
 
 def test_dispersion_is_the_inverse_of_theta(results, ax):

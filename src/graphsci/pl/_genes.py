@@ -14,10 +14,12 @@ from graphsci._labels import group_names
 from graphsci._words import check_column, similar_names
 from graphsci.pl._scale import (
     Common,
+    Moments,
     Values,
     check_has_results,
     copies_of,
     estimate_of,
+    moments,
     refuse_changed,
     run_record,
 )
@@ -159,11 +161,10 @@ def mean_variance(
     check_has_results(adata)
     common = Common.of(adata, counts_layer, library_key, key)
     found = estimate_of(adata, layer, key)
-    genes = found.estimated if found.is_table else slice(None)
-    counts, estimate = common.counts(genes), common.estimate(layer, genes)
+    counts = Moments(*(x[found.estimated] for x in moments(common.count_blocks())))
+    estimate = moments(common.estimate_blocks(layer))
     ax = axes_for(ax)
-    for values, color, label in ((counts, GREY, "counts"), (estimate, BLUE, layer)):
-        mean, variance = values.mean(0), values.var(0)
+    for (mean, variance), color, label in ((counts, GREY, "counts"), (estimate, BLUE, layer)):
         seen = (mean > 0) & (variance > 0)
         _dots(ax, mean[seen], variance[seen], color=color, label=label)
     ax.set(xscale="log", yscale="log")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy import sparse
 
 from graphsci._keys import keys
 from graphsci._words import check_column, few
-from graphsci.io.sources import to_csr
+from graphsci.io.sources import canonical_csr, to_csr
 from graphsci.preprocessing import library_sizes
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Values = NDArray[np.floating]
 #: Cells that tell whether a matrix is what it was.
 _LOOKED_AT = 200
+#: Entries, cells x genes, that are in memory at a time where all of them are gone through.
+_BLOCK_ENTRIES = 2**21
 #: Estimates whose sums over cells are about those of the counts.
 _MEANS = ("mean", "denoised", "imputed")
 _HIGHEST_LOG = 50.0  # exp of more is out of bounds
@@ -53,10 +55,41 @@ class Common(NamedTuple):
         return values / self.size_factors[:, None]
 
     def estimate(self, layer: str, genes: Any = slice(None)) -> Values:
+        return self._estimated(self._unchanged(layer), genes, slice(None))
+
+    def _unchanged(self, layer: str) -> Stored:
+        """Find an estimate; refuse one that has been normalised or logged since."""
         found = estimate_of(self.adata, layer, self.key)
         found.refuse_changed(self.size_factors, layer_of(self.adata, self.counts_layer))
-        values = found.decoded(found.values(genes))
-        return values if found.at_common_depth else values / self.size_factors[:, None]
+        return found
+
+    def _estimated(self, found: Stored, genes: Any, cells: slice) -> Values:
+        values = found.decoded(found.values(genes, cells=cells))
+        return values if found.at_common_depth else values / self.size_factors[cells, None]
+
+    def _blocks(self, n_genes: int) -> Iterator[slice]:
+        """Consecutive cells, so many that they are small as a dense array too."""
+        width = max(1, _BLOCK_ENTRIES // max(n_genes, 1))
+        for start in range(0, self.adata.n_obs, width):
+            yield slice(start, start + width)
+
+    def count_blocks(self) -> Iterator[sparse.csr_matrix]:
+        """Yield counts of all genes and of consecutive cells, sparse."""
+        matrix = layer_of(self.adata, self.counts_layer)
+        matrix = to_csr(matrix) if sparse.issparse(matrix) else matrix
+        for cells in self._blocks(self.adata.n_vars):
+            block = canonical_csr(matrix[cells])
+            data = block.data / np.repeat(self.size_factors[cells], np.diff(block.indptr))
+            yield sparse.csr_matrix((data, block.indices, block.indptr), shape=block.shape)
+
+    def estimate_blocks(self, layer: str) -> Iterator[Values]:
+        """Yield an estimate, of the genes that it has, of consecutive cells."""
+        found = self._unchanged(layer)
+        if sparse.issparse(found.matrix):
+            found = found._replace(matrix=to_csr(found.matrix))
+        genes = found.estimated if found.is_table else slice(None)
+        for cells in self._blocks(len(found.estimated)):
+            yield self._estimated(found, genes, cells)
 
     def refuse_unknown(self, layer: str, genes: Sequence[str]) -> None:
         """Refuse genes that have no estimate, which would be drawn as if they were silent."""
@@ -255,11 +288,42 @@ def _fits_better(expected: Values, one: Values, other: Values) -> bool:
 
 def variable_genes(common: Common, n_genes: int) -> NDArray[np.int64]:
     """Positions of the genes whose log-normalised counts vary most."""
-    variances = []
-    for start in range(0, common.adata.n_vars, 2000):
-        block = np.log1p(common.counts(slice(start, start + 2000)))
-        variances.append(block.var(0))
-    return np.sort(np.argsort(-np.concatenate(variances), kind="stable")[:n_genes])
+    variance = moments(block.log1p() for block in common.count_blocks()).variance
+    return np.sort(np.argsort(-variance, kind="stable")[:n_genes])
+
+
+class Moments(NamedTuple):
+    """Over cells, (genes,) each."""
+
+    mean: Values
+    variance: Values
+
+
+def moments(blocks: Iterable[Values | sparse.csr_matrix]) -> Moments:
+    """Mean and variance of all rows of ``blocks`` (cells, genes), which are there one at a time.
+
+    Squares are of the distance to each block's own mean, so that no digits are lost, and are put
+    together as in Chan et al. 1979, doi:10.1007/978-3-642-51461-6_3.
+    """
+    n, mean, squares = 0, np.zeros(1), np.zeros(1)
+    for block in blocks:
+        own, own_squares = _sums_of(block)
+        total, change = n + block.shape[0], own - mean
+        mean = mean + change * (block.shape[0] / total)
+        squares = squares + own_squares + change**2 * (n * block.shape[0] / total)
+        n = total
+    return Moments(mean, squares / n)
+
+
+def _sums_of(block: Values | sparse.csr_matrix) -> tuple[Values, Values]:
+    """Mean over rows, and the sum of squared distances to it."""
+    if isinstance(block, np.ndarray):
+        mean = block.mean(0)
+        return mean, ((block - mean) ** 2).sum(0)
+    n_rows, n_genes = block.shape
+    mean = np.bincount(block.indices, block.data, n_genes) / n_rows
+    squares = np.bincount(block.indices, (block.data - mean[block.indices]) ** 2, n_genes)
+    return mean, squares + (n_rows - block.getnnz(axis=0)) * mean**2
 
 
 def run_record(adata: AnnData, key: str) -> Mapping[str, Any]:
