@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -188,21 +189,23 @@ def judge(
 
     ratio = fraction / (1 - fraction)
     pools = simple_methods.pool_neighbours(kept, seed=seed)
-    predictions = {
+    with_own: dict[str, Callable[..., Any]] = {
+        MEANS_POSTERIOR: functools.partial(
+            simple_methods.gene_mean_posterior, kept, ratio=ratio, batch=batch
+        ),
+        POSTERIOR: functools.partial(simple_methods.pooled_posterior, pools, ratio=ratio),
+    }
+    predictions: dict[str, Callable[[], Any]] = {
         OURS: ours,
         NOTHING: lambda: simple_methods.nothing(kept, ratio=ratio),
         GENE_MEANS: lambda: simple_methods.gene_mean(kept, ratio=ratio, batch=batch),
-        MEANS_POSTERIOR: lambda theta=None: simple_methods.gene_mean_posterior(
-            kept, ratio=ratio, batch=batch, theta=theta
-        ),
+        MEANS_POSTERIOR: with_own[MEANS_POSTERIOR],
         POOLING: lambda: simple_methods.pooled(pools, ratio=ratio),
-        POSTERIOR: lambda theta=None: simple_methods.pooled_posterior(
-            pools, ratio=ratio, theta=theta
-        ),
+        POSTERIOR: with_own[POSTERIOR],
     }
     sums = {name: _score_cells(name, made(), held_out, cells) for name, made in predictions.items()}
-    for name in (MEANS_POSTERIOR, POSTERIOR) if theta is not None else ():
-        other = _score_cells(name, predictions[name](theta), held_out, cells)
+    for name, made in with_own.items() if theta is not None else ():
+        other = _score_cells(name, made(theta=theta), held_out, cells)
         sums[name] = min(sums[name], other, key=lambda one: one.total)
     molecules = np.asarray(kept.sum(0)).ravel()
     rare = np.argsort(molecules, kind="stable")[: len(molecules) // 2]
