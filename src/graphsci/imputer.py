@@ -15,6 +15,7 @@ from scipy import sparse
 
 from graphsci import estimates as es
 from graphsci._imputing import annotation, estimating
+from graphsci._imputing.as_batch import check_as_batch, left_note
 from graphsci._imputing.estimating import Cells, EstimateBlock
 from graphsci._imputing.gene_notes import gene_notes
 from graphsci._imputing.misfits import misfit_note
@@ -334,6 +335,7 @@ class GraphSCI:
         depth: es.Depth = "own",
         scale: es.Scale = "counts",
         interval: float | None = None,
+        as_batch: str | None = None,
         key_added: str = DEFAULT_KEY,
         prefix: str = "",
         copy: bool = False,
@@ -364,6 +366,10 @@ class GraphSCI:
             entry and of what was learned of its gene and its cell (docs/method.md); the preset
             ``paper`` takes what was learned as known. It lands in ``denoised_lower`` and
             ``denoised_upper``.
+        as_batch
+            Name of a batch: ``mean`` and ``denoised`` of all cells as they would be there, so that
+            batches can be compared (docs/method.md, "As of one batch"). None leaves each cell in
+            its own batch.
         key_added
             Name of the run; see Returns.
         prefix
@@ -408,7 +414,10 @@ class GraphSCI:
             or another slot is replaced that no run under ``key_added`` wrote; if many cells fit the
             model worse than those it was trained on.
         """
-        request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
+        request = Request.of(
+            adata, estimates, genes, depth=depth, scale=scale, interval=interval, as_batch=as_batch
+        )
+        check_as_batch(request.as_batch, self.fitted.spec.batch_names)
         slots, names, spec = keys(key_added, prefix=prefix), request.names, self.fitted.spec
         stored = slots.layer if genes is None else slots.table
         request.refuse_no_room(adata, copy=copy)
@@ -446,6 +455,7 @@ class GraphSCI:
         record["notes"] += told
         said = (
             misfit_note(self.fitted, cells, found.misfit, slots.misfit),
+            left_note(self.fitted, cells, embedding, request.as_batch),
             estimating.copies_note(self.fitted, cells),
         )
         for note in filter(None, said):
@@ -465,6 +475,7 @@ class GraphSCI:
         depth: es.Depth = "own",
         scale: es.Scale = "counts",
         interval: float | None = None,
+        as_batch: str | None = None,
     ) -> Iterator[EstimateBlock]:
         """Yield the same numbers as :meth:`impute` in blocks of cells; nothing is written.
 
@@ -477,10 +488,13 @@ class GraphSCI:
             Raw counts; genes are matched by name, in any order.
         layer, batch_key, allow_fractional
             Where the counts are, as in :meth:`fit`.
-        estimates, genes, depth, scale, interval
+        estimates, genes, depth, scale, interval, as_batch
             What is estimated, as in :meth:`impute`.
         """
-        request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
+        request = Request.of(
+            adata, estimates, genes, depth=depth, scale=scale, interval=interval, as_batch=as_batch
+        )
+        check_as_batch(request.as_batch, self.fitted.spec.batch_names)
         cells = self.prepare(
             adata, layer=layer, batch_key=batch_key, allow_fractional=allow_fractional
         )

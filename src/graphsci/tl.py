@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci._choices import N_NEIGHBORS
+from graphsci._imputing.as_batch import check_as_batch
 from graphsci._imputing.request import Request
 from graphsci._keys import DEFAULT_KEY, keys
 from graphsci._log import Log, say_nothing
@@ -21,6 +22,7 @@ from graphsci.config import Config
 from graphsci.estimates import Depth, Estimate, Scale
 from graphsci.gene_graph.graph import GeneGraph
 from graphsci.imputer import GraphSCI
+from graphsci.preprocessing import extract_batch
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,6 +43,7 @@ def impute(
     depth: Depth = "own",
     scale: Scale = "counts",
     interval: float | None = None,
+    as_batch: str | None = None,
     gene_graph: GeneGraph | sparse.spmatrix | NDArray | pd.DataFrame | None = None,
     allow_fractional: bool = False,
     key_added: str = DEFAULT_KEY,
@@ -63,7 +66,7 @@ def impute(
         Raw counts in ``X``, or in ``layer``; never overwritten.
     layer, batch_key, allow_fractional
         Where the counts are, and their batches: as in ``GraphSCI.fit``.
-    estimates, genes, depth, scale, interval
+    estimates, genes, depth, scale, interval, as_batch
         What is estimated: as in :meth:`graphsci.GraphSCI.impute`.
     gene_graph
         A network to use instead of one computed from the counts.
@@ -89,7 +92,11 @@ def impute(
     >>> sc.pl.umap(adata, color="LYZ", layer="denoised")
     """
     # what is asked for is checked before the long work
-    request = Request.of(adata, estimates, genes, depth=depth, scale=scale, interval=interval)
+    request = Request.of(
+        adata, estimates, genes, depth=depth, scale=scale, interval=interval, as_batch=as_batch
+    )
+    if as_batch is not None:
+        check_as_batch(request.as_batch, extract_batch(adata, batch_key)[1])
     slots = keys(key_added, prefix=prefix)
     if genes is None:
         request.refuse_overwriting(layer, slots)
@@ -116,6 +123,7 @@ def impute(
         depth=depth,
         scale=scale,
         interval=interval,
+        as_batch=as_batch,
         key_added=key_added,
         prefix=prefix,
         copy=copy,

@@ -86,6 +86,14 @@ class Estimates:
             help="Add a posterior interval of this level, e.g. 0.9, to 'denoised'.",
         ),
     ] = None
+    as_batch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="'mean' and 'denoised' of all cells as of this batch, so that batches can be "
+            "compared; needs --batch-key. Each cell's own if not given.",
+        ),
+    ] = None
     key_added: KeyAdded = DEFAULT_KEY
     prefix: Annotated[str, typer.Option(help="Put in front of the names of layers.")] = ""
 

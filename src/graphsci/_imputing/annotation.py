@@ -84,6 +84,13 @@ def _of_axes(network: CountNetwork) -> dict[str, list[float]]:
     }
 
 
+def _in_batch(unit: str, as_batch: str | None) -> dict[str, str]:
+    """Say of which batch estimates in this ``unit`` are."""
+    if as_batch is None:
+        return {"unit": f"{unit}, in each cell's own batch"}
+    return {"unit": f"{unit}, as of batch {as_batch!r}", "as_batch": as_batch}
+
+
 def run_record(
     model: GraphSCI, request: Request, *, stored: Callable[[str], str] = str
 ) -> dict[str, Any]:
@@ -98,6 +105,8 @@ def run_record(
     level = request.interval
     depth = fitted.spec.common_counts
     scales = es.describe_scale(request.depth, request.scale, median_library=depth)
+    if fitted.spec.batch_names:
+        scales |= _in_batch(scales["unit"], request.as_batch)
     return {
         "estimates": {
             stored(name): {
@@ -108,6 +117,7 @@ def run_record(
             for name in request.names
         },
         **({} if level is None else {"interval_level": level}),
+        **({} if request.as_batch is None else {"as_batch": request.as_batch}),
         "config": fitted.spec.config.to_dict(),
         "seed": fitted.spec.config.seed,
         "likelihood": fitted.spec.likelihood,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from graphsci import estimates as es
+from graphsci._imputing.as_batch import in_batch
 from graphsci._imputing.request import Request
 from graphsci.advance import Meter
 from graphsci.io.sources import CHUNK_CELLS, CountSource, divided, read_ahead
@@ -271,6 +272,7 @@ def estimate_blocks(
     place = _Placement.of(cells.gene_names[request.columns], spec)
     divided_by = place.copies(spec)
     outside, in_data = request.columns[place.outside], cells.match.positions >= 0
+    code = None if request.as_batch is None else spec.batch_names.index(request.as_batch)
     for start, block, counts, library in _row_blocks(network, cells, chunks):
         with torch.inference_mode():
             z = network.latent(block)
@@ -278,13 +280,16 @@ def estimate_blocks(
             dense = block.dense(block.counts, len(spec.gene_names))
             both = predicted, dense
             misfits = misfit(*(both if in_data.all() else _chosen(*both, np.flatnonzero(in_data))))
-            uncertain = None
+            uncertain, genes = None, torch.as_tensor(place.model_genes, device=z.device)
             if not mean_is_known and "denoised_sd" in request.names:
-                genes = torch.as_tensor(place.model_genes, device=z.device)
                 seen = block._replace(library=torch.as_tensor(library).to(z))
                 uncertain = network.log_mean_variance(z, seen, genes)
             rate = es.posterior(*_chosen(*both, place.model_genes), uncertain)
+            there = None
+            if code is not None:
+                there, rate = in_batch(network, block, z, code, rate, genes)
             values = es.compute_estimates(rate, request.names, interval_level=request.interval)
+            values = values if there is None else there.of(values)
         measured, empty = counts[:, outside].toarray(), library == 0
         values = {name: place.fill(name, v, measured, empty) for name, v in values.items()}
         if divided_by is not None:

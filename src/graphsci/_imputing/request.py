@@ -26,6 +26,7 @@ class Request(NamedTuple):
     depth: es.Depth
     scale: es.Scale
     interval: float | None
+    as_batch: str | None = None  #: batch that estimates are as of; None for each cell's own
 
     @classmethod
     def of(
@@ -37,12 +38,17 @@ class Request(NamedTuple):
         depth: es.Depth = "own",
         scale: es.Scale = "counts",
         interval: float | None = None,
+        as_batch: str | None = None,
     ) -> Request:
         """Check a request; each fault is one ValueError that names it."""
         check_is_anndata(adata)
         _check_scale(depth, scale)
-        names = es.estimate_names(_checked_estimates(estimates, interval), interval)
-        return cls(names, _columns(adata.var_names, genes), depth, scale, interval)
+        chosen = _checked_estimates(estimates, interval)
+        if as_batch is not None:
+            as_batch = str(as_batch)  # as the names of batches are, whatever their type
+            _refuse_counts(chosen)
+        names, columns = es.estimate_names(chosen, interval), _columns(adata.var_names, genes)
+        return cls(names, columns, depth, scale, interval, as_batch)
 
     @classmethod
     def plain(cls, *names: str) -> Request:
@@ -88,6 +94,17 @@ def _checked_estimates(estimates: Sequence[str], interval: float | None) -> tupl
             "interval: it belongs to the estimate 'denoised', which was not asked for."
         )
     return tuple(name for name in es.ESTIMATES if name in chosen)
+
+
+def _refuse_counts(estimates: tuple[es.Estimate, ...]) -> None:
+    """Refuse estimates that keep counts, which are of the batch that they were measured in."""
+    kept = [name for name in estimates if name.startswith("imputed")]
+    if kept:
+        raise ValueError(
+            f"as_batch (--as-batch): {' and '.join(map(repr, kept))} "
+            f"{'keeps' if len(kept) == 1 else 'keep'} the measured counts, which are of the cell's "
+            "own batch; expected 'denoised' or 'mean'. Leave one of the two out."
+        )
 
 
 def _check_scale(depth: str, scale: str) -> None:

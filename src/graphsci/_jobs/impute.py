@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from graphsci import io
 from graphsci._choices import CHECKPOINT_MINUTES, Digits
+from graphsci._imputing.as_batch import check_as_batch
 from graphsci._jobs.checks import check_networks, check_outputs, check_request
 from graphsci._jobs.files import Endings, FileJob, stays_on_disk
 from graphsci._jobs.output import is_shared, write_estimates, write_share
@@ -25,7 +26,7 @@ from graphsci.estimates import ESTIMATES, Depth, Estimate, Scale, estimate_names
 from graphsci.imputer import GraphSCI
 from graphsci.io.files import write_json, write_text
 from graphsci.io.streams import take_cells
-from graphsci.preprocessing import positions_of
+from graphsci.preprocessing import extract_batch, positions_of
 from graphsci.training.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Job(FileJob):
     depth: Depth = "own"
     scale: Scale = "counts"
     interval: float | None = None
+    as_batch: str | None = None
     prefix: str = ""
     model: Path | None = None  #: folder to save the model in
     checkpoint: Path | None = None  #: file that keeps the state of training until the end
@@ -76,7 +78,7 @@ class Job(FileJob):
     @property
     def request(self) -> dict[str, Any]:
         """Arguments that say which estimates are meant."""
-        names = ("estimates", "genes", "depth", "scale", "interval")
+        names = ("estimates", "genes", "depth", "scale", "interval", "as_batch")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -215,6 +217,7 @@ def apply(
     run = _Run(job, trained_here=False, log=log)
     with run.clock.stage("loading the model"):
         model = GraphSCI.load(model_path, device=device if team is None else str(team.device))
+    check_as_batch(job.as_batch, model.fitted.spec.batch_names)
     return _finish_together(run, model, _read(run, None), team)
 
 
@@ -238,6 +241,8 @@ def _read(run: _Run, adata: AnnData | None) -> AnnData:
                 )
                 adata = take_cells(adata, chosen)
     check_request(job, adata)
+    if run.trained_here and job.as_batch is not None:
+        check_as_batch(job.as_batch, extract_batch(adata, job.batch_key)[1])
     return adata
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from graphsci import io
 from graphsci._imputing.annotation import annotate_genes, record_of_data, without_replaced
+from graphsci._imputing.as_batch import left_note
 from graphsci._imputing.estimating import (
     ALL,
     Cells,
@@ -83,10 +84,11 @@ def write_estimates(
             _copy_extended(model, adata, job, temporary, others)
         else:
             io.write_anndata(adata, temporary)
-        lost, misfit = stream.write(temporary)
+        lost, misfit, embedding = stream.write(temporary)
         said = (
             *gene_notes(model.fitted.spec, cells, stream.request.columns),
             misfit_note(model.fitted, cells, misfit, slots.misfit),
+            left_note(model.fitted, cells, embedding, stream.request.as_batch),
             copies_note(model.fitted, cells),
         )
         notes = list(filter(None, said))
@@ -201,11 +203,11 @@ class _Stream:
         bounds = [*self.cells.starts(), self.cells.n_cells]
         return slice(bounds[self.chunks.start], bounds[self.chunks.stop])
 
-    def write(self, path: Path) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    def write(self, path: Path) -> tuple[dict[str, Any], NDArray[np.float32], NDArray[np.float32]]:
         """Write estimates, as dense or sparse layers or as tables, and what is known of cells.
 
-        Return what the estimates do not hold, and the cells' misfit. Where a team shares the
-        layers, this is the first process's part.
+        Return what the estimates do not hold, the cells' misfit and their embedding. Where a team
+        shares the layers, this is the first process's part.
         """
         sink = None
         with contextlib.ExitStack() as stack:
@@ -217,7 +219,7 @@ class _Stream:
             clipped = self.fill(writer, sink)
             dropped = sink.dropped() if isinstance(sink, SparseLayers) else {}
         lost = {"clipped": clipped, "dropped": dropped}
-        return {name: found for name, found in lost.items() if found}, self._add_columns(path)
+        return {name: found for name, found in lost.items() if found}, *self._add_columns(path)
 
     def layer_writer(self, path: Path) -> LayerWriter:
         """Open the output for dense layers and embedding: all rows, or this process's."""
@@ -266,8 +268,8 @@ class _Stream:
             meter.reach(block.start + len(block.misfit) - self.rows.start)
         return n_clipped
 
-    def _add_columns(self, path: Path) -> NDArray[np.float32]:
-        """Write into ``obs`` what is known of cells, some of it streamed; return their misfit."""
+    def _add_columns(self, path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Write into ``obs`` what is known of cells; return misfit and embedding, as streamed."""
         slots, network = self.job.slots, self.model.count_network
         add_column(path, "obs", slots.library, self.cells.totals)
         with open_store(path, "r+") as root:
@@ -278,7 +280,7 @@ class _Stream:
         if network is not None:
             add_column(path, "obs", slots.certainty, cell_certainty(network, embedding))
         add_column(path, "obs", slots.misfit, misfit)
-        return misfit
+        return np.asarray(misfit), np.asarray(embedding)
 
 
 def _clip(blocks: Iterable[NDArray[np.floating]]) -> int:

@@ -69,6 +69,10 @@ class StateAxes(nn.Module):
         """Coordinates of cells at ``z`` (cells, latent)."""
         return z @ self.inverse.T * self.spread
 
+    def to_z(self, coordinates: Tensor) -> Tensor:
+        """Where cells of these ``coordinates`` (cells, latent) are in the latent space."""
+        return coordinates / self.spread @ self.axes.T
+
     def of_genes(self, loadings: Tensor) -> Tensor:
         """What ``loadings`` (genes, latent) are per standard deviation of each axis."""
         return loadings @ self.axes
