@@ -259,6 +259,15 @@ def test_numbers_name_batches_too(toy):
     assert np.array_equal(one.layers["denoised"], other.layers["denoised"])
 
 
+def test_the_check_is_not_of_estimates_as_of_a_batch(toy):
+    model = GraphSCI(max_epochs=3, graph="none", seed=0).fit(toy, **KEY)
+    said = (
+        "The check is of the estimate 'denoised' in each cell's own batch: of 'mean' and "
+        "'denoised' as of batch 'b1' nothing was tested."
+    )
+    assert said in impute(model, toy, as_batch="b1").uns["graphsci"]["notes"]
+
+
 # --- errors ---------------------------------------------------------------------------
 
 

@@ -246,12 +246,21 @@ def test_apply_says_that_the_check_was_of_other_cells(finished, tmp_path):
     assert "On the model's training data: " not in (folder / "report.html").read_text()
 
 
-def test_the_check_is_of_denoised_and_says_so_where_that_is_not_written(counts, tmp_path):
-    out, said_of_it = tmp_path / "out.h5ad", "of the others nothing was tested"
-    _, said = run("impute", counts, "-o", out, *SHORT, "--estimate", "mean")
-    assert said_of_it in said
-    _, said = run("impute", counts, "-o", out, *SHORT, "--estimate", "denoised", "--overwrite")
-    assert said_of_it not in said
+@pytest.mark.parametrize(
+    ("estimates", "untested"),
+    [
+        (("mean",), "'mean'"),
+        (("denoised", "imputed", "mean"), "'mean' and 'imputed'"),
+        (("denoised",), None),
+    ],
+)
+def test_the_check_is_of_denoised_and_says_so_of_others(counts, tmp_path, estimates, untested):
+    out, asked = tmp_path / "out.h5ad", [w for name in estimates for w in ("--estimate", name)]
+    _, said = run("impute", counts, "-o", out, *SHORT, *asked)
+    note = f"The check is of the estimate 'denoised': of {untested} nothing was tested."
+    assert (note in said) == (untested is not None)
+    assert (note in anndata.read_h5ad(out).uns["graphsci"]["notes"]) == (untested is not None)
+    assert ("nothing was tested" in said) == (untested is not None)
 
 
 def test_apply_tells_what_the_new_counts_are_like(finished, tmp_path):

@@ -91,6 +91,21 @@ def _in_batch(unit: str, as_batch: str | None) -> dict[str, str]:
     return {"unit": f"{unit}, as of batch {as_batch!r}", "as_batch": as_batch}
 
 
+def _unchecked(request: Request) -> list[str]:
+    """Say of which estimates that are asked for the check is not."""
+    moved = request.as_batch is not None
+    wanted = [name for name in es.ESTIMATES if name in request.names]
+    others = [repr(name) for name in wanted if moved or name != "denoised"]
+    if not others:
+        return []
+    where = f" as of batch {request.as_batch!r}" if moved else ""
+    checked = "'denoised' in each cell's own batch" if moved else "'denoised'"
+    return [
+        f"The check is of the estimate {checked}: of {' and '.join(others)}{where} nothing was "
+        "tested."
+    ]
+
+
 def run_record(
     model: GraphSCI, request: Request, *, stored: Callable[[str], str] = str
 ) -> dict[str, Any]:
@@ -100,8 +115,8 @@ def run_record(
     """
     fitted, count = model.fitted, model.count_network
     notes = list(fitted.notes)
-    if fitted.verdict is not None and "denoised" not in request.names:
-        notes.append("The check is of the estimate 'denoised': of the others nothing was tested.")
+    if fitted.verdict is not None:
+        notes += _unchecked(request)
     level = request.interval
     depth = fitted.spec.common_counts
     scales = es.describe_scale(request.depth, request.scale, median_library=depth)
