@@ -1,5 +1,6 @@
 """Estimates as of a common batch: known factors, worked by hand, one's own batch, errors."""
 
+import json
 from functools import lru_cache
 
 import anndata
@@ -247,7 +248,14 @@ def test_training_and_estimates_in_one_step(toy, tmp_path):
     assert np.array_equal(out.layers["denoised"], with_it.layers["denoised"])
     toy.write_h5ad(tmp_path / "in.h5ad")
     asked = ("--batch-key", "batch", "--as-batch", "b0", "--max-epochs", 3, "--no-check")
-    run("impute", tmp_path / "in.h5ad", "-o", tmp_path / "out.h5ad", *asked)
+    page, summary = tmp_path / "report.html", tmp_path / "run.json"
+    results = ("--report", page, "--json", summary)
+    run("impute", tmp_path / "in.h5ad", "-o", tmp_path / "out.h5ad", *asked, *results)
+    sizes = toy.obs["batch"].value_counts().to_dict()
+    assert json.loads(summary.read_text())["batch_cells"] == sizes
+    named = ", ".join(f"{name} ({sizes[name]} cells)" for name in ("b0", "b1"))
+    assert f"Batches: those of obs/batch, {named}." in page.read_text()
+    assert "Estimates of all cells, in the figures too, are as of batch b0." in page.read_text()
     written = anndata.read_h5ad(tmp_path / "out.h5ad")
     assert np.array_equal(out.layers["denoised"], written.layers["denoised"])
 

@@ -41,6 +41,7 @@ def make_summary(model, verdict: dict, **changes) -> dict:
         "meanings": {name: said["meaning"] for name, said in record["estimates"].items()},
         "units": {name: said["unit"] for name, said in record["estimates"].items()},
         "key_added": "graphsci",
+        "batch_cells": {},
         "gene_match": "59 of 59 genes matched by name.",
         "notes": ["a note"],
         "record": record,
@@ -196,3 +197,53 @@ def test_a_sketch_needs_its_labels(draw, trained):
         ValueError, match="obs has no column 'nothing'; columns present: 'group', 'batch'"
     ):
         report.sketch(trained("nb"), draw(), label_key="nothing")
+
+
+def test_batches_and_layer_are_named_only_where_they_were_used(trained, render):
+    plain = render({})
+    assert "Batches: " not in plain
+    assert "Counts: those of" not in plain
+    model = trained("batches")
+    summary = make_summary(model, {}, batch_cells={"b0": 1100, "b1": 100})
+    summary["record"] |= {"batch_key": "batch", "counts": "layers/raw"}
+    page = report.render(summary, model.history, ())
+    assert "Counts: those of layers/raw." in page
+    assert "Batches: those of obs/batch, b0 (1,100 cells), b1 (100 cells)." in page
+    assert "Estimates are on the scale of each cell&#39;s own batch; --as-batch NAME" in page
+    summary["record"]["as_batch"] = "b0"
+    page = report.render(summary, model.history, ())
+    assert "Estimates of all cells, in the figures too, are as of batch b0." in page
+    assert "each cell&#39;s own batch; --as-batch" not in page
+
+
+def test_of_many_batches_some_are_named(trained):
+    model = trained("batches")
+    summary = make_summary(model, {}, batch_cells={f"b{i}": 10 for i in range(30)})
+    summary["record"]["batch_key"] = "batch"
+    page = report.render(summary, model.history, ())
+    assert "b19 (10 cells), and 10 more." in page
+    assert "b20" not in page
+
+
+@pytest.mark.parametrize("label_key", [None, "group", "batch"])
+def test_cells_are_coloured_by_batch_as_well(trained, toy, monkeypatch, label_key):
+    drawn = []
+    monkeypatch.setattr(report.pl, "embedding", lambda *_, color, **__: drawn.append(color))
+    model = trained("batches")
+    small = report.sketch(model, toy, label_key=label_key, batch_key="batch")
+    report.figures(model, small, label_key=label_key, batch_key="batch")
+    assert drawn == [["batch"] if label_key == "batch" else [label_key, "batch"]]
+    assert (small.obs["batch"] == toy.obs["batch"]).all()
+    small = report.sketch(trained("nb"), toy, batch_key="batch")
+    report.figures(trained("nb"), small, batch_key="batch")
+    assert drawn[-1] == [None]  # the model knows of no batches
+
+
+def test_a_sketch_is_as_of_the_batch_that_was_written(trained, toy):
+    options, model = {"batch_key": "batch", "as_batch": "b1"}, trained("batches")
+    small = report.sketch(model, toy, **options)
+    with pytest.warns(UserWarning, match="still differ"):
+        model.impute(toy, **options)
+    there = toy[small.obs_names, small.var_names].layers["denoised"]
+    np.testing.assert_allclose(small.layers["denoised"], there, rtol=1e-5)
+    assert small.uns["graphsci"]["estimates"]["denoised"]["as_batch"] == "b1"

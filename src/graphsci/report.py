@@ -29,7 +29,7 @@ from graphsci.io.files import is_store
 from graphsci.io.sources import divide
 from graphsci.io.streams import take_cells
 from graphsci.pl._cells import scanpy_colors
-from graphsci.preprocessing import library_sizes, log_normalize
+from graphsci.preprocessing import library_sizes, log_normalize, read_batches
 from graphsci.verdict import NO_VERDICT
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _SKETCH_CELLS, _SKETCH_ENTRIES = 2_000, 3_000_000
 _VARIABLE_GENES = 1_000
 _NO_LABEL = "no label"
+_BATCHES = 20  #: that are named with their cells
 
 
 class Picture(NamedTuple):
@@ -72,6 +73,7 @@ def sketch(
     layer: str | None = None,
     batch_key: str | None = None,
     allow_fractional: bool = False,
+    as_batch: str | None = None,
     label_key: str | None = None,
     genes: Sequence[str] = (),
 ) -> AnnData:
@@ -84,7 +86,9 @@ def sketch(
     adata
         Raw counts, as for :meth:`GraphSCI.impute`; not changed.
     layer, batch_key, allow_fractional
-        As for :meth:`GraphSCI.impute`.
+        As for :meth:`GraphSCI.impute`; batches that the model knows of are kept, as names.
+    as_batch
+        Batch that the estimates are as of.
     label_key
         Column of ``obs`` to keep.
     genes
@@ -110,7 +114,8 @@ def sketch(
     counts = divide(model.prepare(part, **options).counts, np.reciprocal(model.fitted.spec.copies))
     columns = _sketch_genes(counts, model, genes, _SKETCH_ENTRIES // n_cells, rng)
     names = model.gene_names[columns]
-    blocks = list(model.iterate_estimates(part, **options, genes=names.tolist()))
+    wanted = {"genes": names.tolist(), "as_batch": as_batch}
+    blocks = list(model.iterate_estimates(part, **options, **wanted))
     from anndata import AnnData
 
     small = AnnData(
@@ -131,13 +136,17 @@ def sketch(
     if label_key is not None:
         small.obs[label_key] = _labels(adata, label_key).iloc[rows].array
         small.uns |= _colors(adata, small.obs[label_key])
+    if batch_key is not None and batch_key != label_key and model.fitted.spec.batch_names:
+        small.obs[batch_key] = _batches(adata, batch_key).iloc[rows].array
+        small.uns |= _colors(adata, small.obs[batch_key])
     theta = model.inverse_dispersion()
     if theta is not None:
         small.var[keys().inverse_dispersion] = theta.to_numpy()[columns]
     copies = model.copies()
     if copies is not None:
         small.var[keys().copies] = copies.to_numpy()[columns]
-    small.uns["graphsci"] = run_record(model, Request.plain("denoised", "denoised_sd"))
+    request = Request.plain("denoised", "denoised_sd")._replace(as_batch=as_batch)
+    small.uns["graphsci"] = run_record(model, request)
     return small
 
 
@@ -171,6 +180,13 @@ def _labels(adata: AnnData, label_key: str) -> pd.Series:
     return pd.Series(pd.Categorical(labels, categories=order), index=column.index)
 
 
+def _batches(adata: AnnData, batch_key: str) -> pd.Series:
+    """Names of the cells' batches, as the model knows them."""
+    codes, names = read_batches(adata, batch_key)
+    batches = pd.Categorical.from_codes(codes, categories=pd.Index(names))
+    return pd.Series(batches, index=adata.obs_names, name=batch_key)
+
+
 def _colors(adata: AnnData, kept: pd.Series) -> dict[str, list[str]]:
     """Scanpy's colours of the groups that are drawn, in their order; nothing where it left none."""
     known = scanpy_colors(adata, str(kept.name))
@@ -183,7 +199,12 @@ def _colors(adata: AnnData, kept: pd.Series) -> dict[str, list[str]]:
 
 
 def figures(
-    model: GraphSCI, small: AnnData, *, label_key: str | None = None, genes: Sequence[str] = ()
+    model: GraphSCI,
+    small: AnnData,
+    *,
+    label_key: str | None = None,
+    batch_key: str | None = None,
+    genes: Sequence[str] = (),
 ) -> list[Picture]:
     """Draw what is worth looking at after a run; a map only of four cells or more.
 
@@ -195,6 +216,8 @@ def figures(
         From :func:`sketch`.
     label_key
         Column of ``small.obs`` that colours the cells and groups the violins.
+    batch_key
+        Column with batches, by which cells are coloured as well if ``small`` has it.
     genes
         Marker genes for the violins; the three most variable genes if empty.
     """
@@ -207,8 +230,11 @@ def figures(
         figure = _draw((6.6, 2.5), lambda ax: pl.verdict(model, ax=ax))
         add("verdict", "Held-out molecules", _CAPTIONS["verdict"], figure)
     if small.n_obs >= pl.FEWEST_MAPPED:
-        figure = Figure(figsize=(10.5, 4.4), layout="constrained")
-        pl.embedding(small, color=label_key, figure=figure)
+        colors: list[Any] = [label_key]  # None is the library size
+        if batch_key in small.obs and batch_key != label_key:
+            colors.append(batch_key)
+        figure = Figure(figsize=(10.5, 4.4 * len(colors)), layout="constrained")
+        pl.embedding(small, color=colors, figure=figure)
         add("embedding", "Cells before and after", _caption("embedding", small, model), figure)
     if label_key is not None and not pl.is_numeric(small.obs[label_key]):
         chosen = [gene for gene in genes if gene in small.var_names] or _most_variable(small, 3)
@@ -356,6 +382,7 @@ def render(
         settings=_settings(record["config"]),
         stopped=_stopped_words(record["training"]),
         loading=loading_lines(summary),
+        counted=_counted_words(summary),
         pictures=pictures,
         departures=None if departures is None else departures.to_dict("records"),
         n_epochs=len(history),
@@ -409,6 +436,29 @@ def _stopped_words(training: Mapping[str, Any]) -> str:
     }
     why = reasons.get(training["stopped"], training["stopped"])
     return f"{epochs} epochs; {why}. The weights are those of epoch {best}."
+
+
+def _counted_words(summary: Mapping[str, Any]) -> list[str]:
+    """Say of a run which counts were used, if not those of X, and which batches, if any."""
+    record, sizes = summary["record"], summary["batch_cells"]
+    lines = []
+    if record.get("counts", "X") != "X":
+        lines.append(f"Counts: those of {record['counts']}.")
+    if sizes:
+        named = [f"{name} ({n:,} cells)" for name, n in sizes.items()]
+        more = [f"and {len(named) - _BATCHES:,} more"] if len(named) > _BATCHES else []
+        lines.append(
+            f"Batches: those of obs/{record['batch_key']}, "
+            + ", ".join(named[:_BATCHES] + more)
+            + "."
+        )
+        lines.append(
+            f"Estimates of all cells, in the figures too, are as of batch {record['as_batch']}."
+            if "as_batch" in record
+            else "Estimates are on the scale of each cell's own batch; --as-batch NAME gives them "
+            "as of one."
+        )
+    return lines
 
 
 def loading_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -275,8 +275,8 @@ def _finish(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None
         from graphsci import report  # with matplotlib, which only this needs
 
         with clock.stage("figures"):
-            options = {**job.where, "label_key": job.label_key, "genes": job.markers}
-            small = report.sketch(model, adata, **options)
+            drawn: dict[str, Any] = {"label_key": job.label_key, "genes": job.markers}
+            small = report.sketch(model, adata, **job.where, as_batch=job.as_batch, **drawn)
     cells = model.prepare(adata, **job.where)
     with clock.stage("writing"):
         if job.model is not None:  # first: it is small, and takes longest to make again
@@ -289,8 +289,8 @@ def _finish(run: _Run, model: GraphSCI, adata: AnnData, team: Team | None = None
     if job.report is not None:
         log(f"drawing figures, writing {job.report}")
         with clock.stage("figures"):
-            pictures = report.figures(model, small, label_key=job.label_key, genes=job.markers)
-            apart = report.group_departures(small, job.label_key)
+            pictures = report.figures(model, small, batch_key=job.batch_key, **drawn)
+            apart = None if job.as_batch else report.group_departures(small, job.label_key)
         summary |= cost(clock)
         page = report.render(summary, model.history, pictures, departures=apart, title=job.title)
         write_text(job.report, page)

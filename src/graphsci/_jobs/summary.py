@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from graphsci import __version__
 from graphsci._jobs.info import depth_and_zeros
 from graphsci._jobs.output import LARGEST_HALF
@@ -41,12 +43,20 @@ def summarise(
         "meanings": {name: estimate["meaning"] for name, estimate in said.items()},
         "units": {name: estimate["unit"] for name, estimate in said.items()},
         "key_added": job.key_added,
+        "batch_cells": _batch_cells(model, cells),
         "gene_match": cells.match.summary(),
         "gene_graph": {"source": graph.source, "edges": graph.n_edges, "genes": graph.n_genes},
         "notes": list(dict.fromkeys([*record["notes"], *cells.notes, *_notes(job, record)])),
         "record": record,
         "verdict": record["verdict"],
     }
+
+
+def _batch_cells(model: GraphSCI, cells: Cells) -> dict[str, int]:
+    """Cells of each batch that the model knows of; empty without batches."""
+    names = model.fitted.spec.batch_names
+    sizes = np.bincount(cells.batch, minlength=len(names)).tolist()
+    return dict(zip(names, sizes, strict=True)) if names else {}
 
 
 def _notes(job: Job, record: dict[str, Any]) -> list[str]:
