@@ -464,7 +464,7 @@ def test_common_depth_is_the_median_library_of_the_cells(trained, toy):
 def log_mean_variance(model, adata):
     """How uncertain the model's network says it is of log mu in the cells and genes."""
     states = model.fitted.network.uncertainty.states
-    z = torch.from_numpy(model.latent(adata)[CELLS]) / states.spread @ states.axes.T
+    z = states.to_z(torch.from_numpy(model.latent(adata)[CELLS]))
     molecules = torch.from_numpy(adata.X[CELLS].sum(1))
     nothing, batch = torch.zeros(0), torch.zeros(len(z)).long()
     cells = CellBlock(nothing, nothing, nothing, molecules, batch)
