@@ -65,3 +65,10 @@ def test_another_scale_or_depth_is_refused(adata):
         tl.group_departures(adata, "group", estimate="mean")
     with pytest.raises(ValueError, match="no column 'type'"):
         tl.group_departures(adata, "type")
+
+
+def test_estimates_as_of_another_batch_are_refused(adata):
+    said = {"scale": "counts", "depth": "own", "as_batch": "first"}
+    adata.uns["graphsci"] = {"estimates": {"denoised": said}}
+    with pytest.raises(ValueError, match="as of batch 'first', expected each cell's own batch"):
+        tl.group_departures(adata, "group")

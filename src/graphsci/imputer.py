@@ -455,7 +455,7 @@ class GraphSCI:
         record["notes"] += told
         said = (
             misfit_note(self.fitted, cells, found.misfit, slots.misfit),
-            left_note(self.fitted, cells, embedding, request.as_batch),
+            left_note(self.fitted, cells, found.values[slots.latent], request.as_batch),
             estimating.copies_note(self.fitted, cells),
         )
         for note in filter(None, said):
