@@ -197,7 +197,8 @@ def group_departures(
         )
     if (as_batch := said.get("as_batch")) is not None:
         raise ValueError(
-            f"layers[{estimate!r}] is as of batch {as_batch!r}, expected each cell's own batch, as the counts are. Run impute without as_batch."
+            f"layers[{estimate!r}] is as of batch {as_batch!r}, expected each cell's own "
+            "batch, as the counts are. Run impute without as_batch."
         )
     counts = adata.X if layer is None else adata.layers[layer]
     copies = adata.var.get(keys(key_added).copies)
