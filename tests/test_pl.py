@@ -17,7 +17,7 @@ from graphsci.pl._scale import Common
 
 def test_only_plots_are_offered():
     """Completion in a notebook lists what pl and tl are for."""
-    assert dir(tl) == ["gene_network", "impute"]
+    assert dir(tl) == ["gene_network", "group_departures", "impute"]
     assert "embedding" in dir(pl)
     assert all(getattr(pl, name).__module__.startswith("graphsci.") for name in dir(pl))
 

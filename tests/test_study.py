@@ -70,7 +70,7 @@ def test_only_the_command_imports_the_judge():
         )
         and package / "evaluation" not in path.parents
     ]
-    parts = ("", "_layers", "_ours", "_report")
+    parts = ("", "_layers", "_ours", "_report", "_request")
     assert sorted(users) == [f"_jobs/evaluate{part}.py" for part in parts]
 
 
