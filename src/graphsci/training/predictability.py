@@ -197,15 +197,15 @@ def p_values(target: sparse.csr_matrix, library: Floats, known: Floats, states: 
     molecules, L_c the depth of the cell, and z~ the state with what is known, k_c, regressed out
     (weights L), loadings drawn from N(0, tau^2 I) have the score ::
 
-        Q = |sum_c t_c z~_c|^2 / v,    v = sum_c r_c^2 |z~_c|^2 / sum_c L_c |z~_c|^2
+        Q = |sum_c t_c z~_c|^2 / v,    v = mean over c of (t_c - L_c k_c b)^2 / L_c
 
     which for tau = 0 is a sum of chi-squares weighted by the eigenvalues of
     sum_c L_c z~_c z~_c^T, approximated by the scaled chi-square of the same mean and variance
-    (Satterthwaite 1946). r_c = t_c - L_c k_c b is what depth and batch leave of a count with the
-    gene's least-squares b (weights 1 / L): v makes Q what it is in the mean for independent
-    counts, however their variance grows with depth (White 1980, doi:10.2307/1912934), so that
-    noise beyond Poisson is no evidence; of Poisson counts v is the gene's share of the
-    molecules. Counts are cut off at ten molecules, or at the gene's mean there
+    (Satterthwaite 1946). v is what is left of the gene's variance with its least-squares b
+    (weights 1 / L, its degrees of freedom taken off), so that noise beyond Poisson is no
+    evidence; of Poisson counts v is the gene's share of the molecules. Of an overdispersed gene
+    it grows with depth, and is taken at the depth of the cells that say most, weighted by
+    L |z~|^2 (:func:`_growth`). Counts are cut off at ten molecules, or at the gene's mean there
     and five standard deviations, if that is more, so that no cell alone hides variation.
 
     Parameters
@@ -235,25 +235,41 @@ def p_values(target: sparse.csr_matrix, library: Floats, known: Floats, states: 
     if weights.sum() <= 1e-9 * max(1.0, float((library[:, None] * states**2).sum())):
         return np.ones(target.shape[1])
     target = _without_outliers(target, library)
-    size = (left**2).sum(1)
-    expected = _weighted_squares(target, library, known, precision, size)
+    variance = _squares(target, library, known)[0] / (n_cells - rank)
+    where = np.average(library, weights=(scores**2).sum(1))
+    variance *= 1 + (where - library.mean()) * _growth(target, library, np.hstack([known, states]))
     with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = ((target.T @ left) ** 2).sum(1) * (weights.sum() / expected)
+        statistic = ((target.T @ left) ** 2).sum(1) / variance
     scale = (weights**2).sum() / weights.sum()
     p = special.chdtrc(weights.sum() / scale, statistic / scale)
     return np.where(np.isfinite(p), p, 1.0)
 
 
-def _weighted_squares(
-    target: sparse.csr_matrix, library: Floats, known: Floats, precision: Floats, weight: Floats
-) -> Floats:
-    """Sums of weight_c r_c^2, (genes,), r_c what regressors leave of the counts (weights 1 / L)."""
-    at_depth = library[:, None] * known
-    slope = (target.T @ known) @ precision
-    total = target.multiply(target).T @ weight
-    total = total - 2 * (slope * (target.T @ (weight[:, None] * at_depth))).sum(1)
-    total += ((slope @ (at_depth.T @ (weight[:, None] * at_depth))) * slope).sum(1)
-    return np.maximum(total, 0)
+def _growth(target: sparse.csr_matrix, library: Floats, known: Floats) -> Floats:
+    """Growth with depth of a gene's variance per molecule, as a share of that at mean depth.
+
+    Of what ``known`` (cells, regressors), the states among them, leaves of the counts. With a
+    variance of a L + b L^2 it is b / (a + b mean L): from 0 (Poisson) to 1 / mean L, (genes,).
+    """
+    per_molecule, as_is = _squares(target, library, known)
+    mean, spread = library.mean(), library.var()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = (as_is / per_molecule - mean) / spread
+    return np.clip(np.nan_to_num(growth), 0, 1 / mean)
+
+
+def _squares(target: sparse.csr_matrix, library: Floats, known: Floats) -> tuple[Floats, Floats]:
+    """Sums of r_c^2 / L_c and of r_c^2, (genes,) each; r_c is what regressors leave of the counts.
+
+    Least squares of t_c on L_c k_c, weights 1 / L_c.
+    """
+    at_depth, squares = library[:, None] * known, target.multiply(target).T
+    shown = target.T @ known  # (genes, regressors)
+    slope = shown @ _inverse(known.T @ at_depth)[0]
+    per_molecule = squares @ (1 / library) - (slope * shown).sum(1)
+    as_is = squares.sum(1).A1 - 2 * (slope * (target.T @ at_depth)).sum(1)
+    as_is += ((slope @ (at_depth.T @ at_depth)) * slope).sum(1)
+    return np.maximum(per_molecule, 0), np.maximum(as_is, 0)
 
 
 def _inverse(gram: Floats) -> tuple[Floats, int]:
