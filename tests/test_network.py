@@ -641,7 +641,7 @@ def test_shuffled_genes_get_no_more_edges_than_stated():
     """Planted among the data, unknown to the control: the share that touches them.
 
     A rate is an expectation: the mean of eight draws must not exceed it, one may, and one of
-    these does by far (.24 at .05), as decoys are few: of four draws it could decide.
+    these does (.14 at .05), as decoys are few: of four draws it could decide.
     """
     data, rates, shares = draw_modules(n_cells=400, n_genes=100), (0.05, 0.1, 0.2), []
     names = [*data.var_names, *(f"shuffled{i}" for i in range(60))]
