@@ -50,6 +50,7 @@ def test_loadings_and_weights_say_the_same_of_coordinates(problem, learned):
     torch.testing.assert_close(standardized @ learned.of_genes(loadings).T, z @ loadings.T)
     weights = loadings[0]
     torch.testing.assert_close(learned.of_cells(z) @ learned.of_weights(weights), z @ weights)
+    torch.testing.assert_close(learned.to_z(learned.of_cells(z)), z)
 
 
 def test_signs_are_those_of_the_largest_loading(problem):
@@ -111,7 +112,7 @@ def test_neighbours_are_of_a_kind(three_types):
     """More than where every direction of the latent space counts alike, noise included."""
     adata, types, model = three_types
     states, found = model.count_network.uncertainty.states, model.latent(adata)
-    z = found / states.spread.numpy() @ states.axes.T.numpy()
+    z = states.to_z(torch.from_numpy(found)).numpy()
     ours, before = (share_of_own_type(points, types) for points in (found, z))
     assert ours > 0.95
     assert ours - before > 0.02

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.cluster import KMeans
@@ -40,7 +41,6 @@ class Labelled(NamedTuple):
     """A data set with types of cells."""
 
     name: str
-    model: GraphSCI
     embeddings: dict[str, NDArray[np.float64]]  #: (cells, axes) each
     labels: NDArray[np.str_]  #: (cells,)
 
@@ -59,13 +59,13 @@ def labelled(data: Path, names: list[str]) -> Iterator[Labelled]:
         adata.X = sparse.csr_matrix(adata.X, dtype=np.float32)
         model = GraphSCI(seed=0, check=False).fit(adata)
         found = model.latent(adata).astype(np.float64)
-        states = model.count_network.uncertainty.states
+        states = model.count_network.uncertainty.states.double()
         embeddings = {
             "PCA 32": principal_components(adata.X, n_components=32),
-            "latent": found / states.spread.numpy() @ states.axes.double().numpy().T,
+            "latent": states.to_z(torch.from_numpy(found)).numpy(),
             "X_graphsci": found,
         }
-        yield Labelled(name, model, embeddings, labels[labels != "nan"])
+        yield Labelled(name, embeddings, labels[labels != "nan"])
 
 
 def scores(points: NDArray[np.float64], labels: NDArray[np.str_]) -> list[float]:

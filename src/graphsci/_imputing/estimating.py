@@ -18,7 +18,7 @@ from graphsci.advance import Meter
 from graphsci.io.sources import CHUNK_CELLS, CountSource, divided, read_ahead
 from graphsci.nn import cell_blocks
 from graphsci.nn.misfit import limit_at, misfit
-from graphsci.nn.model import LARGEST_LOG_CERTAINTY, CountNetwork, Network
+from graphsci.nn.model import CountNetwork, Network
 from graphsci.nn.model_parts import CellBlock, CountDistribution
 from graphsci.preprocessing import (
     GeneMatch,
@@ -248,9 +248,10 @@ def cell_embedding(network: Network, cells: Cells) -> NDArray[np.float32]:
 
 def cell_certainty(network: CountNetwork, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
     """Certainty of cells by their ``embedding`` (cells, latent), (cells,)."""
-    weights = network.certainty_weights().numpy(force=True)
-    log = np.clip(embedding @ weights, -LARGEST_LOG_CERTAINTY, LARGEST_LOG_CERTAINTY)
-    return np.exp(log, dtype=np.float32)
+    with torch.inference_mode():
+        coordinates = torch.from_numpy(embedding).to(network.to_certainty.device)
+        z = network.uncertainty.states.to_z(coordinates)
+        return network.certainty(z).numpy(force=True)
 
 
 def estimate_blocks(
