@@ -288,7 +288,8 @@ _CAPTIONS = {
     "training": "Validation is on molecules withheld from training; the weights of its best "
     "epoch are kept. With the preset 'default' the training loss is jagged because the share of "
     "the molecules that is scored is another in every step; over many epochs its mean of five is "
-    "drawn, the epochs faintly.",
+    "drawn, the epochs faintly. It may rise while validation falls: how often a gene is hidden and "
+    "predicted as a whole, which costs more, follows what is learned. Validation decides.",
     "mean_variance": "Sampling alone gives a variance equal to the mean, or of reads to the mean "
     "times the copies of a molecule (dashed). Counts lie "
     "above; denoised expression keeps the variance that the model could predict or that the "
